@@ -1,0 +1,1 @@
+"""Vision GNNs trained over MPI ranks with pipeline and data parallelism."""

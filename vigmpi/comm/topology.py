@@ -1,0 +1,41 @@
+from dataclasses import dataclass
+
+from mpi4py import MPI
+
+from vigmpi.layout import Layout, Place
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The communicators of one rank.
+
+    Attributes:
+        world: all ranks of the layout, in its rank order.
+        pipeline: the stages of this rank's replica.
+        replicas: the same stage in every replica.
+        host: the ranks that share this rank's memory.
+        previous, following: the neighbouring stages' ranks in `pipeline`, or MPI.PROC_NULL.
+    """
+
+    world: MPI.Cartcomm
+    pipeline: MPI.Cartcomm
+    replicas: MPI.Cartcomm
+    host: MPI.Intracomm
+    place: Place
+    previous: int
+    following: int
+
+
+def make_topology(world: MPI.Intracomm, layout: Layout) -> Topology:
+    cart = world.Create_cart([layout.replicas, layout.stages])
+    pipeline = cart.Sub([False, True])
+    previous, following = pipeline.Shift(0, 1)
+    return Topology(
+        world=cart,
+        pipeline=pipeline,
+        replicas=cart.Sub([True, False]),
+        host=cart.Split_type(MPI.COMM_TYPE_SHARED),
+        place=layout.place(cart.rank),
+        previous=previous,
+        following=following,
+    )

@@ -1,0 +1,67 @@
+"""What a record says of the run itself: configuration, versions, ranks."""
+
+import os
+import platform
+import sys
+from dataclasses import fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+
+from vigmpi.comm.gather import gather_rows, gather_texts
+from vigmpi.comm.topology import Topology
+from vigmpi.config import RunConfig
+from vigmpi.datasets import Dataset
+
+_PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
+
+
+def about_run(config: RunConfig, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Attributes of the record, by group."""
+    settings = {f.name: getattr(config, f.name) for f in fields(config)}
+    settings["dataset"] = dataset.name
+    settings["split"] = [len(blocks) for blocks in config.split_blocks]
+    return {
+        "": {
+            "about": "a run of vigmpi; every dataset carries its unit and meaning",
+            "command": " ".join(sys.argv),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "dataset": dataset.description,
+            "rank_order": "rank = replica * stages + stage",
+        },
+        "configuration": {
+            name: value if isinstance(value, int | float | list) else str(value)
+            for name, value in settings.items()
+            if value is not None
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in _PACKAGES},
+            "hdf5": h5py.version.hdf5_version,
+            "mpi": MPI.Get_library_version().split("\n")[0].strip(),
+            "system": platform.platform(),
+        },
+    }
+
+
+def about_ranks(
+    topology: Topology, blocks: range, threads: int, forecast_rss_bytes: int
+) -> dict[str, np.ndarray]:
+    """A value for each rank, by name. Collective."""
+    values = {
+        "replica": topology.place.replica,
+        "stage": topology.place.stage,
+        "first_block": blocks.start,
+        "blocks": len(blocks),
+        "threads": threads,
+        "cores": len(os.sched_getaffinity(0)),
+        "pid": os.getpid(),
+        "forecast_rss_bytes": forecast_rss_bytes,
+    }
+    columns = gather_rows(topology.world, np.array(list(values.values()))).T
+    hosts = np.array(gather_texts(topology.world, platform.node()), dtype="S")
+    return dict(zip(values, columns, strict=True)) | {"host": hosts}

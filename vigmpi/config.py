@@ -1,0 +1,200 @@
+"""The settings of a run, from flags and a TOML file."""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vigmpi.errors import InputError
+from vigmpi.layout import Layout
+from vigmpi.split import split_blocks
+
+PROGRESS = ("auto", "bar", "lines", "off")
+DATASETS = ("cifar10", "digits", "synthetic")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {least} or more")
+        return int(text)
+
+    return parse
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _blocks_per_stage(text: str) -> tuple[int, ...]:
+    return tuple(_whole(1)(number.strip()) for number in text.split(","))
+
+
+def _setting(
+    default: Any, about: str, parse: Callable[[str], Any] = str, **argument: Any
+) -> Any:
+    return field(default=default, metadata={"help": about, "type": parse, **argument})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a user can set: a field is a flag, a key of the TOML file and an HDF5 attribute."""
+
+    stages: int = _setting(1, "pipeline stages, each a run of blocks", _whole(1), metavar="S")
+    replicas: int = _setting(
+        1, "copies of the pipeline, each with its share of the data", _whole(1), metavar="R"
+    )
+    chunks: int = _setting(
+        1, "micro-batches that a replica's mini-batch is cut into", _whole(1), metavar="C"
+    )
+    split: tuple[int, ...] | None = _setting(
+        None, "blocks on each stage, as 4,2,2 (default: even)", _blocks_per_stage, metavar="N,N"
+    )
+    blocks: int = _setting(8, "blocks of the model", _whole(1), metavar="N")
+    dataset: str | None = _setting(
+        None,
+        "cifar10, digits or synthetic (default: cifar10 if it is in the data folder, else digits)",
+        choices=DATASETS,
+        metavar="NAME",
+    )
+    data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
+    download: bool = _setting(False, "fetch the data set where it is not in the folder")
+    batch_size: int = _setting(20, "images of a replica's mini-batch", _whole(1), metavar="N")
+    epochs: int = _setting(1, "passes over the data, each followed by a test", _whole(1), metavar="N")
+    steps: int = _setting(
+        15, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
+    )
+    test_steps: int = _setting(
+        4, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
+    )
+    lr: float = _setting(1e-4, "learning rate of Adam", _positive, metavar="X")
+    seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")
+    threads: int | None = _setting(
+        None,
+        "cores that a rank computes on (default: OMP_NUM_THREADS, else the cores it may use "
+        "divided by the ranks that share them)",
+        _whole(1),
+        metavar="N",
+    )
+    output: Path | None = _setting(
+        None,
+        "the HDF5 record (default: vigmpi-<Slurm job or UTC time>.h5)",
+        Path,
+        metavar="FILE",
+    )
+    overwrite: bool = _setting(False, "replace an existing record")
+    progress: str = _setting(
+        "auto",
+        "auto, bar (a terminal), lines (a log) or off",
+        choices=PROGRESS,
+        metavar="HOW",
+    )
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.stages, self.replicas, self.chunks)
+
+    @property
+    def split_blocks(self) -> list[range]:
+        return split_blocks(self.blocks, self.stages, self.split)
+
+    def check(self) -> None:
+        """Raise InputError where settings do not fit each other."""
+        _ = self.split_blocks
+        if self.chunks > self.batch_size:
+            raise InputError(
+                f"--chunks {self.chunks} is more than the {self.batch_size} images of a "
+                f"mini-batch; type: --chunks {self.batch_size} or fewer, or a larger --batch-size"
+            )
+
+
+def parse_config(arguments: Sequence[str]) -> RunConfig:
+    """Flags over the TOML file that `--config` names over the defaults.
+
+    Raises:
+        InputError: an unknown or impossible setting.
+        SystemExit: after `--help`.
+    """
+    parser = _parser()
+    path = parser.parse_known_args(arguments)[0].config
+    settings = _read_toml(path) if path else []
+    parsed, unknown = parser.parse_known_args([*settings, *arguments])
+    if unknown:
+        raise InputError(_unknown(unknown[0], [f"--{_flag(f.name)}" for f in fields(RunConfig)]))
+    values = vars(parsed)
+    del values["config"]
+    config = RunConfig(**values)
+    config.check()
+    return config
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; type: {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m vigmpi",
+        usage="mpirun -n (S x R) python -m vigmpi [train] [--stages S] [--replicas R] [...]",
+        description="Train the Vision GNN over MPI ranks: R replicas of a pipeline of S stages.",
+        epilog="Example: mpirun -n 4 python -m vigmpi --stages 2 --replicas 2 --chunks 5",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file with these settings; flags win"
+    )
+    for setting in fields(RunConfig):
+        argument: dict[str, Any] = dict(setting.metadata)
+        about = argument.pop("help")
+        if isinstance(setting.default, bool):
+            del argument["type"]
+            argument["action"] = argparse.BooleanOptionalAction
+        elif setting.default is not None:
+            about += f" (default: {setting.default})"
+        parser.add_argument(
+            f"--{_flag(setting.name)}", default=setting.default, help=about, **argument
+        )
+    return parser
+
+
+def _read_toml(path: Path) -> list[str]:
+    """The settings of a TOML file, as the flags that mean the same."""
+    try:
+        settings = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"--config {path} can't be read: {error}") from error
+    known = {_flag(setting.name): setting for setting in fields(RunConfig)}
+    flags = []
+    for key, value in settings.items():
+        name = _flag(key)
+        if name not in known:
+            raise InputError(f"in {path}: {_unknown(key, list(known))}")
+        if isinstance(value, bool) != isinstance(known[name].default, bool):
+            raise InputError(f"in {path}: {key} = {str(value).lower()} is of the wrong type")
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags.append(f"--{name}={','.join(map(str, value))}")
+        else:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _unknown(given: str, known: Sequence[str]) -> str:
+    given = given.split("=")[0]
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"unknown setting {given}; type: {close[0] if close else 'python -m vigmpi --help'}"

@@ -1,0 +1,70 @@
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigmpi.datasets.dataset import InMemory, Labels
+from vigmpi.datasets.torchvision_import import torchvision_datasets
+from vigmpi.errors import InputError
+from vigmpi.phase import Phase
+
+_FOLDER, _ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+
+
+class Cifar10(InMemory):
+    """The original CIFAR-10 (Krizhevsky, 2009), through torchvision.
+
+    torchvision compares every file with its published digest before it unpickles one.
+    """
+
+    name = "cifar10"
+    about = "CIFAR-10"
+    samples = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
+
+    @classmethod
+    def found_in(cls, data_dir: Path) -> bool:
+        return (data_dir / _FOLDER).is_dir() or (data_dir / _ARCHIVE).is_file()
+
+    def prepare(self, *, download: bool) -> None:
+        archive = self._data_dir / _ARCHIVE
+        if (self._data_dir / _FOLDER).is_dir() and not download:
+            return  # `load` checks the digests
+        if not (archive.is_file() or download):
+            raise InputError(
+                f"CIFAR-10 is not in {self._data_dir}/; type: --download, or --data-dir FOLDER "
+                f"with {_ARCHIVE} or {_FOLDER}/ in it, or --dataset digits"
+            )
+        cifar10 = torchvision_datasets().CIFAR10
+        check = torchvision_datasets().utils.check_integrity
+        if not (download or check(archive, cifar10.tgz_md5)):
+            raise InputError(
+                f"{archive} is damaged: its MD5 digest is not that of CIFAR-10; "
+                f"type: --download to fetch it again"
+            )
+        try:  # torchvision unpacks a sound archive that is there, and fetches it where it is not
+            cifar10(self._data_dir, download=True)
+        except (OSError, RuntimeError, tarfile.TarError) as error:
+            raise InputError(
+                f"CIFAR-10 can't be put into {self._data_dir}/ ({_line(error)}); copy {_ARCHIVE} "
+                f"there by hand, or type: --dataset digits"
+            ) from error
+
+    def _read(self, phase: Phase) -> tuple[NDArray[np.uint8], Labels]:
+        try:
+            data: Any = torchvision_datasets().CIFAR10(self._data_dir, train=phase is Phase.TRAIN)
+        except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise InputError(
+                f"{self._data_dir / _FOLDER} can't be read as CIFAR-10 ({_line(error)}); "
+                f"remove it and type: --download, or --dataset digits"
+            ) from error
+        pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
+        return pixels, np.array(data.targets, dtype=np.int64)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).removesuffix(
+        " You can use download=True to download it"
+    )

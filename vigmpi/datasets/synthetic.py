@@ -1,0 +1,39 @@
+import numpy as np
+
+from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
+from vigmpi.phase import Phase
+
+
+class Synthetic(Dataset):
+    """Stripes whose direction and width depend on the class, in random colours, with noise.
+
+    An image is a function of the seed, the phase and its number alone, made when it is asked
+    for, so any rank makes the same ones and none holds them.
+    """
+
+    name = "synthetic"
+    about = "striped textures generated from the seed"
+    samples = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
+
+    def load(self, *, images: bool, labels: bool) -> None:
+        pass
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        made = np.empty((len(samples), 3, *self.image_size), dtype=np.float32)
+        for image, label, sample in zip(made, self.labels(phase, samples), samples, strict=True):
+            self._draw(image, int(label), (list(Phase).index(phase), int(sample)))
+        return made
+
+    def labels(self, phase: Phase, samples: Indices) -> Labels:  # noqa: ARG002
+        return samples % self.classes
+
+    def _draw(self, image: Images, label: int, key: tuple[int, int]) -> None:
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, *key])))
+        angle = np.pi * label / self.classes
+        waves = 3 + label % 3
+        y, x = np.mgrid[0:1:32j, 0:1:32j]
+        across = np.cos(angle) * x + np.sin(angle) * y
+        stripes = np.sin(2 * np.pi * (waves * across + random.random()))
+        colour = random.uniform(0.2, 0.4, size=(3, 1, 1))
+        noise = random.normal(scale=0.1, size=image.shape)
+        np.clip(0.5 + colour * stripes + noise, 0, 1, out=image, casting="unsafe")

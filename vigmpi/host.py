@@ -1,0 +1,61 @@
+"""What this host offers: cores and memory (Linux)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:
+    """How many cores a rank may compute on without taking another's.
+
+    Args:
+        cores: those that each rank of the host may use.
+        rank: whose, an index into `cores`.
+    """
+    sharing = sum(1 for others in cores if others & cores[rank])
+    return max(1, len(cores[rank]) // sharing)
+
+
+def peak_rss_bytes() -> int:
+    """This process's peak resident size so far.
+
+    Not getrusage's: that one starts at the peak of the process that started this one.
+    """
+    return _kib_of("/proc/self/status", "VmHWM")
+
+
+def resident_bytes() -> int:
+    """This process's resident size now."""
+    return _kib_of("/proc/self/status", "VmRSS")
+
+
+def available_bytes() -> int:
+    """Memory that processes of this host can still take, within their control group's limits."""
+    return min([_kib_of("/proc/meminfo", "MemAvailable"), *_group_rooms()])
+
+
+def _kib_of(path: str, key: str) -> int:
+    for line in Path(path).read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return int(value.split()[0]) * 1024
+    raise RuntimeError(f"{path} has no {key}")
+
+
+def _group_rooms() -> list[int]:
+    """What is left under the memory limit of each control group (v2) above this process."""
+    root = Path("/sys/fs/cgroup")
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / own.strip("/")
+    rooms = []
+    for folder in [group, *group.parents]:
+        limit, used = folder / "memory.max", folder / "memory.current"
+        if limit.is_file() and (bound := limit.read_text().strip()) != "max":
+            rooms.append(int(bound) - int(used.read_text()) + _inactive_file_bytes(folder))
+    return rooms
+
+
+def _inactive_file_bytes(group: Path) -> int:
+    """Cached file pages, which the kernel gives up before it refuses memory."""
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    return int(stat.get("inactive_file", 0))

@@ -1,0 +1,76 @@
+"""How this process was started: what the launcher says, and whether it fits the MPI library.
+
+Which variables a launcher sets was read off MPICH's and Open MPI's mpiexec and Slurm's srun
+with each of its MPI types. Slurm's come last: an mpiexec inside a batch job inherits them.
+"""
+
+from collections.abc import Mapping
+
+from vigmpi.errors import InputError
+
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+def tasks(environ: Mapping[str, str]) -> int:
+    """How many processes the launcher started."""
+    return _first(environ, _SIZES, 1)
+
+
+def rank(environ: Mapping[str, str]) -> int:
+    """This process's rank, without asking MPI."""
+    return _first(environ, _RANKS, 0)
+
+
+def check_library(environ: Mapping[str, str], library: str) -> None:
+    """Refuse a launcher that the MPI library cannot talk to.
+
+    The mismatch either dies inside MPI_Init or makes every rank a world of its own.
+
+    Args:
+        library: what MPI_Get_library_version says, which may be asked before MPI_Init.
+
+    Raises:
+        InputError: naming the launcher that fits.
+    """
+    name = library.split("\n")[0].split(",")[0].split("  ")[0].strip()
+    pmi, pmix = "PMI_RANK" in environ, "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
+    slurm = "SLURM_STEP_ID" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
+    number = tasks(environ)
+    if slurm and number > 1 and not (pmi or pmix):
+        kind = "pmix" if "Open MPI" in library else "pmi2"
+        raise InputError(
+            f"srun started {number} tasks without an MPI type, so each would be a world of its "
+            f"own; type: srun --mpi={kind} -n {number} python -m vigmpi ..."
+        )
+    if "MPICH" in library and pmix and not pmi:
+        right = f"srun --mpi=pmi2 -n {number}" if slurm else f"MPICH's mpiexec -n {number}"
+        raise InputError(
+            f"the launcher speaks PMIx, and this Python's MPI ({name}) does not; "
+            f"type: {right} python -m vigmpi ..."
+        )
+    if "Open MPI" in library and pmi and not pmix:
+        right = f"srun --mpi=pmix -n {number}" if slurm else f"Open MPI's mpiexec -n {number}"
+        raise InputError(
+            f"the launcher speaks PMI, and this Python's MPI ({name}) does not; "
+            f"type: {right} python -m vigmpi ..."
+        )
+
+
+def check_world(environ: Mapping[str, str], size: int) -> None:
+    """Refuse a launch whose processes did not become one world."""
+    if (number := tasks(environ)) != size:
+        raise InputError(
+            f"the launcher started {number} processes, but MPI made worlds of {size}: launcher "
+            f"and MPI library do not belong together; type: the mpiexec beside this Python, or "
+            f"srun --mpi=TYPE with a type that `srun --mpi=list` names"
+        )
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...], otherwise: int) -> int:
+    for name in names:
+        if name.startswith("SLURM_") and "SLURM_STEP_ID" not in environ:
+            continue  # a batch script's own shell, no task of srun's
+        if environ.get(name, "").isdecimal():
+            return int(environ[name])
+    return otherwise

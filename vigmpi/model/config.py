@@ -1,0 +1,24 @@
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ViGConfig:
+    """The widths of a Vision GNN; the defaults are the study's 1,120,410 parameters."""
+
+    blocks: int = 8
+    channels: int = 3
+    grapher_hidden: int = 256
+    ffn_hidden: int = 512
+    readout_hidden: int = 1024
+    classes: int = 10
+    image_size: tuple[int, int] = (32, 32)  # height, width
+
+    @property
+    def nodes(self) -> int:
+        height, width = self.image_size
+        return height * width
+
+    @property
+    def boundary_shape(self) -> tuple[int, int]:
+        """Of one image's features between two blocks: nodes, channels."""
+        return self.nodes, self.channels

@@ -1,0 +1,118 @@
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vigmpi.model.normalization import MicroBatchNorm, merge_moments
+from vigmpi.model.vig import Part, ViG
+
+_ALIGNMENT = 16  # floats; a bucket starts at a cache line
+
+
+class Stage:
+    """Runs a stage's parts for many micro-batches at once and keeps what their backward needs.
+
+    Every part's autograd graph ends at the part's boundaries, so that neither the bits of a
+    gradient nor the moment when a part's gradients are whole depend on the split.
+
+    Attributes:
+        buckets: the gradients, one flat tensor a part; every parameter's `.grad` is a view.
+        moments: [chunks, width]: each micro-batch's batch-norm statistics, filled by `forward`.
+    """
+
+    def __init__(self, model: ViG, chunks: int, *, first: bool) -> None:
+        self.model = model
+        self.parts = model.parts()
+        self._first = first
+        self._tapes: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.buckets = _gradient_buckets(self.parts)
+        self._norms = [m for m in model.modules() if isinstance(m, MicroBatchNorm)]
+        self._latest_moments = _moment_views(self._norms)
+        self.moments = self._latest_moments.new_zeros(chunks, len(self._latest_moments))
+
+    def zero_gradients(self) -> None:
+        for bucket in self.buckets:
+            bucket.zero_()
+
+    def forward(self, micro_batch: int, features: Tensor) -> Tensor:
+        """Train: run all parts on node features [images, nodes, channels], keep the tape."""
+        tape = []
+        for index, part in enumerate(self.parts):
+            x = features.detach().requires_grad_(index > 0 or not self._first)
+            features = part.forward(x, self.model.graph)
+            tape.append((x, features))
+        self._tapes[micro_batch] = tape
+        self.moments[micro_batch] = self._latest_moments
+        return features.detach()
+
+    def backward(
+        self, micro_batch: int, gradient: Tensor, part_done: Callable[[int], None]
+    ) -> Tensor | None:
+        """Add to the gradients; return that of the stage's input (None on the first stage).
+
+        Args:
+            gradient: of the loss with respect to what `forward` returned.
+            part_done: called with a part's index as soon as its gradients hold this micro-batch.
+        """
+        tape = self._tapes.pop(micro_batch)
+        upstream: Tensor | None = gradient
+        for index in reversed(range(len(self.parts))):
+            x, y = tape.pop()
+            torch.autograd.backward(y, upstream)
+            upstream = x.grad
+            part_done(index)
+        return upstream
+
+    @torch.no_grad()
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Test: run all parts on node features, with the running statistics."""
+        for part in self.parts:
+            features = part.forward(features, self.model.graph)
+        return features
+
+    def update_running(self, images: NDArray[np.int64], moments: NDArray[np.floating]) -> None:
+        """Update the running statistics from all micro-batches of a global mini-batch.
+
+        Args:
+            images: of each micro-batch (0 where it is empty), [micro-batches].
+            moments: their rows of `moments`, [micro-batches, width].
+        """
+        counts = images * self.model.graph.nodes
+        rows = moments[images > 0].astype(np.float64)
+        counts = counts[images > 0]
+        start = 0
+        for norm in self._norms:
+            means = rows[:, start : start + norm.num_features]
+            unbiased = rows[:, start + norm.num_features : start + 2 * norm.num_features]
+            biased = unbiased * ((counts - 1) / counts)[:, None]
+            mean, variance = merge_moments(counts, means, biased)
+            norm.update_running(
+                int(counts.sum()), torch.from_numpy(mean), torch.from_numpy(variance)
+            )
+            start += 2 * norm.num_features
+
+
+def _gradient_buckets(parts: list[Part]) -> list[Tensor]:
+    """Make every parameter's `.grad` a view into its part's slice of one flat buffer."""
+    sizes = [sum(p.numel() for p in part.parameters) for part in parts]
+    strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    flat = torch.zeros(sum(strides), dtype=parts[0].parameters[0].dtype)
+    buckets = [
+        room[:size] for room, size in zip(flat.split(strides), sizes, strict=True)
+    ]
+    for part, bucket in zip(parts, buckets, strict=True):
+        views = bucket.split([p.numel() for p in part.parameters])
+        for parameter, view in zip(part.parameters, views, strict=True):
+            parameter.grad = view.view_as(parameter)
+    return buckets
+
+
+def _moment_views(norms: list[MicroBatchNorm]) -> Tensor:
+    """Give every norm its [2, features] of one flat tensor, in order."""
+    sizes = [2 * norm.num_features for norm in norms]
+    flat = norms[0].weight.new_zeros(sum(sizes)).detach()
+    for norm, view in zip(norms, flat.split(sizes), strict=True):
+        norm.moments = view.view(2, norm.num_features)
+    return flat

@@ -1,0 +1,6 @@
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    TRAIN = "train"
+    TEST = "test"

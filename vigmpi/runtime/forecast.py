@@ -1,0 +1,65 @@
+from typing import NamedTuple
+
+import numpy as np
+
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.topology import Topology
+from vigmpi.datasets.order import micro_batches
+from vigmpi.errors import InputError
+from vigmpi.host import available_bytes, resident_bytes
+from vigmpi.layout import Layout
+from vigmpi.model.memory import image_memory
+from vigmpi.model.vig import ViG
+
+# Of tensors of many sizes, freed in another order than made, glibc's heap needs this much more
+# than their sum (measured: 1.09 to 1.22, for micro-batches of 20 to 2 images).
+_FRAGMENTATION = 1.2
+
+
+class Forecast(NamedTuple):
+    """Bytes at the peak of a training step: of this rank, of all ranks of its host, and what
+    the host can give them."""
+
+    rank: int
+    host: int
+    available: int
+
+
+def forecast_memory(
+    topology: Topology, layout: Layout, model: ViG, batch_size: int
+) -> Forecast:
+    """Work out the memory of a step before there is one. Collective over the host.
+
+    GPipe keeps the tape of all micro-batches; a part at work needs about as much again for one
+    micro-batch as it keeps of it.
+
+    Raises:
+        InputError: the host has less, with the images that fit (on the ranks of that host).
+    """
+    order = np.arange(batch_size * layout.replicas)
+    share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
+    per_image = image_memory(model)
+    growing = _FRAGMENTATION * per_image.kept * sum(map(len, share))
+    growing += per_image.kept_by_part * max(map(len, share))
+    adam = 2 * sum(p.nbytes for p in model.parameters())
+    resident = resident_bytes()
+
+    rows = gather_rows(topology.host, np.array([growing, adam, resident]))
+    host_growing, host_adam, host_resident = rows.sum(axis=0)
+    available = host_resident + available_bytes()
+    forecast = Forecast(
+        int(growing + adam + resident), int(rows.sum()), int(available)
+    )
+    if forecast.host > available:
+        room = max(0.0, available - host_adam - host_resident)
+        fitting = int(batch_size * room / host_growing)
+        raise InputError(
+            f"--batch-size {batch_size} needs {forecast.host / 2**30:.1f} GiB on a host that has "
+            f"{available / 2**30:.1f} GiB for it; {fitting} images fit; type: "
+            + (
+                f"--batch-size {fitting}"
+                if fitting >= layout.chunks
+                else "fewer --chunks or --blocks, or take more hosts"
+            )
+        )
+    return forecast

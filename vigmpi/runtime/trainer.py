@@ -1,0 +1,150 @@
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from vigmpi.comm.agreement import all_equal
+from vigmpi.comm.gradients import GradientSum
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.topology import Topology
+from vigmpi.comm.transport import Channel
+from vigmpi.datasets import Dataset
+from vigmpi.datasets.dataset import Indices
+from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
+from vigmpi.layout import Layout
+from vigmpi.model.stage import Stage
+from vigmpi.model.vig import ViG, nodes_of
+from vigmpi.phase import Phase
+from vigmpi.runtime.executor import Batch, Executor
+from vigmpi.runtime.stopwatch import Stopwatch
+from vigmpi.schedule import SCHEDULES, Action, with_messages
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an epoch is made of.
+
+    Attributes:
+        limits: mini-batches of each phase at most (0: all there are).
+        batch_size: images of a replica's mini-batch.
+        seed: of the sample order.
+    """
+
+    limits: Mapping[Phase, int]
+    batch_size: int
+    seed: int
+
+
+class StepResult(NamedTuple):
+    """What one rank knows of a mini-batch; `loss` and `correct` are its shares."""
+
+    phase: Phase
+    epoch: int
+    step: int
+    images: int
+    loss: float
+    correct: int
+    seconds: dict[str, float]
+
+
+class Trainer:
+    """One rank's part of training a model in a layout."""
+
+    def __init__(
+        self, topology: Topology, layout: Layout, model: ViG, dataset: Dataset, plan: Plan, lr: float
+    ) -> None:
+        self._topology = topology
+        self._layout = layout
+        self._dataset = dataset
+        self._plan = plan
+        self.model = model
+        place = topology.place
+        self._first, self._last = place.stage == 0, place.stage == layout.stages - 1
+        self._stage = Stage(model, layout.chunks, first=self._first)
+        self._stopwatch = Stopwatch()
+        self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
+        self._channels = self._make_channels()
+        self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+
+    def run(self, phase: Phase, epoch: int) -> Iterator[StepResult]:
+        """Go through a phase, mini-batch by mini-batch; every rank must take every result."""
+        plan, samples = self._plan, self._dataset.samples[phase]
+        order = shuffled(samples, plan.seed, epoch) if phase is Phase.TRAIN else np.arange(samples)
+        images = plan.batch_size * self._layout.replicas
+        for step, mini_batch in enumerate(mini_batches(order, images, plan.limits[phase])):
+            yield self._step(phase, epoch, step, mini_batch)
+
+    def replicas_agree(self) -> bool:
+        """Whether all replicas of this stage hold the same bits. Collective."""
+        digest = hashlib.sha256()
+        for tensor in self.model.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return all_equal(self._topology.replicas, digest.digest())
+
+    def _step(self, phase: Phase, epoch: int, step: int, samples: Indices) -> StepResult:
+        stopwatch = self._stopwatch
+        stopwatch.seconds.clear()
+        with stopwatch("step_s"):
+            shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
+            with stopwatch("data_s"):
+                batch = self._load(phase, len(samples), shares[self._topology.place.replica])
+            self.model.train(phase is Phase.TRAIN)
+            self._stage.zero_gradients()
+            outcome = self._executor.run(phase, self._actions(phase, len(batch.sizes)), batch)
+            if phase is Phase.TRAIN:
+                self._update(np.array([len(m) for share in shares for m in share]))
+            with stopwatch("send_wait_s"):
+                for channel in self._channels:
+                    channel.finish()
+        return StepResult(
+            phase, epoch, step, len(samples), outcome.loss, outcome.correct, dict(stopwatch.seconds)
+        )
+
+    def _update(self, images: Indices) -> None:
+        with self._stopwatch("gradient_sum_s"):
+            self._sums.finish()
+        with self._stopwatch("statistics_s"):
+            moments = gather_rows(self._topology.replicas, self._stage.moments.numpy())
+            self._stage.update_running(images, moments.reshape(len(images), -1))
+        with self._stopwatch("optimizer_s"):
+            self._optimizer.step()
+
+    def _load(self, phase: Phase, images: int, share: list[Indices]) -> Batch:
+        mine = [samples for samples in share if len(samples)]
+        dtype = self._stage.moments.dtype
+        features = [
+            nodes_of(torch.from_numpy(self._dataset.images(phase, samples)).to(dtype))
+            for samples in mine
+            if self._first
+        ]
+        labels = [
+            torch.from_numpy(self._dataset.labels(phase, samples))
+            for samples in mine
+            if self._last
+        ]
+        return Batch(images, [len(samples) for samples in mine], features, labels)
+
+    @cache  # noqa: B019 (lives as long as the run)
+    def _actions(self, phase: Phase, chunks: int) -> tuple[Action, ...]:
+        stage, stages = self._topology.place.stage, self._layout.stages
+        work = SCHEDULES[phase](stage, stages, chunks)
+        return tuple(with_messages(work, stage, stages))
+
+    def _make_channels(self) -> tuple[Channel, Channel]:
+        """Node features go down the pipeline, their gradients come back up."""
+        layout, topology = self._layout, self._topology
+        order = np.arange(self._plan.batch_size * layout.replicas)
+        share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
+        sizes = [len(samples) for samples in share]
+        shape = self.model.config.boundary_shape
+        dtype = self._stage.moments.numpy().dtype
+        up, down = topology.previous, topology.following
+        return (
+            Channel(topology.pipeline, up, down, sizes, shape, shape, dtype),
+            Channel(topology.pipeline, down, up, sizes, shape, shape, dtype),
+        )
