@@ -43,6 +43,7 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> None:
     from vigmpi.comm.world import start_mpi  # noqa: PLC0415
 
     world = start_mpi()
+    config.layout.check_world(world.size)
     from vigmpi.commands.train import train  # noqa: PLC0415
 
     train(config, world)

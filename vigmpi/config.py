@@ -39,9 +39,7 @@ def _blocks_per_stage(text: str) -> tuple[int, ...]:
     return tuple(_whole(1)(number.strip()) for number in text.split(","))
 
 
-def _setting(
-    default: Any, about: str, parse: Callable[[str], Any] = str, **argument: Any
-) -> Any:
+def _setting(default: Any, about: str, parse: Callable[[str], Any] = str, **argument: Any) -> Any:
     return field(default=default, metadata={"help": about, "type": parse, **argument})
 
 
@@ -69,7 +67,9 @@ class RunConfig:
     data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
     download: bool = _setting(False, "fetch the data set where it is not in the folder")
     batch_size: int = _setting(20, "images of a replica's mini-batch", _whole(1), metavar="N")
-    epochs: int = _setting(1, "passes over the data, each followed by a test", _whole(1), metavar="N")
+    epochs: int = _setting(
+        1, "passes over the data, each followed by a test", _whole(1), metavar="N"
+    )
     steps: int = _setting(
         15, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
     )
@@ -195,6 +195,6 @@ def _flag(name: str) -> str:
 
 
 def _unknown(given: str, known: Sequence[str]) -> str:
-    given = given.split("=")[0]
+    given = given.partition("=")[0]
     close = difflib.get_close_matches(given, known, n=1)
     return f"unknown setting {given}; type: {close[0] if close else 'python -m vigmpi --help'}"

@@ -33,7 +33,7 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     Raises:
         InputError: naming the launcher that fits.
     """
-    name = library.split("\n")[0].split(",")[0].split("  ")[0].strip()
+    name = "Open MPI" if "Open MPI" in library else "MPICH"
     pmi, pmix = "PMI_RANK" in environ, "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
     slurm = "SLURM_STEP_ID" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
     number = tasks(environ)

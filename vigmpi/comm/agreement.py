@@ -7,8 +7,9 @@ from mpi4py import MPI
 from vigmpi.comm.gather import gather_rows, gather_texts
 from vigmpi.errors import InputError
 
+
 @contextmanager
-def agreed(comm: MPI.Intracomm) -> Iterator[None]:
+def agreed(comm: MPI.Comm) -> Iterator[None]:
     """Run a block on every rank; if any raises InputError, all raise the lowest rank's.
 
     Collective. Other exceptions pass: they end the job.
@@ -23,7 +24,7 @@ def agreed(comm: MPI.Intracomm) -> Iterator[None]:
             raise InputError(text)
 
 
-def all_equal(comm: MPI.Intracomm, digest: bytes) -> bool:
+def all_equal(comm: MPI.Comm, digest: bytes) -> bool:
     """Whether all ranks hold the same digest. Collective."""
     rows = gather_rows(comm, np.frombuffer(digest, dtype=np.uint8))
     return bool((rows == rows[0]).all())

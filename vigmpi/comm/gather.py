@@ -6,14 +6,14 @@ from vigmpi.comm.waiting import wait
 _TEXT_BYTES = 1000
 
 
-def gather_rows(comm: MPI.Intracomm, row: np.ndarray) -> np.ndarray:
+def gather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
     """Every rank's `row`, in rank order: [ranks, *row.shape]. Collective."""
     rows = np.empty((comm.size, *row.shape), dtype=row.dtype)
     wait(comm.Iallgather(np.ascontiguousarray(row), rows))
     return rows
 
 
-def gather_texts(comm: MPI.Intracomm, text: str) -> list[str]:
+def gather_texts(comm: MPI.Comm, text: str) -> list[str]:
     """Every rank's text, cut at 1000 bytes. Collective."""
     row = np.zeros(_TEXT_BYTES, dtype=np.uint8)
     encoded = text.encode()[:_TEXT_BYTES]

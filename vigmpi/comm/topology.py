@@ -20,7 +20,7 @@ class Topology:
     world: MPI.Cartcomm
     pipeline: MPI.Cartcomm
     replicas: MPI.Cartcomm
-    host: MPI.Intracomm
+    host: MPI.Comm
     place: Place
     previous: int
     following: int

@@ -108,12 +108,11 @@ def _default_output() -> Path:
 def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:
     split = "|".join(str(len(blocks)) for blocks in config.split_blocks)
     hosts, threads = len(set(ranks["host"])), sorted(set(ranks["threads"]))
-    line = (
+    return (
         f"layout: {config.stages} stages (blocks {split}) x {config.replicas} replicas, "
         f"{config.chunks} chunks of {config.batch_size} images; {config.layout.ranks} ranks on "
         f"{hosts} hosts, {'/'.join(map(str, threads))} threads each"
     )
-    return line
 
 
 def _has_single_images(config: RunConfig, samples: int) -> bool:

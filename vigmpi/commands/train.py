@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
+from vigmpi.comm.agreement import agreed
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.about import about_ranks
 from vigmpi.commands.report import Report
-from vigmpi.comm.agreement import agreed
-from vigmpi.comm.progress_thread import progress_thread
-from vigmpi.comm.gather import gather_rows
-from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
 from vigmpi.host import peak_rss_bytes, threads_per_rank
@@ -23,13 +23,12 @@ from vigmpi.runtime.trainer import Plan, StepResult, Trainer
 
 
 def train(config: RunConfig, world: MPI.Intracomm) -> None:
-    """Run on every rank of `world`.
+    """Run on every rank of a world that fits the layout.
 
     Raises:
         InputError: on all ranks alike.
     """
     layout = config.layout
-    layout.check_world(world.size)
     topology = make_topology(world, layout)
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
@@ -44,9 +43,7 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
         forecast = forecast_memory(topology, layout, model, config.batch_size)
     ranks = about_ranks(topology, blocks, threads, forecast.rank)
     with agreed(topology.world):
-        report = (
-            Report(config, dataset, ranks, forecast) if topology.world.rank == 0 else None
-        )
+        report = Report(config, dataset, ranks, forecast) if topology.world.rank == 0 else None
 
     limits = {Phase.TRAIN: config.steps, Phase.TEST: config.test_steps}
     plan = Plan(limits, config.batch_size, config.seed)

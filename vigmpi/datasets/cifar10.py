@@ -65,6 +65,4 @@ class Cifar10(InMemory):
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()).removesuffix(
-        " You can use download=True to download it"
-    )
+    return " ".join(str(error).split()).removesuffix(" You can use download=True to download it")

@@ -86,7 +86,7 @@ class InMemory(Dataset):
                 self._labels[phase] = classes
 
     def images(self, phase: Phase, samples: Indices) -> Images:
-        return self._pixels[phase][samples] / np.float32(255)
+        return np.divide(self._pixels[phase][samples], 255, dtype=np.float32)
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:
         return self._labels[phase][samples]

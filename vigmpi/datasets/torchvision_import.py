@@ -9,7 +9,7 @@ done.
 import sys
 from types import ModuleType
 
-_kept = []  # the declarations last as long as the object that made them
+_kept: list[object] = []  # the declarations last as long as the object that made them
 
 
 def torchvision_datasets() -> ModuleType:
@@ -22,7 +22,7 @@ def torchvision_datasets() -> ModuleType:
             del sys.modules[name]
         _declare_operators()
         import torchvision.datasets  # noqa: PLC0415
-    return torchvision.datasets  # type: ignore[no-any-return]
+    return torchvision.datasets
 
 
 def _declare_operators() -> None:

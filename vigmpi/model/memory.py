@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from vigmpi.model.vig import ViG
+from vigmpi.model.graph import PixelLattice
+from vigmpi.model.vig import Part, ViG
 
 
 class ImageMemory(NamedTuple):
@@ -26,17 +27,23 @@ def image_memory(model: ViG) -> ImageMemory:
     features = torch.zeros(1, *model.config.boundary_shape)
     sizes = []
     for part in model.parts():
-        kept: dict[int, int] = {}
-        own = {p.untyped_storage().data_ptr() for p in part.parameters}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own and tensor.is_floating_point():
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = part.forward(features.detach().requires_grad_(), model.graph)
-            keep(features)
-        sizes.append(sum(kept.values()))
+        features, size = _run(part, features.detach().requires_grad_(), model.graph)
+        sizes.append(size)
     return ImageMemory(sum(sizes), max(sizes))
+
+
+def _run(part: Part, features: Tensor, graph: PixelLattice) -> tuple[Tensor, int]:
+    """A part's output, and the bytes that are kept for its backward, output included."""
+    weights = {p.untyped_storage().data_ptr() for p in part.parameters}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Edge lists are integers, and shared by all parts and micro-batches.
+        if storage.data_ptr() not in weights and tensor.is_floating_point():
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        keep(output := part.forward(features, graph))
+    return output, sum(kept.values())

@@ -99,9 +99,7 @@ def _gradient_buckets(parts: list[Part]) -> list[Tensor]:
     sizes = [sum(p.numel() for p in part.parameters) for part in parts]
     strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
     flat = torch.zeros(sum(strides), dtype=parts[0].parameters[0].dtype)
-    buckets = [
-        room[:size] for room, size in zip(flat.split(strides), sizes, strict=True)
-    ]
+    buckets = [room[:size] for room, size in zip(flat.split(strides), sizes, strict=True)]
     for part, bucket in zip(parts, buckets, strict=True):
         views = bucket.split([p.numel() for p in part.parameters])
         for parameter, view in zip(part.parameters, views, strict=True):

@@ -1,5 +1,5 @@
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,13 @@ class Recorder:
         self,
         path: Path,
         attributes: Mapping[str, Mapping[str, Any]],
-        ranks: Mapping[str, Sequence[Any]],
+        ranks: Mapping[str, np.ndarray],
         *,
         overwrite: bool,
     ) -> None:
         self._file = _create(path, overwrite=overwrite)
-        for group, values in attributes.items():
-            self._file.require_group(f"/{group}").attrs.update(values)
+        for group, attrs in attributes.items():
+            self._file.require_group(f"/{group}").attrs.update(attrs)
         self._size = len(next(iter(ranks.values())))
         self._make_axes()
         for name, values in ranks.items():
@@ -54,9 +54,7 @@ class Recorder:
         self._steps_done = 0
         self.flush()
 
-    def add(
-        self, step: Mapping[str, Any], timings: np.ndarray, peak_rss_bytes: np.ndarray
-    ) -> None:
+    def add(self, step: Mapping[str, Any], timings: np.ndarray, peak_rss_bytes: np.ndarray) -> None:
         """Take a mini-batch's values.
 
         Args:

@@ -18,16 +18,15 @@ _FRAGMENTATION = 1.2
 
 class Forecast(NamedTuple):
     """Bytes at the peak of a training step: of this rank, of all ranks of its host, and what
-    the host can give them."""
+    the host can give them.
+    """
 
     rank: int
     host: int
     available: int
 
 
-def forecast_memory(
-    topology: Topology, layout: Layout, model: ViG, batch_size: int
-) -> Forecast:
+def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: int) -> Forecast:
     """Work out the memory of a step before there is one. Collective over the host.
 
     GPipe keeps the tape of all micro-batches; a part at work needs about as much again for one
@@ -47,9 +46,7 @@ def forecast_memory(
     rows = gather_rows(topology.host, np.array([growing, adam, resident]))
     host_growing, host_adam, host_resident = rows.sum(axis=0)
     available = host_resident + available_bytes()
-    forecast = Forecast(
-        int(growing + adam + resident), int(rows.sum()), int(available)
-    )
+    forecast = Forecast(int(growing + adam + resident), int(rows.sum()), int(available))
     if forecast.host > available:
         room = max(0.0, available - host_adam - host_resident)
         fitting = int(batch_size * room / host_growing)

@@ -1,5 +1,5 @@
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +8,7 @@ class Stopwatch:
     """Seconds spent, by column of the record."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def __call__(self, column: str) -> Iterator[None]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from vigmpi.comm.agreement import all_equal
-from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Channel
 from vigmpi.datasets import Dataset
@@ -55,7 +55,13 @@ class Trainer:
     """One rank's part of training a model in a layout."""
 
     def __init__(
-        self, topology: Topology, layout: Layout, model: ViG, dataset: Dataset, plan: Plan, lr: float
+        self,
+        topology: Topology,
+        layout: Layout,
+        model: ViG,
+        dataset: Dataset,
+        plan: Plan,
+        lr: float,
     ) -> None:
         self._topology = topology
         self._layout = layout
@@ -123,9 +129,7 @@ class Trainer:
             if self._first
         ]
         labels = [
-            torch.from_numpy(self._dataset.labels(phase, samples))
-            for samples in mine
-            if self._last
+            torch.from_numpy(self._dataset.labels(phase, samples)) for samples in mine if self._last
         ]
         return Batch(images, [len(samples) for samples in mine], features, labels)
 
