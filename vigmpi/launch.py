@@ -4,6 +4,7 @@ Which variables a launcher sets was read off MPICH's and Open MPI's mpiexec and 
 with each of its MPI types. Slurm's come last: an mpiexec inside a batch job inherits them.
 """
 
+import re
 from collections.abc import Mapping
 
 from vigmpi.errors import InputError
@@ -33,28 +34,23 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     Raises:
         InputError: naming the launcher that fits.
     """
-    name = "Open MPI" if "Open MPI" in library else "MPICH"
-    pmi, pmix = "PMI_RANK" in environ, "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
+    pmi = "PMI_RANK" in environ
+    pmix = "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
     slurm = "SLURM_STEP_ID" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
-    number = tasks(environ)
+    open_mpi, number = "Open MPI" in library, tasks(environ)
     if slurm and number > 1 and not (pmi or pmix):
-        kind = "pmix" if "Open MPI" in library else "pmi2"
-        raise InputError(
-            f"srun started {number} tasks without an MPI type, so each would be a world of its "
-            f"own; type: srun --mpi={kind} -n {number} python -m vigmpi ..."
-        )
-    if "MPICH" in library and pmix and not pmi:
-        right = f"srun --mpi=pmi2 -n {number}" if slurm else f"MPICH's mpiexec -n {number}"
-        raise InputError(
-            f"the launcher speaks PMIx, and this Python's MPI ({name}) does not; "
-            f"type: {right} python -m vigmpi ..."
-        )
-    if "Open MPI" in library and pmi and not pmix:
-        right = f"srun --mpi=pmix -n {number}" if slurm else f"Open MPI's mpiexec -n {number}"
-        raise InputError(
-            f"the launcher speaks PMI, and this Python's MPI ({name}) does not; "
-            f"type: {right} python -m vigmpi ..."
-        )
+        problem = f"srun started {number} tasks without an MPI type: each would be its own world"
+    elif pmix and not pmi and library.startswith("MPICH Version") and "pmix" not in library:
+        problem = "the launcher speaks PMIx, which this Python's MPI (MPICH) was built without"
+    elif pmi and not pmix and open_mpi and int(re.findall(r"Open MPI v(\d+)", library)[0]) >= 5:
+        problem = "the launcher speaks PMI, and this Python's MPI (Open MPI) only PMIx"
+    else:
+        return
+    if slurm:
+        right = f"srun --mpi={'pmix' if open_mpi else 'pmi2'}"
+    else:
+        right = "Open MPI's mpirun" if open_mpi else "MPICH's mpiexec"
+    raise InputError(f"{problem}; type: {right} -n {number} python -m vigmpi ...")
 
 
 def check_world(environ: Mapping[str, str], size: int) -> None:

@@ -1,0 +1,69 @@
+"""Start real processes, with a time limit and nothing left behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# What Open MPI's mpiexec wants before it runs as root, or more ranks than cores.
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def start(
+    command: Sequence[str], cwd: Path = ROOT, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | _ENVIRONMENT | (environ or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Wait, then end the process and all that it started.
+
+    Raises:
+        AssertionError: it ran past its time; the message has what it printed.
+    """
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"{process.args} ran past {timeout} s\n{out}\n{err}") from None
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def mpiexec(ranks: int) -> list[str]:
+    """The launcher of the MPI that this Python uses."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    assert launcher, "no mpiexec: pip install -e '.[mpi,test]', or load an MPI module"
+    return [launcher, "-n", str(ranks)]
+
+
+def vigmpi(*arguments: str, ranks: int | None = None) -> list[str]:
+    """The command line of a run; without a launcher where `ranks` is None."""
+    launcher = mpiexec(ranks) if ranks else []
+    return [*launcher, sys.executable, "-m", "vigmpi", *arguments]

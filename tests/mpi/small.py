@@ -1,0 +1,74 @@
+"""A small model on random images, trained by the real trainer in any layout."""
+
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
+from vigmpi.layout import Layout
+from vigmpi.model import ViG, ViGConfig
+from vigmpi.phase import Phase
+from vigmpi.runtime.trainer import Plan, StepResult, Trainer
+from vigmpi.split import split_blocks
+
+
+class Noise(Dataset):
+    """Images and labels at random; a rank may ask for what it loaded, and for nothing else."""
+
+    name = "noise"
+    about = "for tests"
+    image_size = (6, 5)
+    samples = {Phase.TRAIN: 32, Phase.TEST: 9}  # noqa: RUF012
+
+    def load(self, *, images: bool, labels: bool) -> None:
+        self._may = {"images": images, "labels": labels}
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        assert self._may["images"]
+        return self._random(phase, 0).random((64, 3, *self.image_size), np.float32)[samples]
+
+    def labels(self, phase: Phase, samples: Indices) -> Labels:
+        assert self._may["labels"]
+        return self._random(phase, 1).integers(self.classes, size=64)[samples]
+
+    def _random(self, phase: Phase, what: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, list(Phase).index(phase), what])
+
+
+CONFIG = ViGConfig(
+    blocks=8, grapher_hidden=8, ffn_hidden=16, readout_hidden=12, image_size=Noise.image_size
+)
+
+
+def opened(topology: Topology, dataset: Dataset) -> Dataset:
+    dataset.load(
+        images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
+    )
+    return dataset
+
+
+def make_trainer(
+    topology: Topology, layout: Layout, batch_size: int, *, seed: int = 0, lr: float = 1e-3
+) -> Trainer:
+    stage = topology.place.stage
+    blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
+    model = ViG(CONFIG, blocks, readout=stage == layout.stages - 1, seed=seed)
+    dataset = opened(topology, Noise(Path(), seed))
+    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, batch_size, seed)
+    return Trainer(topology, layout, model, dataset, plan, lr)
+
+
+def on_first_ranks(layout: Layout) -> Topology | None:
+    """The layout on as many ranks of the world as it needs; None on the others. Collective."""
+    world = MPI.COMM_WORLD
+    used = world.Split(0 if world.rank < layout.ranks else 1, world.rank)
+    return make_topology(used, layout) if world.rank < layout.ranks else None
+
+
+def global_loss(topology: Topology, result: StepResult) -> float:
+    """A mini-batch's loss, over all ranks. Collective."""
+    losses = np.empty(topology.world.size)
+    topology.world.Allgather(np.array([result.loss]), losses)
+    return float(losses.sum())

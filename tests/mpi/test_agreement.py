@@ -1,0 +1,46 @@
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from vigmpi.comm.agreement import agreed, all_equal
+from vigmpi.comm.topology import make_topology
+from vigmpi.errors import InputError
+from vigmpi.layout import Layout
+
+
+def fail_on_some_ranks() -> None:
+    world = MPI.COMM_WORLD
+    with pytest.raises(InputError, match="^rank 1's file$"), agreed(world):  # noqa: PT012
+        if world.rank in {1, 3}:
+            raise InputError(f"rank {world.rank}'s file")
+    with agreed(world):
+        pass
+
+
+def test_bad_input_on_some_ranks_is_raised_on_all(on_ranks: OnRanks) -> None:
+    on_ranks(4, fail_on_some_ranks)
+
+
+def compare_digests() -> None:
+    world = MPI.COMM_WORLD
+    assert all_equal(world, b"same")
+    assert not all_equal(world, b"else" if world.rank == 2 else b"same")
+
+
+def test_a_digest_that_differs_on_one_rank_is_seen_by_all(on_ranks: OnRanks) -> None:
+    on_ranks(4, compare_digests)
+
+
+def look_around() -> None:
+    world = MPI.COMM_WORLD
+    topology = make_topology(world, Layout(stages=3, replicas=2, chunks=1))
+    replica, stage = topology.place
+    assert world.rank == topology.world.rank == replica * 3 + stage
+    assert (topology.pipeline.rank, topology.pipeline.size) == (stage, 3)
+    assert (topology.replicas.rank, topology.replicas.size) == (replica, 2)
+    assert topology.previous == (stage - 1 if stage > 0 else MPI.PROC_NULL)
+    assert topology.following == (stage + 1 if stage < 2 else MPI.PROC_NULL)
+
+
+def test_ranks_run_stage_after_stage_replica_after_replica(on_ranks: OnRanks) -> None:
+    on_ranks(6, look_around)

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from tests.conftest import OnRanks
+from tests.mpi.small import CONFIG, Noise, global_loss, make_trainer, on_first_ranks
+from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
+from vigmpi.layout import Layout
+from vigmpi.model import ViG
+from vigmpi.phase import Phase
+
+SEED = int(np.random.SeedSequence().generate_state(1)[0])  # fresh inputs every time
+
+LAYOUTS = [  # stages, replicas, chunks, batch size; of 32 samples
+    (1, 1, 1, 8),
+    (2, 1, 3, 7),
+    (4, 1, 2, 5),  # fewer chunks than stages
+    (2, 2, 5, 7),  # ends with 4 images for 10 micro-batches, none of them on replica 1
+    (1, 4, 3, 4),
+    (3, 1, 4, 10),
+]
+
+
+def compare_gradients(seed: int) -> None:
+    """Every mini-batch of an epoch: gradients against plain autograd on the whole model."""
+    torch.set_default_dtype(torch.float64)
+    for stages, replicas, chunks, batch_size in LAYOUTS:
+        layout = Layout(stages, replicas, chunks)
+        if topology := on_first_ranks(layout):
+            trainer = make_trainer(topology, layout, batch_size, seed=seed, lr=1e-30)
+            whole = ViG(CONFIG, seed=seed)
+            order = shuffled(Noise.samples[Phase.TRAIN], seed, 0)
+            batches = mini_batches(order, batch_size * replicas, 0)
+            for mini_batch, result in zip(batches, trainer.run(Phase.TRAIN, 0), strict=True):
+                whole.zero_grad()
+                loss = _backward(whole, mini_batch, layout, seed)
+                assert abs(global_loss(topology, result) - loss) < 1e-12 * loss
+                scale = max(float(p.grad.abs().max()) for p in _trained(whole).values())
+                trained = _trained(trainer.model)
+                for name, parameter in trained.items():
+                    expected = _trained(whole)[name].grad
+                    error = float((parameter.grad - expected).abs().max())
+                    assert error < 1e-12 * scale, f"{layout} {name}: {error} of {scale}"
+                for name in dict(trainer.model.named_parameters()).keys() - trained.keys():
+                    assert not trainer.model.get_parameter(name).grad.any(), name
+
+
+def _trained(model: ViG) -> dict[str, torch.nn.Parameter]:
+    """All parameters but the biases in front of a batch norm."""
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if not name.endswith(("fc1.0.bias", "fc2.0.bias"))
+    }
+
+
+def _backward(model: ViG, mini_batch: np.ndarray, layout: Layout, seed: int) -> float:
+    dataset, loss = Noise(Path(), seed), 0.0
+    dataset.load(images=True, labels=True)
+    for share in micro_batches(mini_batch, layout.replicas, layout.chunks):
+        for samples in share:
+            if len(samples):
+                images = torch.from_numpy(dataset.images(Phase.TRAIN, samples)).double()
+                labels = torch.from_numpy(dataset.labels(Phase.TRAIN, samples))
+                part = F.cross_entropy(model(images), labels, reduction="sum") / len(mini_batch)
+                part.backward()
+                loss += part.item()
+    return loss
+
+
+def test_gradients_of_every_layout_are_those_of_one_process(on_ranks: OnRanks) -> None:
+    on_ranks(4, compare_gradients, seed=SEED)

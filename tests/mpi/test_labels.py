@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.conftest import OnRanks
+from tests.mpi.small import CONFIG, Noise, on_first_ranks, opened
+from vigmpi.datasets.dataset import Images, Indices
+from vigmpi.layout import Layout
+from vigmpi.model import ViG
+from vigmpi.model.graph import PixelLattice
+from vigmpi.model.vig import Part
+from vigmpi.phase import Phase
+from vigmpi.runtime.trainer import Plan, Trainer
+from vigmpi.split import split_blocks
+
+
+class Coded(Noise):
+    """Every pixel of an image is a tenth of its label."""
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        assert self._may["images"]
+        labels = self._random(phase, 1).integers(self.classes, size=64)[samples]
+        pixels = np.broadcast_to(labels[:, None, None, None] / 10, (len(labels), 3, 6, 5))
+        return pixels.astype(np.float32)
+
+
+class Decoder(ViG):
+    """Blocks that pass features on as they are, and a readout that reads the label off them."""
+
+    def parts(self) -> list[Part]:
+        return [
+            Part(p.name, _decode if p.name == "readout" else _pass, p.parameters)
+            for p in super().parts()
+        ]
+
+
+def _pass(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
+    return features + torch.zeros(1, requires_grad=True)
+
+
+def _decode(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
+    label = 10 * features.mean(dim=(1, 2), keepdim=True).squeeze(2)
+    return -((label - torch.arange(10)) ** 2)
+
+
+def share_found(shuffled_apart: bool) -> float:
+    layout = Layout(stages=2, replicas=2, chunks=3)
+    topology = on_first_ranks(layout)
+    assert topology
+    stage = topology.place.stage
+    model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], readout=stage == 1)
+    dataset = opened(topology, Coded(Path(), 0))
+    order_seed = stage if shuffled_apart else 0
+    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed)
+    trainer = Trainer(topology, layout, model, dataset, plan, 1e-3)
+    correct = np.zeros(1)
+    images = 0
+    for phase in Phase:
+        for result in trainer.run(phase, 0):
+            correct += result.correct
+            images += result.images
+    total = np.empty(1)
+    topology.world.Allreduce(correct, total)
+    return float(total[0] / images)
+
+
+def compare_labels() -> None:
+    assert share_found(shuffled_apart=False) == 1
+    assert share_found(shuffled_apart=True) < 0.7  # the study's mistake
+
+
+def test_labels_belong_to_their_images(on_ranks: OnRanks) -> None:
+    on_ranks(4, compare_labels)

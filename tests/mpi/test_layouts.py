@@ -1,0 +1,102 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from tests.mpi.small import global_loss, make_trainer, on_first_ranks
+from vigmpi.layout import Layout
+from vigmpi.phase import Phase
+
+
+class Synchronous(MPI.Intracomm):
+    """Its sends end only once their receives have been posted."""
+
+    Isend = MPI.Intracomm.Issend
+
+
+def train(folder: str, layouts: list[list[int]], synchronous: bool = False) -> None:
+    """Two epochs in each layout; the first replica's ranks save weights, rank 0 the losses."""
+    for stages, replicas, chunks, batch_size in layouts:
+        layout = Layout(stages, replicas, chunks)
+        if topology := on_first_ranks(layout):
+            if synchronous:
+                topology = replace(topology, pipeline=Synchronous(topology.pipeline))
+            trainer = make_trainer(topology, layout, batch_size)
+            losses = [
+                global_loss(topology, result)
+                for epoch in range(2)
+                for phase in Phase
+                for result in trainer.run(phase, epoch)
+            ]
+            assert trainer.replicas_agree()
+            name = f"{folder}/{stages}-{replicas}-{chunks}"
+            if topology.place.replica == 0:
+                state = {key: value.numpy() for key, value in trainer.model.state_dict().items()}
+                np.savez(f"{name}-{topology.place.stage}", **state, allow_pickle=False)
+            if topology.world.rank == 0:
+                np.save(f"{name}-losses", np.array(losses))
+
+
+def _state(folder: Path, layout: str) -> dict[str, np.ndarray]:
+    state: dict[str, np.ndarray] = {}
+    for path in folder.glob(f"{layout}-?.npz"):
+        state |= dict(np.load(path))
+    return state
+
+
+def _assert_equal(folder: Path, layouts: list[list[int]], compare: Any) -> None:
+    first, *others = [f"{s}-{r}-{c}" for s, r, c, _ in layouts]
+    state, losses = _state(folder, first), np.load(folder / f"{first}-losses.npy")
+    assert len(state) == 8 * 31 + 4
+    for other in others:
+        compare(np.load(folder / f"{other}-losses.npy"), losses)
+        other_state = _state(folder, other)
+        assert other_state.keys() == state.keys()
+        for name, values in state.items():
+            compare(other_state[name], values, err_msg=f"{other} {name}")
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 4])
+def test_stages_do_not_change_a_bit(on_ranks: OnRanks, tmp_path: Path, replicas: int) -> None:
+    stages = [1, 2, 4, 8] if replicas == 1 else [1, 2]
+    layouts = [[s, replicas, 3, 5] for s in stages]
+    on_ranks(replicas * stages[-1], train, folder=str(tmp_path), layouts=layouts)
+    _assert_equal(tmp_path, layouts, np.testing.assert_array_equal)
+
+
+def test_replicas_equal_one_with_all_their_images_and_chunks(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
+    """To fp32 rounding: losses, weights after 2 epochs, and running statistics."""
+    layouts = [[1, 1, 6, 10], [2, 2, 3, 5], [1, 3, 2, 10 // 3 + 1]][:2]
+    on_ranks(4, train, folder=str(tmp_path), layouts=layouts)
+
+    def compare(values: np.ndarray, expected: np.ndarray, err_msg: str = "") -> None:
+        np.testing.assert_allclose(values, expected, rtol=2e-4, atol=2e-5, err_msg=err_msg)
+
+    _assert_equal(tmp_path, layouts, compare)
+
+
+def test_no_send_needs_a_buffer(on_ranks: OnRanks, tmp_path: Path) -> None:
+    """The schedule's proof of progress, at run time."""
+    layouts = [[2, 2, 5, 5], [4, 1, 2, 4], [4, 1, 6, 8]]
+    on_ranks(4, train, folder=str(tmp_path), layouts=layouts, synchronous=True)
+
+
+def spoil_a_weight() -> None:
+    layout = Layout(stages=1, replicas=2, chunks=1)
+    topology = on_first_ranks(layout)
+    assert topology
+    trainer = make_trainer(topology, layout, batch_size=4)
+    assert trainer.replicas_agree()
+    if topology.place.replica == 1:
+        next(trainer.model.parameters()).data[0, 0] += 1e-6
+    assert not trainer.replicas_agree()
+
+
+def test_replicas_that_train_apart_are_found(on_ranks: OnRanks) -> None:
+    on_ranks(2, spoil_a_weight)

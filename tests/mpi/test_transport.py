@@ -1,0 +1,86 @@
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.transport import Channel
+from vigmpi.comm.waiting import wait
+
+GUARD = -1.0
+
+
+def pass_along(nodes: int, chunks: int) -> None:
+    """Every rank sends to the next; step 1 has smaller micro-batches than step 0."""
+    world = MPI.COMM_WORLD
+    previous = world.rank - 1 if world.rank > 0 else MPI.PROC_NULL
+    following = world.rank + 1 if world.rank < world.size - 1 else MPI.PROC_NULL
+    largest, shape = [4] * chunks, (nodes, 3)
+    channel = Channel(world, previous, following, largest, shape, shape, np.dtype(np.float32))
+    for step, images in enumerate([4, 3]):
+        for buffer in channel._inbox:
+            buffer[:] = GUARD
+        channel.post_receives([images] * chunks)
+        for i in range(chunks):
+            if previous != MPI.PROC_NULL:
+                received = channel.receive(i)
+                assert received.shape == (images, nodes, 3)
+                assert received.ctypes.data % 64 == 0
+                assert (received == 1000 * step + 100 * i + world.rank - 1).all()
+                assert (channel._inbox[i][images:] == GUARD).all()
+            if following != MPI.PROC_NULL:
+                values = np.full((images, nodes, 3), 1000 * step + 100 * i + world.rank, "f4")
+                channel.send(i, values)
+                values[:] = np.nan  # the caller may
+    channel.finish()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("nodes", [16, 20_000])  # below and above the eager limit
+def test_each_micro_batch_arrives_with_its_own_values(
+    on_ranks: OnRanks, ranks: int, nodes: int
+) -> None:
+    on_ranks(ranks, pass_along, nodes=nodes, chunks=5)
+
+
+def send_and_compute(threaded: bool) -> None:
+    """Rank 0 sends 9.6 MB, then makes no MPI call for a second."""
+    world = MPI.COMM_WORLD
+    values = np.zeros(1_200_000)
+    with progress_thread(world) if threaded else nullcontext():
+        world.Barrier()
+        start = time.perf_counter()
+        if world.rank == 0:
+            request = world.Isend(values, 1)
+            time.sleep(1)
+        else:
+            request = world.Irecv(values, 0)
+        wait(request)
+        late = time.perf_counter() - start
+    if world.rank == 1:
+        assert (late < 0.5) == threaded, f"arrived after {late:.3f} s"
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+def test_a_message_leaves_while_its_sender_computes(on_ranks: OnRanks, threaded: bool) -> None:
+    """As between hosts: the two ranks may not use shared memory (MPICH; no-op elsewhere)."""
+    on_ranks(2, send_and_compute, threaded=threaded, environ={"MPIR_CVAR_NOLOCAL": "1"})
+
+
+def wait_for_a_late_message() -> None:
+    world = MPI.COMM_WORLD
+    values = np.zeros(10)
+    if world.rank == 0:
+        time.sleep(1)
+        world.Send(values, 1)
+        return
+    start = time.process_time()
+    wait(world.Irecv(values, 0))
+    assert time.process_time() - start < 0.5  # a spinning wait takes the whole second
+
+
+def test_a_waiting_rank_leaves_its_core_to_others(on_ranks: OnRanks) -> None:
+    on_ranks(2, wait_for_a_late_message)
