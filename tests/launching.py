@@ -1,5 +1,6 @@
 """Start real processes, with a time limit and nothing left behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +27,7 @@ def start(
     return subprocess.Popen(
         command,
         cwd=cwd,
-        env=os.environ | _ENVIRONMENT | (environ or {}),
+        env={**os.environ, **_ENVIRONMENT, **(environ or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,12 +47,10 @@ def finish(process: subprocess.Popen[str], timeout: float) -> subprocess.Complet
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        raise AssertionError(f"{process.args} ran past {timeout} s\n{out}\n{err}") from None
+        raise AssertionError(f"{process.args!r} ran past {timeout} s\n{out}\n{err}") from None
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

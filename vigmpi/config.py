@@ -104,12 +104,12 @@ class RunConfig:
         return Layout(self.stages, self.replicas, self.chunks)
 
     @property
-    def split_blocks(self) -> list[range]:
+    def stage_blocks(self) -> list[range]:
         return split_blocks(self.blocks, self.stages, self.split)
 
     def check(self) -> None:
         """Raise InputError where settings do not fit each other."""
-        _ = self.split_blocks
+        _ = self.stage_blocks
         if self.chunks > self.batch_size:
             raise InputError(
                 f"--chunks {self.chunks} is more than the {self.batch_size} images of a "

@@ -28,7 +28,7 @@ def split_blocks(blocks: int, stages: int, given: tuple[int, ...] | None) -> lis
         fitting = ",".join(map(str, even(blocks, stages)))
         raise InputError(
             f"--split {','.join(map(str, sizes))} must be {stages} numbers, each at least 1, "
-            f"that sum to {blocks} blocks; type, for example: --split {fitting}"
+            f"that sum to {blocks} blocks; type: --split {fitting}, for example"
         )
     ends = [sum(sizes[: stage + 1]) for stage in range(stages)]
     return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]

@@ -63,7 +63,7 @@ def make_trainer(
 def on_first_ranks(layout: Layout) -> Topology | None:
     """The layout on as many ranks of the world as it needs; None on the others. Collective."""
     world = MPI.COMM_WORLD
-    used = world.Split(0 if world.rank < layout.ranks else 1, world.rank)
+    used = MPI.Intracomm(world.Split(0 if world.rank < layout.ranks else 1, world.rank))
     return make_topology(used, layout) if world.rank < layout.ranks else None
 
 

@@ -10,7 +10,7 @@ from vigmpi.layout import Layout
 
 def fail_on_some_ranks() -> None:
     world = MPI.COMM_WORLD
-    with pytest.raises(InputError, match="^rank 1's file$"), agreed(world):  # noqa: PT012
+    with pytest.raises(InputError, match=r"^rank 1's file$"), agreed(world):  # noqa: PT012
         if world.rank in {1, 3}:
             raise InputError(f"rank {world.rank}'s file")
     with agreed(world):

@@ -18,8 +18,8 @@ class Topology:
     """
 
     world: MPI.Cartcomm
-    pipeline: MPI.Cartcomm
-    replicas: MPI.Cartcomm
+    pipeline: MPI.Intracomm
+    replicas: MPI.Intracomm
     host: MPI.Comm
     place: Place
     previous: int

@@ -24,7 +24,7 @@ def about_run(config: RunConfig, dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Attributes of the record, by group."""
     settings = {f.name: getattr(config, f.name) for f in fields(config)}
     settings["dataset"] = dataset.name
-    settings["split"] = [len(blocks) for blocks in config.split_blocks]
+    settings["split"] = [len(blocks) for blocks in config.stage_blocks]
     return {
         "": {
             "about": "a run of vigmpi; every dataset carries its unit and meaning",
@@ -42,7 +42,7 @@ def about_run(config: RunConfig, dataset: Dataset) -> dict[str, dict[str, Any]]:
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
             "hdf5": h5py.version.hdf5_version,
-            "mpi": MPI.Get_library_version().split("\n")[0].strip(),
+            "mpi": MPI.Get_library_version().splitlines()[0].strip(" \0"),
             "system": platform.platform(),
         },
     }

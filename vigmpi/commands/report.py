@@ -106,12 +106,13 @@ def _default_output() -> Path:
 
 
 def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:
-    split = "|".join(str(len(blocks)) for blocks in config.split_blocks)
-    hosts, threads = len(set(ranks["host"])), sorted(set(ranks["threads"]))
+    split = "|".join(str(len(blocks)) for blocks in config.stage_blocks)
+    threads = "/".join(map(str, sorted(set(ranks["threads"]))))
     return (
-        f"layout: {config.stages} stages (blocks {split}) x {config.replicas} replicas, "
-        f"{config.chunks} chunks of {config.batch_size} images; {config.layout.ranks} ranks on "
-        f"{hosts} hosts, {'/'.join(map(str, threads))} threads each"
+        f"layout: {config.stages} stages (blocks {split}) x {config.replicas} replicas; "
+        f"mini-batches of {config.batch_size} images a replica in {config.chunks} chunks; "
+        f"ranks: {config.layout.ranks}, hosts: {len(set(ranks['host']))}, "
+        f"threads a rank: {threads}"
     )
 
 

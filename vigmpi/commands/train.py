@@ -32,7 +32,7 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
     topology = make_topology(world, layout)
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
-    blocks = config.split_blocks[topology.place.stage]
+    blocks = config.stage_blocks[topology.place.stage]
     model = ViG(
         ViGConfig(blocks=config.blocks, classes=dataset.classes, image_size=dataset.image_size),
         blocks,

@@ -41,7 +41,8 @@ class Terminal:
             desc=self._title,
             unit="step",
             disable=self._progress != "bar",
-            bar_format="{desc} |{bar:24}| {n}/{total} {postfix} {remaining} left",
+            bar_format="{desc} |{bar:24}| {n}/{total}{postfix}, {remaining} left",
+            leave=False,
         )
 
     def step(self, images: int, loss: float, accuracy: float) -> None:
@@ -51,7 +52,7 @@ class Terminal:
         self._correct += accuracy * images
         now = time.monotonic()
         rate = self._images / (now - self._started)
-        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.1f} images/s,", refresh=False)
+        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.1f} images/s", refresh=False)
         self._bar.update()
         if self._progress == "lines" and (now - self._said > _LINE_S or self._step == 1):
             left = (now - self._started) / self._step * (self._steps - self._step)

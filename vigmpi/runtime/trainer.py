@@ -100,7 +100,8 @@ class Trainer:
             with stopwatch("data_s"):
                 batch = self._load(phase, len(samples), shares[self._topology.place.replica])
             self.model.train(phase is Phase.TRAIN)
-            self._stage.zero_gradients()
+            if phase is Phase.TRAIN:
+                self._stage.zero_gradients()
             outcome = self._executor.run(phase, self._actions(phase, len(batch.sizes)), batch)
             if phase is Phase.TRAIN:
                 self._update(np.array([len(m) for share in shares for m in share]))

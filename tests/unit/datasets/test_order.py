@@ -1,0 +1,45 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vigmpi.datasets.order import micro_batches, mini_batches, shuffled, steps
+
+
+def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
+    orders = [shuffled(100, seed, epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    for order in orders:
+        assert sorted(order) == list(range(100))
+    assert len({tuple(order) for order in orders}) == 3
+    assert (shuffled(100, 0, 1) == orders[1]).all()
+
+
+@given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 10))
+def test_mini_batches_go_through_the_order_and_the_last_may_be_short(
+    samples: int, images: int, limit: int
+) -> None:
+    batches = list(mini_batches(np.arange(samples), images, limit))
+    assert len(batches) == steps(samples, images, limit)
+    seen = np.concatenate(batches)
+    assert (seen == np.arange(len(seen))).all()
+    assert len(seen) == (min(samples, images * limit) if limit else samples)
+    assert all(len(batch) == images for batch in batches[:-1])
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 7))
+def test_micro_batches_are_disjoint_even_shares(images: int, replicas: int, chunks: int) -> None:
+    mini_batch = np.random.default_rng(0).permutation(1000)[:images]
+    shares = micro_batches(mini_batch, replicas, chunks)
+    assert [len(share) for share in shares] == [chunks] * replicas
+    flat = [micro_batch for share in shares for micro_batch in share]
+    assert (np.concatenate(flat) == mini_batch).all()
+    sizes = [len(micro_batch) for micro_batch in flat]
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_replicas_run_the_micro_batches_of_one_with_all_their_images() -> None:
+    mini_batch = np.arange(23)
+    shares = micro_batches(mini_batch, replicas=3, chunks=4)
+    [whole] = micro_batches(mini_batch, replicas=1, chunks=12)
+    for a, b in zip([m for share in shares for m in share], whole, strict=True):
+        assert (a == b).all()

@@ -1,0 +1,76 @@
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from vigmpi.errors import InputError
+from vigmpi.record import recorder as module
+from vigmpi.record.columns import STEPS, TIMINGS
+from vigmpi.record.recorder import Recorder
+
+RANKS = {"stage": np.array([0, 1]), "host": np.array([b"a", b"bc"])}
+
+
+def make(path: Path, *, overwrite: bool = False) -> Recorder:
+    attributes: dict[str, dict[str, Any]] = {"": {"about": "x"}, "configuration": {"lr": 0.1}}
+    return Recorder(path, attributes, RANKS, overwrite=overwrite)
+
+
+def add(recorder: Recorder, number: int) -> None:
+    value = number % 200  # the phase is one byte
+    step = {column.name: value for column in STEPS}
+    recorder.add(step, np.full((2, len(TIMINGS)), value), np.array([number, 10 * number]))
+
+
+def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "a.h5")
+    for number in range(600):  # more than a chunk
+        add(recorder, number)
+    recorder.close(replicas_bit_equal=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["steps_done"] == 600
+        assert file.attrs["replicas_bit_equal"]
+        assert file["configuration"].attrs["lr"] == 0.1
+        assert file["ranks/host"][:].tolist() == [b"a", b"bc"]
+        assert file["ranks/peak_rss_bytes"][:].tolist() == [599, 5990]
+        for column in (*STEPS, *TIMINGS):
+            dataset = file["timings" if column in TIMINGS else "steps"][column.name]
+            assert (dataset[:].T == np.arange(600) % 200).all()
+            assert dataset.attrs["unit"] == column.unit
+            assert dataset.attrs["about"] == column.about
+            axes = [dimension[0].name for dimension in dataset.dims]
+            assert axes == ["/mini_batch", "/rank"][: dataset.ndim]
+        assert file["mini_batch"][:].tolist() == list(range(600))
+
+
+def test_a_flushed_row_can_be_read_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FLUSH_S", 0.0)
+    recorder = make(tmp_path / "a.h5")
+    for number in range(3):
+        add(recorder, number)
+        with h5py.File(tmp_path / "a.h5", locking=False) as file:
+            assert file.attrs["steps_done"] == number + 1
+            assert file["steps/loss"][:].tolist() == list(range(number + 1))
+
+
+def test_an_existing_record_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    make(path).close(mark=1)
+    with pytest.raises(InputError, match=r"a\.h5 exists; type: --overwrite"):
+        make(path)
+    with h5py.File(path) as file:
+        assert file.attrs["mark"] == 1
+    make(path, overwrite=True).close()
+    with h5py.File(path) as file:
+        assert "mark" not in file.attrs
+
+
+@pytest.mark.parametrize("path", ["nowhere/a.h5", "."])
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError, match="type: ") as error:
+        make(tmp_path / path, overwrite=True)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,26 @@
+import os
+import resource
+
+import numpy as np
+
+from vigmpi import host
+
+
+def test_cores_are_shared_out_among_the_ranks_that_share_them() -> None:
+    both = frozenset({0, 1})
+    assert host.threads_per_rank([both] * 4, 0) == 1
+    assert host.threads_per_rank([both], 0) == 2
+    assert host.threads_per_rank([frozenset(range(8))] * 4, 2) == 2
+    # A launcher that binds: masks apart, each rank has all of its own.
+    assert host.threads_per_rank([frozenset({0, 1}), frozenset({2, 3, 4, 5})], 1) == 4
+
+
+def test_memory_figures_are_those_of_the_system() -> None:
+    room = host.available_bytes()
+    assert 0 < room <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    before = host.resident_bytes()
+    block = np.ones(50_000_000, dtype=np.uint8)
+    assert host.resident_bytes() - before > 45e6
+    del block
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert before + 45e6 < host.peak_rss_bytes() <= 1.1 * peak
