@@ -71,10 +71,10 @@ class RunConfig:
         1, "passes over the data, each followed by a test", _whole(1), metavar="N"
     )
     steps: int = _setting(
-        15, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
+        12, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
     )
     test_steps: int = _setting(
-        4, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
+        3, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
     )
     lr: float = _setting(1e-4, "learning rate of Adam", _positive, metavar="X")
     seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")

@@ -1,24 +1,23 @@
-import sys
 from pathlib import Path
 
-from tests.launching import ROOT, finish, mpiexec, start
+from tests.launching import ROOT, finish, start, vigmpi
 
 PLANTED = """
-import os, sys
+import os
 import torch
 
 def step(self, closure=None):
     raise RuntimeError("planted")
 
-if os.environ["PMI_RANK"] == "1":
+if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
     torch.optim.Adam.step = step
 """
 
 
 def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
-    launch = [*mpiexec(2), "-genv", "PYTHONPATH", f"{tmp_path}:{ROOT}"]
     flags = ["--stages", "2", "--batch-size", "2", "--output", str(tmp_path / "run.h5")]
-    done = finish(start([*launch, sys.executable, "-m", "vigmpi", *flags]), timeout=60)
+    environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = finish(start(vigmpi(*flags, ranks=2), environ=environ), timeout=60)
     assert done.returncode != 0
     assert "RuntimeError: planted" in done.stderr

@@ -1,15 +1,17 @@
 """Runs as a user starts them, at the study's model size with few images."""
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.launching import finish, start, vigmpi
+from tests.launching import ROOT, finish, start, vigmpi
 
 TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
 TIMINGS += ["gradient_sum_s", "statistics_s", "optimizer_s"]
@@ -81,6 +83,17 @@ def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -
     assert not timings["backward_s"][3:].any()
     assert (timings["data_s"][:, [0, 2]] > 0).all()
     assert (timings["receive_wait_s"][:, [1, 3]] > timings["data_s"][:, [1, 3]]).all()
+
+
+def test_the_readme_reads_a_record_in_three_lines(run: tuple[Path, str, str]) -> None:
+    text = (ROOT / "README.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(re.sub(r'"vigmpi-.*?"', repr(str(run[0])), code), names)  # noqa: S102
+    assert names["steps"]["images"].tolist() == [20] * 5
+    assert names["forward"].shape == (5, 4)
+    for group in ("steps", "timings", "ranks", "configuration", "versions"):
+        assert f"`{group}`" in text
 
 
 def test_the_forecast_is_near_the_peak_of_the_run(run: tuple[Path, str, str]) -> None:
