@@ -9,6 +9,7 @@ import mpi4py.run
 from vigmpi import launch
 from vigmpi.config import parse_config
 from vigmpi.errors import InputError
+from vigmpi.host import prepare_process
 
 COMMANDS = ("train",)
 
@@ -39,6 +40,7 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> None:
         return
     config = parse_config(flags)
 
+    prepare_process()
     # Not sooner: a wrong flag is told in 50 ms, torch and MPI take seconds.
     from vigmpi.comm.world import start_mpi  # noqa: PLC0415
 

@@ -14,6 +14,7 @@ from vigmpi.split import split_blocks
 
 PROGRESS = ("auto", "bar", "lines", "off")
 DATASETS = ("cifar10", "digits", "synthetic")
+MODEL_PATHS = ("collapsed", "reference")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -58,6 +59,12 @@ class RunConfig:
         None, "blocks on each stage, as 4,2,2 (default: even)", _blocks_per_stage, metavar="N,N"
     )
     blocks: int = _setting(8, "blocks of the model", _whole(1), metavar="N")
+    model_path: str = _setting(
+        "collapsed",
+        "how the model is computed: collapsed (fast) or reference (PyG's layers); same results",
+        choices=MODEL_PATHS,
+        metavar="PATH",
+    )
     dataset: str | None = _setting(
         None,
         "cifar10, digits or synthetic (default: cifar10 if it is in the data folder, else digits)",

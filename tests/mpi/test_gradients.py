@@ -24,24 +24,24 @@ LAYOUTS = [  # stages, replicas, chunks, batch size; of 32 samples
 
 
 def compare_gradients(seed: int) -> None:
-    """Every mini-batch of an epoch: gradients against plain autograd on the whole model."""
+    """Every mini-batch of an epoch, against plain autograd on the whole model in PyG's layers."""
     torch.set_default_dtype(torch.float64)
     for stages, replicas, chunks, batch_size in LAYOUTS:
         layout = Layout(stages, replicas, chunks)
         if topology := on_first_ranks(layout):
             trainer = make_trainer(topology, layout, batch_size, seed=seed, lr=1e-30)
-            whole = ViG(CONFIG, seed=seed)
+            whole = ViG(CONFIG, path="reference", seed=seed)
             order = shuffled(Noise.samples[Phase.TRAIN], seed, 0)
             batches = mini_batches(order, batch_size * replicas, 0)
             for mini_batch, result in zip(batches, trainer.run(Phase.TRAIN, 0), strict=True):
                 whole.zero_grad()
                 loss = _backward(whole, mini_batch, layout, seed)
-                assert abs(global_loss(topology, result) - loss) < 1e-12 * loss
+                assert abs(global_loss(topology, result) - loss) < 1e-11 * loss
                 expected = _gradients(whole)
                 scale = max(float(gradient.abs().max()) for gradient in expected.values())
                 for name, gradient in _gradients(trainer.model).items():
                     error = float((gradient - expected.get(name, 0)).abs().max())
-                    assert error < 1e-12 * scale, f"{layout} {name}: {error} of {scale}"
+                    assert error < 1e-11 * scale, f"{layout} {name}: {error} of {scale}"
 
 
 def _gradients(model: ViG) -> dict[str, torch.Tensor]:

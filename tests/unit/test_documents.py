@@ -8,7 +8,7 @@ import pytest
 
 from tests.launching import ROOT
 
-ROOMS = "commands|runtime|record|comm|model|datasets|schedule|config|errors|layout|split"
+ROOMS = "kernels|commands|runtime|record|comm|model|datasets|schedule|config|errors|layout|split"
 NAMES = sorted(set(re.findall(rf"`((?:{ROOMS})\.[\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())))
 
 

@@ -36,6 +36,7 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
     model = ViG(
         ViGConfig(blocks=config.blocks, classes=dataset.classes, image_size=dataset.image_size),
         blocks,
+        path=config.model_path,
         readout=topology.place.stage == layout.stages - 1,
         seed=config.seed,
     )

@@ -20,5 +20,5 @@ class ViGConfig:
 
     @property
     def boundary_shape(self) -> tuple[int, int]:
-        """Of one image's features between two blocks: nodes, channels."""
-        return self.nodes, self.channels
+        """Of one image's features between two blocks: channels, nodes."""
+        return self.channels, self.nodes

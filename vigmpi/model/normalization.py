@@ -40,6 +40,16 @@ class MicroBatchNorm(nn.BatchNorm1d):
         # A momentum of 1 makes torch's update of "running" statistics a plain store.
         return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
 
+    @torch.no_grad()
+    def take(self, count: int, mean: Tensor, variance: Tensor) -> None:
+        """Take note of a micro-batch's moments, worked out elsewhere (variance biased)."""
+        if self.moments is None:
+            self.update_running(count, mean, variance)
+        else:
+            # Through `data`: autograd need not fear for other norms' views of the same tensor.
+            self.moments.data[0] = mean
+            self.moments.data[1] = variance * count / (count - 1)
+
     def update_running(self, count: int, mean: Tensor, variance: Tensor) -> None:
         """Step the running statistics towards those of `count` values (variance biased)."""
         assert self.running_mean is not None

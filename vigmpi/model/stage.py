@@ -37,7 +37,7 @@ class Stage:
             bucket.zero_()
 
     def forward(self, micro_batch: int, features: Tensor) -> Tensor:
-        """Train: run all parts on node features [images, nodes, channels], keep the tape."""
+        """Train: run all parts on node features [images, channels, nodes], keep the tape."""
         tape = []
         for index, part in enumerate(self.parts):
             x = features.detach().requires_grad_(index > 0 or not self._first)

@@ -1,16 +1,15 @@
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_geometric.nn import global_add_pool
 
+from vigmpi.model import collapsed
 from vigmpi.model.config import ViGConfig
 from vigmpi.model.graph import PixelLattice
-from vigmpi.model.reference import Block
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class ViG(nn.Module):
 
     Args:
         config: the whole model's.
+        path: how it is computed: "collapsed", or "reference" in PyG's layers.
         blocks: which of its blocks to build; all by default.
         readout: whether to build the readout, which turns node features into logits.
         seed: of the initial weights. Each block draws from a stream of its own, so they do not
@@ -40,21 +40,24 @@ class ViG(nn.Module):
         config: ViGConfig = ViGConfig(),  # noqa: B008 (frozen)
         blocks: Iterable[int] | None = None,
         *,
+        path: str = "collapsed",
         readout: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.config = config
         self.graph = PixelLattice(*config.image_size)
+        way = _path(path)
+        self._node_sum: Callable[[Tensor], Tensor] = way.node_sum
         self.blocks = nn.ModuleDict()
         for i in range(config.blocks) if blocks is None else blocks:
-            with _random_stream(seed, i):
-                self.blocks[str(i)] = Block(config)
+            self.blocks[str(i)] = way.Block(config)
+            _initialise(self.blocks[str(i)], seed, i)
         self.fc1 = self.fc2 = None
         if readout:
-            with _random_stream(seed, -1):
-                self.fc1 = nn.Linear(config.channels, config.readout_hidden)
-                self.fc2 = nn.Linear(config.readout_hidden, config.classes)
+            self.fc1 = nn.Linear(config.channels, config.readout_hidden)
+            self.fc2 = nn.Linear(config.readout_hidden, config.classes)
+            _initialise(nn.ModuleDict({"fc1": self.fc1, "fc2": self.fc2}), seed, -1)
 
     def parts(self) -> list[Part]:
         """What this model runs, in order."""
@@ -67,27 +70,38 @@ class ViG(nn.Module):
         return parts
 
     def readout(self, features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG002
-        """Node features [images, nodes, channels] to logits [images, classes]."""
+        """Node features [images, channels, nodes] to logits [images, classes]."""
         assert self.fc1 is not None
         assert self.fc2 is not None
-        return self.fc2(F.gelu(self.fc1(global_add_pool(features, None))))
+        return self.fc2(F.gelu(self.fc1(self._node_sum(features))))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [images, channels, height, width] to logits [images, classes]."""
-        features = nodes_of(images)
+        features = images.flatten(2)
         for part in self.parts():
             features = part.forward(features, self.graph)
         return features
 
 
-def nodes_of(images: Tensor) -> Tensor:
-    """Images [images, channels, height, width] as node features [images, nodes, channels]."""
-    return images.flatten(2).transpose(1, 2).contiguous()
+def _path(name: str) -> ModuleType:
+    if name == "reference":
+        from vigmpi.model import reference  # noqa: PLC0415 (PyG takes seconds to import)
+
+        return reference
+    return collapsed
 
 
-@contextmanager
-def _random_stream(seed: int, index: int) -> Iterator[None]:
-    """Draw from a stream of random numbers that belongs to one block (-1: the readout)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence([seed, index + 1]).generate_state(1)[0]))
-        yield
+def _initialise(module: nn.Module, seed: int, index: int) -> None:
+    """Draw the initial weights of one block (-1: the readout), from a stream of its own.
+
+    Each linear map gets what torch's Linear would draw. By name, since the paths have layers of
+    different classes, and start from the same weights all the same.
+    """
+    stream = np.random.SeedSequence([seed, index + 1])
+    generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
+    parameters = dict(module.named_parameters())
+    for name in sorted(parameters):
+        weight = parameters[name.rpartition(".")[0] + ".weight"]
+        if weight.dim() == 2:  # a norm's is a vector, and stays at 1
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(parameters[name], -bound, bound, generator)

@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         images: of the global mini-batch, over all replicas.
         sizes: of this replica's micro-batches that are not empty.
-        features: their node features [size, nodes, channels], on the first stage.
+        features: their node features [size, channels, nodes], on the first stage.
         labels: their labels [size], on the last stage.
     """
 

@@ -8,12 +8,10 @@ from vigmpi.datasets.order import micro_batches
 from vigmpi.errors import InputError
 from vigmpi.host import available_bytes, resident_bytes
 from vigmpi.layout import Layout
-from vigmpi.model.memory import image_memory
+from vigmpi.model.memory import tape_memory
 from vigmpi.model.vig import ViG
 
-# Of tensors of many sizes, freed in another order than made, glibc's heap needs this much more
-# than their sum (measured: 1.09 to 1.22, for micro-batches of 20 to 2 images).
-_FRAGMENTATION = 1.2
+_FIRST_STEP_BYTES = 32 * 2**20  # what libraries take at first use
 
 
 class Forecast(NamedTuple):
@@ -29,26 +27,26 @@ class Forecast(NamedTuple):
 def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: int) -> Forecast:
     """Work out the memory of a step before there is one. Collective over the host.
 
-    GPipe keeps the tape of all micro-batches; a part at work needs about as much again for one
-    micro-batch as it keeps of it.
+    GPipe keeps the tape of all micro-batches; a part at work needs, beside it, about as much as
+    it keeps of one micro-batch.
 
     Raises:
         InputError: the host has less, with the images that fit (on the ranks of that host).
     """
     order = np.arange(batch_size * layout.replicas)
     share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
-    per_image = image_memory(model)
-    growing = _FRAGMENTATION * per_image.kept * sum(map(len, share))
-    growing += per_image.kept_by_part * max(map(len, share))
+    tape = tape_memory(model)
+    growing = tape.image * sum(map(len, share)) + tape.part_image * max(map(len, share))
     adam = 2 * sum(p.nbytes for p in model.parameters())
+    fixed = tape.fixed * len(share) + adam + _FIRST_STEP_BYTES
     resident = resident_bytes()
 
-    rows = gather_rows(topology.host, np.array([growing, adam, resident]))
-    host_growing, host_adam, host_resident = rows.sum(axis=0)
+    rows = gather_rows(topology.host, np.array([growing, fixed, resident]))
+    host_growing, host_fixed, host_resident = rows.sum(axis=0)
     available = host_resident + available_bytes()
-    forecast = Forecast(int(growing + adam + resident), int(rows.sum()), int(available))
+    forecast = Forecast(int(growing + fixed + resident), int(rows.sum()), int(available))
     if forecast.host > available:
-        room = max(0.0, available - host_adam - host_resident)
+        room = max(0.0, available - host_fixed - host_resident)
         fitting = int(batch_size * room / host_growing)
         raise InputError(
             f"--batch-size {batch_size} needs {forecast.host / 2**30:.1f} GiB on a host that has "

@@ -17,7 +17,7 @@ from vigmpi.datasets.dataset import Indices
 from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
 from vigmpi.layout import Layout
 from vigmpi.model.stage import Stage
-from vigmpi.model.vig import ViG, nodes_of
+from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
 from vigmpi.runtime.executor import Batch, Executor
 from vigmpi.runtime.stopwatch import Stopwatch
@@ -125,7 +125,7 @@ class Trainer:
         mine = [samples for samples in share if len(samples)]
         dtype = self._stage.moments.dtype
         features = [
-            nodes_of(torch.from_numpy(self._dataset.images(phase, samples)).to(dtype))
+            torch.from_numpy(self._dataset.images(phase, samples)).to(dtype).flatten(2)
             for samples in mine
             if self._first
         ]

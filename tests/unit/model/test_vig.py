@@ -6,7 +6,6 @@ from torch import nn
 
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import MicroBatchNorm
-from vigmpi.model.vig import nodes_of
 
 SMALL = ViGConfig(blocks=3, grapher_hidden=5, ffn_hidden=7, readout_hidden=6, image_size=(4, 3))
 
@@ -31,7 +30,8 @@ def test_parameters_are_named_as_in_the_published_code() -> None:
             names |= {f"blocks.{i}.{layer}.1.{name}" for name in [*norm, "num_batches_tracked"]}
         conv = f"blocks.{i}.grapher.graph_conv"
         names |= {f"{conv}.lin_rel.weight", f"{conv}.lin_rel.bias", f"{conv}.lin_root.weight"}
-    assert set(ViG().state_dict()) == names
+    for path in ("collapsed", "reference"):
+        assert set(ViG(path=path).state_dict()) == names
 
 
 def test_a_stage_is_built_with_its_own_blocks_and_the_same_weights() -> None:
@@ -53,9 +53,6 @@ def test_blocks_and_seeds_draw_different_weights() -> None:
     a, b = (first.blocks[i].get_parameter(name) for i in ("0", "1"))
     assert not torch.equal(a, b)
     assert not torch.equal(a, second.blocks["0"].get_parameter(name))
-    state = torch.random.get_rng_state()
-    ViG(SMALL)
-    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
@@ -94,9 +91,10 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
     return y @ state["fc2.weight"].T + state["fc2.bias"]
 
 
+@pytest.mark.parametrize("path", ["collapsed", "reference"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_its_formulas(training: bool) -> None:
-    model = ViG(SMALL).double()
+def test_the_model_is_its_formulas(training: bool, path: str) -> None:
+    model = ViG(SMALL, path=path).double()
     random = np.random.default_rng()
     with torch.no_grad():
         for norm in model.modules():
@@ -109,10 +107,3 @@ def test_the_model_is_its_formulas(training: bool) -> None:
     np.testing.assert_allclose(
         model(torch.from_numpy(images)).detach().numpy(), expected, rtol=1e-10, atol=1e-10
     )
-
-
-def test_nodes_are_pixels_row_by_row() -> None:
-    images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    nodes = nodes_of(images)
-    assert nodes.shape == (2, 20, 3)
-    assert torch.equal(nodes[1, 2 * 5 + 3], images[1, :, 2, 3])
