@@ -73,15 +73,15 @@ class RunConfig:
     )
     data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
     download: bool = _setting(False, "fetch the data set where it is not in the folder")
-    batch_size: int = _setting(20, "images of a replica's mini-batch", _whole(1), metavar="N")
+    batch_size: int = _setting(100, "images of a replica's mini-batch", _whole(1), metavar="N")
     epochs: int = _setting(
-        1, "passes over the data, each followed by a test", _whole(1), metavar="N"
+        3, "passes over the data, each followed by a test", _whole(1), metavar="N"
     )
     steps: int = _setting(
-        12, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
+        0, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
     )
     test_steps: int = _setting(
-        3, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
+        0, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
     )
     lr: float = _setting(1e-4, "learning rate of Adam", _positive, metavar="X")
     seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The README's command, shortened: its record, standard output and standard error."""
     path = tmp_path_factory.mktemp("run") / "run.h5"
     layout = ["--stages", "2", "--replicas", "2", "--chunks", "5"]
-    length = ["--batch-size", "10", "--steps", "3", "--test-steps", "2", "--seed", "1"]
+    length = ["--batch-size", "100", "--steps", "3", "--test-steps", "2", "--epochs", "1"]
     command = vigmpi(*layout, *length, "--dataset", "digits", "--output", str(path), ranks=4)
     done = finish(start(command), timeout=200)
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def test_the_terminal_says_what_runs_and_ends_with_a_table(run: tuple[Path, str,
     path, out, err = run
     first, *_ = err.splitlines()
     assert first.startswith("data: digits (scikit-learn's handwritten digits")
-    assert "layout: 2 stages (blocks 4|4) x 2 replicas; mini-batches of 10 images" in err
+    assert "layout: 2 stages (blocks 4|4) x 2 replicas; mini-batches of 100 images" in err
     assert "memory: forecast " in err
     assert "train 1/1  step 1/3  loss " in err
     assert "test  1/1  done: loss " in err
@@ -70,10 +70,10 @@ def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -
     assert steps["phase"].tolist() == [0, 0, 0, 1, 1]
     assert steps["step"].tolist() == [0, 1, 2, 0, 1]
     assert steps["epoch"].tolist() == [0] * 5
-    assert steps["images"].tolist() == [20] * 5
+    assert steps["images"].tolist() == [200, 200, 200, 200, 97]
     assert steps["warm_up"].tolist() == [1, 0, 0, 1, 0]
     assert np.isfinite(steps["loss"]).all()
-    assert set(np.round(steps["accuracy"] * 20, 9)) <= set(range(21))
+    assert set(np.round(steps["accuracy"] * steps["images"], 9)) <= set(range(201))
     whole = timings.pop("step_s")
     assert sorted(timings) == sorted(TIMINGS)
     parts = sum(timings.values())
@@ -90,7 +90,7 @@ def test_the_readme_reads_a_record_in_three_lines(run: tuple[Path, str, str]) ->
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(re.sub(r'"vigmpi-.*?"', repr(str(run[0])), code), names)  # noqa: S102
-    assert names["steps"]["images"].tolist() == [20] * 5
+    assert names["steps"]["images"].tolist() == [200, 200, 200, 200, 97]
     assert names["forward"].shape == (5, 4)
     for group in ("steps", "timings", "ranks", "configuration", "versions"):
         assert f"`{group}`" in text
@@ -109,7 +109,8 @@ def test_one_rank_needs_no_launcher_and_the_bits_are_those_of_two_stages(tmp_pat
     for ranks, stages in [(None, "1"), (2, "2")]:
         path = tmp_path / f"{stages}.h5"
         flags = ["--stages", stages, "--batch-size", "4", "--chunks", "2", "--steps", "2"]
-        more = ["--test-steps", "1", "--dataset", "synthetic", "--output", str(path)]
+        more = ["--epochs", "1", "--test-steps", "1", "--dataset", "synthetic"]
+        more += ["--output", str(path)]
         done = finish(start(vigmpi(*flags, *more, ranks=ranks)), timeout=100)
         assert done.returncode == 0, done.stderr
         with h5py.File(path) as file:
@@ -120,7 +121,7 @@ def test_one_rank_needs_no_launcher_and_the_bits_are_those_of_two_stages(tmp_pat
 def test_a_killed_run_leaves_its_steps(tmp_path: Path) -> None:
     """Read while it goes on, and after a kill -9 of all its ranks."""
     path = tmp_path / "run.h5"
-    flags = ["--batch-size", "2", "--blocks", "1", "--steps", "0", "--output", str(path)]
+    flags = ["--batch-size", "2", "--blocks", "1", "--output", str(path)]
     process = start(vigmpi("--stages", "1", "--replicas", "2", *flags, ranks=2))
 
     def steps_done() -> int:

@@ -27,7 +27,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         (["--lr", "nan"], "--lr: 'nan' is not a number above 0"),
         (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
         (["--split", "4,x", "--stages", "2"], "--split: 'x' is not a whole number"),
-        (["--chunks", "21"], "--chunks 21 is more than the 20 images"),
+        (["--chunks", "101"], "--chunks 101 is more than the 100 images"),
         (["--config", "nowhere.toml"], "--config nowhere.toml can't be read"),
     ],
 )

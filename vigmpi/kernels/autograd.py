@@ -13,8 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from vigmpi.kernels import planes
-from vigmpi.kernels.gelu import SCALE
-from vigmpi.kernels.hidden_layer import TILE, backward_kernel, forward_kernel
+from vigmpi.kernels.hidden_layer import SCALE, TILE, backward_kernel, forward_kernel
 from vigmpi.kernels.threads import over_images
 
 _PIECE_NODES = 8192  # that the backward sums into one float64 row
@@ -48,7 +47,7 @@ def hidden_layer(
         x: [images, channels, nodes].
         shift: [channels], a constant; near the mean of x it saves the affine map's digits.
         a, b: the affine map, [hidden, features] and [hidden].
-        v, c: the linear map, [hidden, outputs] and [outputs]; c is a constant.
+        v, c: the linear map, [hidden, outputs] and [outputs].
 
     Returns:
         [images, outputs, nodes]; of all this only x is kept for the backward.
@@ -56,7 +55,7 @@ def hidden_layer(
     if x.dtype is torch.float32:
         return _HiddenLayer.apply(x, shift, a, b, v, c, graph)
     features = graph.spread(x, shift) if graph else x - shift[:, None]
-    return v.T @ F.gelu(a @ features + b[:, None]) + c.detach()[:, None]
+    return v.T @ F.gelu(a @ features + b[:, None]) + c[:, None]
 
 
 class _HiddenLayer(torch.autograd.Function):
@@ -108,7 +107,8 @@ class _HiddenLayer(torch.autograd.Function):
             dx = ctx.graph.spread_adjoint(dx)
         rows = torch.from_numpy(dw.sum(axis=0)[:hidden])
         da, db, dv = rows[:, :width] / SCALE, rows[:, width] / SCALE, rows[:, width + 1 :] * SCALE
-        return dx, None, da.to(a.dtype), db.to(b.dtype), dv.to(v.dtype), None, None
+        dc = dy.sum(dim=(0, 2)) if ctx.needs_input_grad[5] else None
+        return dx, None, da.to(a.dtype), db.to(b.dtype), dv.to(v.dtype), dc, None
 
 
 def _scaled(a: Tensor, b: Tensor, v: Tensor) -> tuple[np.ndarray, ...]:

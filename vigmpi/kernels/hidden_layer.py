@@ -13,8 +13,24 @@ The functions take scaled weights: a / SCALE, b / SCALE and v * SCALE, `hidden` 
 TILE. They work on the images [first, last) and may run in several threads for other images at
 the same time: sums over nodes go to one float64 row for each piece of images, whose size does
 not depend on the threads, so that neither do the bits of the result.
+
+GELU, with the error function, needs neither a division nor an exponential. With Q the upper tail
+and phi the density of the normal distribution,
+
+    gelu(z) = max(z, 0) - |z| Q(|z|)
+    gelu'(z) = 1/2 + sign(z) (1/2 - Q(|z|) + |z| phi(|z|))
+
+Minus Q's eighth root is nearly a polynomial p of degree 8 in |z|, and Q - |z| phi nearly p^7
+times another, w. Everything is in units of SCALE, z = SCALE x, which makes p's leading
+coefficient 1. Beyond |z| = 6 the tails keep their values there, 1e-9 and 4e-8: gelu is then off
+by 1e-9 |z|, which fp32 does not resolve, and an infinity of either sign does not come out finite.
+
+`tests/unit/kernels/derive_gelu.py` finds the coefficients.
+
+(All in one file: numba's cache does not see a change of what a kernel calls in another.)
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -22,11 +38,58 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from vigmpi.kernels.gelu import scaled_gelu, scaled_gelu_and_slope
-
 TILE = 8  # hidden units
 _NODES = 256  # of a block
-_ZERO = np.float32(0)
+
+SCALE = 6.548028355
+
+# From the constant upwards, in powers of |x|.
+P = (
+    *(-0.917004008, 0.598865747, 1.368969777, 0.188656887, -2.765634899),
+    *(-0.412837342, 4.749789942, -3.860539587, 1.0),
+)
+W = (
+    *(-0.917004246, 5.389828395, 23.271048224, 4.740122964, -91.463607918),
+    *(-16.027067664, 230.489047988, -217.155369202, 63.510986694),
+)
+
+_P = tuple(map(np.float32, P))
+_W = tuple(map(np.float32, W))
+_ZERO, _HALF, _END = np.float32(0), np.float32(0.5), np.float32(6 / SCALE)
+
+# Without "nnan" and "ninf", and with comparisons that let NaN through.
+_FLAGS = {"contract"}
+
+
+@njit(fastmath=_FLAGS)
+def _polynomial(x, c):  # type: ignore[no-untyped-def]
+    """Degree 8; by halves, since a chain of eight fused multiply-adds would be latency."""
+    x2 = x * x
+    low = (c[3] * x + c[2]) * x2 + (c[1] * x + c[0])
+    high = ((c[8] * x + c[7]) * x + c[6]) * x2 + (c[5] * x + c[4])
+    return high * (x2 * x2) + low
+
+
+@njit(fastmath=_FLAGS)
+def scaled_gelu(x):  # type: ignore[no-untyped-def]
+    """gelu(SCALE x) / SCALE."""
+    size = abs(x)
+    p = _polynomial(_END if size > _END else size, _P)
+    p2 = p * p
+    p4 = p2 * p2
+    return (_ZERO if x < _ZERO else x) - size * (p4 * p4)
+
+
+@njit(fastmath=_FLAGS)
+def scaled_gelu_and_slope(x):  # type: ignore[no-untyped-def]
+    """gelu(SCALE x) / SCALE and gelu'(SCALE x)."""
+    size = abs(x)
+    near = _END if size > _END else size
+    p = _polynomial(near, _P)
+    p2 = p * p
+    p7 = p2 * p2 * p2 * p
+    gelu = (_ZERO if x < _ZERO else x) - size * (p7 * p)
+    return gelu, _HALF + math.copysign(_HALF - p7 * _polynomial(near, _W), x)
 
 
 @cache

@@ -63,7 +63,8 @@ class Block(block.Block):
         graph: PixelLattice | None = None,
     ) -> Tensor:
         """X + norm(linear(gelu(affine(x - shift)))), over neighbours where a graph is given."""
-        last = Affine(layer.linear.weight, layer.linear.bias) if self.training else folded(layer)
+        linear = layer.linear
+        last = Affine(linear.weight, linear.bias.detach()) if self.training else folded(layer)
         y = hidden_layer(x, shift, *affine, last.weight.T, last.bias, graph)
         return x + (layer.norm(y) if self.training else y)
 

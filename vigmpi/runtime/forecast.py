@@ -4,6 +4,7 @@ import numpy as np
 
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.topology import Topology
+from vigmpi.comm.waiting import wait
 from vigmpi.datasets.order import micro_batches
 from vigmpi.errors import InputError
 from vigmpi.host import available_bytes, resident_bytes
@@ -35,7 +36,12 @@ def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: 
     """
     order = np.arange(batch_size * layout.replicas)
     share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
+    # One rank of the host compiles the kernels on the way, the others find them in its cache.
+    if topology.host.rank > 0:
+        wait(topology.host.Ibarrier())
     tape = tape_memory(model)
+    if topology.host.rank == 0:
+        wait(topology.host.Ibarrier())
     growing = tape.image * sum(map(len, share)) + tape.part_image * max(map(len, share))
     adam = 2 * sum(p.nbytes for p in model.parameters())
     fixed = tape.fixed * len(share) + adam + _FIRST_STEP_BYTES

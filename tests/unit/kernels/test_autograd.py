@@ -1,0 +1,168 @@
+"""The compiled kernels against numpy twins in float64, with fresh random inputs."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import ndtr
+from torch.nn import functional as F
+
+from vigmpi.kernels.autograd import hidden_layer, moments
+from vigmpi.model.graph import PixelLattice
+
+Array = NDArray[np.float64]
+
+# images, height, width, channels, hidden, outputs: blocks and tiles whole and cut
+SHAPES = [(3, 32, 32, 3, 256, 3), (9, 7, 5, 3, 13, 3), (2, 30, 20, 2, 40, 4), (1, 1, 3, 1, 1, 1)]
+
+
+def dense_spread(x: Array, height: int, width: int) -> Array:
+    at = np.array([(i, j) for i in range(height) for j in range(width)])
+    adjacency = (abs(at[:, None] - at).max(axis=2) == 1).astype(float)
+    degree = np.broadcast_to(adjacency.sum(axis=0), (len(x), 1, len(at)))
+    return np.concatenate([x @ adjacency, x, degree], axis=1)
+
+
+def twin(f: Array, a: Array, b: Array, v: Array, c: Array) -> Array:
+    z = np.einsum("hk,ikn->ihn", a, f) + b[:, None]
+    return np.einsum("ho,ihn->ion", v, z * ndtr(z)) + c[:, None]
+
+
+def twin_gradients(f: Array, a: Array, b: Array, v: Array, dy: Array) -> tuple[Array, ...]:
+    z = np.einsum("hk,ikn->ihn", a, f) + b[:, None]
+    slope = ndtr(z) + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+    dz = np.einsum("ho,ion->ihn", v, dy) * slope
+    df, da = np.einsum("hk,ihn->ikn", a, dz), np.einsum("ihn,ikn->hk", dz, f)
+    return df, da, dz.sum(axis=(0, 2)), np.einsum("ihn,ion->ho", z * ndtr(z), dy)
+
+
+def inputs(shape: tuple[int, ...], *, lattice: bool) -> list[torch.Tensor]:
+    """x, shift, a, b, v, c, dy, in fp32."""
+    images, height, width, channels, hidden, outputs = shape
+    nodes, features = height * width, 2 * channels + 1 if lattice else channels
+    x, dy = 3 + torch.randn(images, channels, nodes), torch.randn(images, outputs, nodes)
+    a, b = torch.randn(hidden, features) / 4, torch.randn(hidden)
+    v, c = torch.randn(hidden, outputs) / hidden**0.5, torch.randn(outputs)
+    return [x, x.mean(dim=(0, 2)), a, b, v, c, dy]
+
+
+def assert_close(values: torch.Tensor, expected: Array, bound: float = 2e-6) -> None:
+    assert abs(values.numpy() - expected).max() < bound * abs(expected).max()
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_hidden_layer_and_its_gradients(
+    shape: tuple[int, ...], lattice: bool, dtype: torch.dtype
+) -> None:
+    fp32 = inputs(shape, lattice=lattice)
+    x, shift, a, b, v, c, dy = (t.to(dtype, copy=True) for t in fp32)
+    graph = PixelLattice(*shape[1:3]) if lattice else None
+    for tensor in (x, a, b, v):
+        tensor.requires_grad_()
+    y = hidden_layer(x, shift, a, b, v, c, graph)
+    y.backward(dy)
+
+    x_, shift_, a_, b_, v_, c_, dy_ = (t.double().numpy() for t in fp32)
+    centred = x_ - shift_[:, None]
+    f = dense_spread(centred, *shape[1:3]) if lattice else centred
+    assert_close(y.detach(), twin(f, a_, b_, v_, c_))
+    df, da, db, dv = twin_gradients(f, a_, b_, v_, dy_)
+    channels = shape[3]
+    if lattice:  # the adjacency is its own adjoint, and the degree a constant
+        df = dense_spread(df[:, :channels], *shape[1:3])[:, :channels] + df[:, channels:-1]
+    for tensor, expected in zip((x, a, b, v), (df, da, db, dv), strict=True):
+        assert tensor.grad is not None
+        assert_close(tensor.grad, expected)
+
+
+def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
+    x, shift, a, b, v, c, dy = inputs((8, 32, 32, 3, 512, 3), lattice=False)
+    errors: dict[str, list[float]] = {}
+    results = {}
+    for name, dtype in [("exact", torch.float64), ("ours", torch.float32), ("torch", None)]:
+        to = dtype or torch.float32
+        leaves = [t.to(to).clone().requires_grad_() for t in (x, a, b, v)]
+        x_, a_, b_, v_ = leaves
+        if dtype:
+            y = hidden_layer(x_, shift.to(to), a_, b_, v_, c.to(to))
+        else:
+            y = v_.T @ F.gelu(a_ @ (x_ - shift[:, None]) + b_[:, None]) + c[:, None]
+        y.backward(dy.to(to))
+        results[name] = [
+            y.detach().double(),
+            *(leaf.grad.double() for leaf in leaves if leaf.grad is not None),
+        ]
+    for name in ("ours", "torch"):
+        errors[name] = [
+            float((value - exact).abs().max())
+            for value, exact in zip(results[name], results["exact"], strict=True)
+        ]
+    assert all(o < 2 * t for o, t in zip(errors["ours"], errors["torch"], strict=True)), errors
+
+
+@pytest.mark.parametrize("lattice", [True, False])
+def test_the_number_of_threads_does_not_change_a_bit(lattice: bool) -> None:
+    x, shift, a, b, v, c, dy = inputs((19, 32, 32, 3, 24, 3), lattice=lattice)
+    graph = PixelLattice(32, 32) if lattice else None
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            leaves = [t.clone().requires_grad_() for t in (x, a, b, v)]
+            x_, a_, b_, v_ = leaves
+            y = hidden_layer(x_, shift, a_, b_, v_, c, graph)
+            y.backward(dy)
+            m = moments(x)
+            results.append([y.detach(), *(leaf.grad for leaf in leaves), m.mean, m.covariance])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        for value, first in zip(result, results[0], strict=True):
+            assert value is not None
+            assert first is not None
+            assert torch.equal(value, first)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", range(6))
+def test_what_is_not_finite_comes_out_so(bad: float, where: int) -> None:
+    """Planted in x, a, b, v, c or dy."""
+    tensors = inputs((2, 6, 5, 3, 16, 3), lattice=True)
+    del tensors[1]
+    tensors[where].view(-1)[-1] = bad
+    x, a, b, v, c, dy = tensors
+    for leaf in (x, a, b, v):
+        leaf.requires_grad_()
+    y = hidden_layer(x, torch.zeros(3), a, b, v, c, PixelLattice(6, 5))
+    y.backward(dy)
+    if where < 5:
+        assert not torch.isfinite(y).all()
+    else:
+        assert x.grad is not None
+        assert v.grad is not None
+        assert not torch.isfinite(x.grad).all()
+        assert not torch.isfinite(v.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_moments_and_their_gradients(dtype: torch.dtype, offset: float) -> None:
+    x32 = offset + torch.randn(5, 3, 77)
+    x = x32.to(dtype, copy=True).requires_grad_()
+    m = moments(x)
+    values = x32.double().numpy().swapaxes(0, 1).reshape(3, -1)
+    mean, covariance = values.mean(axis=1), np.cov(values, bias=True)
+    assert m.nodes == 5 * 77
+    np.testing.assert_allclose(m.mean.detach(), mean, rtol=1e-12, atol=1e-12)
+    bound = 1e-6 if dtype is torch.float32 else 1e-9
+    np.testing.assert_allclose(m.covariance.detach(), covariance, rtol=bound, atol=bound)
+
+    dmean, dcov = torch.randn(3).double(), torch.randn(3, 3).double()
+    ((m.mean * dmean).sum() + (m.covariance * dcov).sum()).backward()
+    centred = values - mean[:, None]
+    weights = (dcov + dcov.T).numpy()
+    expected = (dmean.numpy()[:, None] + weights @ centred) / m.nodes
+    assert x.grad is not None
+    assert_close(x.grad, expected.reshape(3, 5, 77).swapaxes(0, 1))

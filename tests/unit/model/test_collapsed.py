@@ -1,0 +1,75 @@
+"""The collapsed path against the reference in PyG's layers, in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vigmpi.model import ViG, ViGConfig
+from vigmpi.model.memory import tape_memory
+
+CONFIGS = [
+    ViGConfig(blocks=2, image_size=(12, 9)),
+    ViGConfig(blocks=2, channels=2, grapher_hidden=11, ffn_hidden=5, classes=4, image_size=(5, 17)),
+]
+
+
+class Result:
+    """Loss, logits, gradients and running statistics of one step."""
+
+    def __init__(
+        self, config: ViGConfig, path: str, dtype: torch.dtype, images: torch.Tensor, *, train: bool
+    ) -> None:
+        model = ViG(config, path=path).to(dtype)
+        images = images.to(dtype)
+        if not train:
+            model(images)
+            model.eval()
+        logits = model(images)
+        loss = F.cross_entropy(logits, torch.arange(len(images)) % config.classes)
+        loss.backward()
+        self.logits, self.loss = logits.detach(), loss.detach()
+        self.gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        self.statistics = {n: v for n, v in model.state_dict().items() if "running" in n}
+
+    def error(self, exact: "Result") -> dict[str, float]:
+        scale = max(float(g.abs().max()) for g in exact.gradients.values())
+        return {
+            "loss": float((self.loss - exact.loss).abs() / exact.loss.abs()),
+            "logits": float((self.logits - exact.logits).abs().max() / exact.logits.abs().max()),
+            "gradients": max(
+                float((self.gradients[name] - g).abs().max()) / scale
+                for name, g in exact.gradients.items()
+            ),
+            "statistics": max(
+                float((self.statistics[name] - v).abs().max() / v.abs().max())
+                for name, v in exact.statistics.items()
+            ),
+        }
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("offset", "spread"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
+def test_the_paths_agree(config: ViGConfig, train: bool, offset: float, spread: float) -> None:
+    images = offset + spread * torch.rand(6, config.channels, *config.image_size)
+
+    def result(path: str, dtype: torch.dtype) -> Result:
+        return Result(config, path, dtype, images, train=train)
+
+    exact = result("reference", torch.float64)
+    error = result("collapsed", torch.float64).error(exact)
+    assert error["loss"] < 1e-10
+    assert error["gradients"] < 1e-8
+    assert error["statistics"] < 1e-8
+
+    ours = result("collapsed", torch.float32).error(exact)
+    pyg = result("reference", torch.float32).error(exact)
+    for name, value in ours.items():
+        assert value < max(2 * pyg[name], 1e-6), (name, ours, pyg)
+
+
+def test_an_image_keeps_nothing_of_hidden_width() -> None:
+    config = ViGConfig(blocks=3)
+    plane = 4 * config.channels * config.nodes
+    assert tape_memory(ViG(config)).image <= 4 * config.blocks * plane + 10_000
+    assert tape_memory(ViG(config, path="reference")).image > 500 * config.blocks * plane
