@@ -7,7 +7,7 @@ from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.digits import Digits
 from vigmpi.datasets.synthetic import Synthetic
 
-__all__ = ["DATASETS", "Dataset", "default_dataset"]
+__all__ = ["DATASETS", "Cifar10", "Dataset", "Digits", "Synthetic", "default_dataset"]
 
 DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (Cifar10, Digits, Synthetic)}
 

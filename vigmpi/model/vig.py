@@ -37,7 +37,7 @@ class ViG(nn.Module):
 
     def __init__(
         self,
-        config: ViGConfig = ViGConfig(),  # noqa: B008 (frozen)
+        config: ViGConfig = ViGConfig(),
         blocks: Iterable[int] | None = None,
         *,
         path: str = "collapsed",

@@ -1,0 +1,1 @@
+"""Speed, measured with all contenders in one run: `python -m analysis.bench`."""

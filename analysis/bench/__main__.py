@@ -1,0 +1,48 @@
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from analysis.bench.rounds import Sample
+from vigmpi.host import prepare_process
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.bench", description="Time vigmpi beside its peers, in one run."
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")
+    parser.add_argument("--output", type=Path, default=Path("bench.h5"), help="HDF5 file")
+    arguments = parser.parse_args()
+    prepare_process()
+
+    from analysis.bench import results, sequential  # noqa: PLC0415 (torch comes after it)
+
+    steps = sequential.steps(arguments.rounds)
+    shares = sequential.kernel_shares(arguments.rounds)
+    pipelines, bounds = _pipelines(arguments.rounds)
+    growth = sequential.growth(arguments.rounds)
+    found = results.Results(steps, shares, pipelines, bounds, growth)
+    print(results.tables(found))
+    results.write(arguments.output, found)
+    print(f"results: {arguments.output}")
+
+
+def _pipelines(rounds: int) -> tuple[dict[str, Sample], dict[str, list[float]]]:
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "pipelines.json"
+        program = [sys.executable, "-m", "analysis.bench.pipelines", str(rounds), str(output)]
+        subprocess.run([launcher, "-n", "2", *program], check=True)
+        seconds, bounds = json.loads(output.read_text())
+    return {name: Sample(np.array(s), work) for name, (s, work) in seconds.items()}, bounds
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Two ranks of one thread each: vigmpi beside torch's own pipeline and data parallelism.
+
+Run by `python -m analysis.bench` under mpiexec. Both libraries work in the same two processes,
+in turn: MPI carries vigmpi's messages, gloo torch's.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mpi4py import MPI
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from analysis.bench.rounds import interleaved
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.topology import make_topology
+from vigmpi.comm.waiting import wait
+from vigmpi.datasets import Synthetic
+from vigmpi.layout import Layout
+from vigmpi.model import ViG, ViGConfig
+from vigmpi.phase import Phase
+from vigmpi.runtime.trainer import Plan, Trainer
+from vigmpi.split import split_blocks
+
+WORLD = MPI.COMM_WORLD
+COLLAPSED_IMAGES, REFERENCE_IMAGES = 200, 20
+
+Step = Callable[[], object]
+
+
+def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = None) -> Step:
+    """A whole training step; the seconds of its forward and backward are added up."""
+    topology = make_topology(WORLD, layout)
+    stage = topology.place.stage
+    model = ViG(
+        ViGConfig(),
+        split_blocks(8, layout.stages, None)[stage],
+        readout=stage == layout.stages - 1,
+    )
+    plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
+    trainer = Trainer(topology, layout, model, Synthetic(Path(), 0), plan, 1e-4)
+
+    def step() -> None:
+        [result] = trainer.run(Phase.TRAIN, 0)
+        if seconds is not None:
+            seconds.update(result.seconds)
+
+    return step
+
+
+class Part(nn.Module):
+    """A stage's blocks, as torch's pipeline takes them."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        rank = WORLD.rank
+        self.model = ViG(ViGConfig(), range(4 * rank, 4 * rank + 4), path=path, readout=rank == 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for part in self.model.parts():
+            features = part.forward(features, self.model.graph)
+        return features
+
+
+def torch_step(path: str, chunks: int, images: int) -> Step:
+    part = Part(path)
+    stage = PipelineStage(part, WORLD.rank, 2, torch.device("cpu"))
+    schedule = ScheduleGPipe(stage, chunks, loss_fn=F.cross_entropy)
+    optimizer = torch.optim.Adam(part.parameters(), lr=1e-4)
+    x, labels = torch.rand(images, 3, 1024), torch.arange(images) % 10
+
+    def step() -> None:
+        optimizer.zero_grad()
+        if WORLD.rank == 0:
+            schedule.step(x)
+        else:
+            schedule.step(target=labels, losses=[])
+        optimizer.step()
+
+    return step
+
+
+def ddp_step(path: str, images: int) -> Step:
+    model = DistributedDataParallel(ViG(path=path))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    x, labels = torch.rand(images // 2, 3, 32, 32), torch.arange(images // 2) % 10
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def together(step: Step) -> Step:
+    """Both ranks begin and end at once."""
+
+    def run() -> None:
+        wait(WORLD.Ibarrier())
+        step()
+        wait(WORLD.Ibarrier())
+
+    return run
+
+
+class Bounded:
+    """A step of vigmpi that keeps how near it came to GPipe's closed form.
+
+    The sum of the stages' times for a micro-batch plus (M - 1) times the slowest's, forward and
+    backward each (Huang et al., "GPipe", NeurIPS 2019), over the time of the step without the
+    making of its images.
+    """
+
+    def __init__(self, chunks: int) -> None:
+        self._chunks = chunks
+        self._seconds: dict[str, float] = {}
+        layout = Layout(stages=2, replicas=1, chunks=chunks)
+        self._step = vigmpi_step(layout, COLLAPSED_IMAGES, self._seconds)
+        self.shares: list[float] = []
+
+    def __call__(self) -> None:
+        self._step()
+        seconds = self._seconds
+        own = np.array([seconds["forward_s"], seconds["backward_s"]]) / self._chunks
+        stages = gather_rows(WORLD, own)
+        bound = (stages.sum(axis=0) + (self._chunks - 1) * stages.max(axis=0)).sum()
+        self.shares.append(float(bound / (seconds["step_s"] - seconds["data_s"])))
+
+
+def main(rounds: int, output: str) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{output}.store"
+    dist.init_process_group("gloo", init_method=meeting, rank=WORLD.rank, world_size=2)
+    bounded = {chunks: Bounded(chunks) for chunks in (5, 10, 20)}
+    steps: dict[str, tuple[Step, float]] = {
+        f"vigmpi, {chunks} chunks": (step, COLLAPSED_IMAGES) for chunks, step in bounded.items()
+    }
+    replicas = vigmpi_step(Layout(stages=1, replicas=2, chunks=1), COLLAPSED_IMAGES)
+    steps["vigmpi, 2 replicas"] = (replicas, COLLAPSED_IMAGES)
+    for path, images in (("collapsed", COLLAPSED_IMAGES), ("reference", REFERENCE_IMAGES)):
+        for chunks in (5, 10):
+            step = torch_step(path, chunks, images)
+            steps[f"torch pipelining, {path} stages, {chunks} chunks"] = (step, images)
+        steps[f"torch DDP, {path}"] = (ddp_step(path, images), images)
+    with progress_thread(WORLD):
+        samples = interleaved(
+            {name: (together(step), work) for name, (step, work) in steps.items()}, rounds
+        )
+    if WORLD.rank == 0:
+        seconds = {name: [list(s.seconds), s.work] for name, s in samples.items()}
+        bounds = {chunks: step.shares[1:] for chunks, step in bounded.items()}  # [0]: warm-up
+        Path(output).write_text(json.dumps([seconds, bounds]))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
