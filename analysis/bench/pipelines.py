@@ -26,6 +26,7 @@ from vigmpi.comm.waiting import wait
 from vigmpi.datasets import Synthetic
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
+from vigmpi.model.normalization import LinearBeforeNorm
 from vigmpi.phase import Phase
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
@@ -56,6 +57,18 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
     return step
 
 
+class Contiguous(torch.autograd.Function):
+    """Gradients as torch's pipeline sends them."""
+
+    @staticmethod
+    def forward(ctx: object, features: Tensor) -> Tensor:  # noqa: ARG004
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient.contiguous()
+
+
 class Part(nn.Module):
     """A stage's blocks, as torch's pipeline takes them."""
 
@@ -65,6 +78,7 @@ class Part(nn.Module):
         self.model = ViG(ViGConfig(), range(4 * rank, 4 * rank + 4), path=path, readout=rank == 1)
 
     def forward(self, features: Tensor) -> Tensor:
+        features = Contiguous.apply(features)
         for part in self.model.parts():
             features = part.forward(features, self.model.graph)
         return features
@@ -89,7 +103,11 @@ def torch_step(path: str, chunks: int, images: int) -> Step:
 
 
 def ddp_step(path: str, images: int) -> Step:
-    model = DistributedDataParallel(ViG(path=path))
+    vig = ViG(path=path)
+    for layer in vig.modules():
+        if isinstance(layer, LinearBeforeNorm):
+            layer.bias.requires_grad_(False)  # it takes no gradient, and DDP would wait for one
+    model = DistributedDataParallel(vig)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     x, labels = torch.rand(images // 2, 3, 32, 32), torch.arange(images // 2) % 10
 
