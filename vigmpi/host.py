@@ -6,21 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
-_LARGE_BYTES = 2**20
 
 
 def prepare_process() -> None:
     """Make this process a good neighbour; call it before torch is imported.
 
     OpenMP's idle threads sleep instead of spinning on cores that the kernels' threads could use
-    (measured: a step on two cores takes a third longer with spinning). Large tensors get memory
-    of their own from the system and give it back: in glibc's heap, which by default holds up to
-    32 MiB each, the holes between those that live long cost a third of the peak.
+    (measured: with spinning, a step on two cores takes a third longer).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    give_back_from(2**20)
+
+
+def give_back_from(size_bytes: int) -> None:
+    """Let what is at least so large have memory of its own, given back when it is freed.
+
+    glibc's heap by default grows to hold what is up to 32 MiB, and the holes between tensors that
+    live long cost a third of the peak. Fresh memory has its price too: it slows the reference
+    path by a third and the collapsed one hardly.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        libc.mallopt(_M_MMAP_THRESHOLD, size_bytes)
 
 
 def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:
