@@ -63,6 +63,21 @@ def test_the_record_explains_itself(run: tuple[Path, str, str]) -> None:
     assert set(ranks["host"]) == {os.uname().nodename.encode()}
 
 
+def test_every_dataset_has_a_unit_a_meaning_and_named_axes(run: tuple[Path, str, str]) -> None:
+    found = []
+
+    def look(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            found.append(name)
+            assert item.attrs["unit"]
+            assert item.attrs["about"]
+            assert item.is_scale or all(len(dimension) == 1 for dimension in item.dims), name
+
+    with h5py.File(run[0]) as file:
+        file.visititems(look)
+    assert len(found) > 25
+
+
 def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -> None:
     with h5py.File(run[0]) as file:
         steps = {name: values[:] for name, values in file["steps"].items()}

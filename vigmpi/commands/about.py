@@ -51,7 +51,7 @@ def about_run(config: RunConfig, dataset: Dataset) -> dict[str, dict[str, Any]]:
 def about_ranks(
     topology: Topology, blocks: range, threads: int, forecast_rss_bytes: int
 ) -> dict[str, np.ndarray]:
-    """A value for each rank, by name. Collective."""
+    """What `vigmpi.record.columns.RANKS` asks for, [ranks] each. Collective."""
     values = {
         "replica": topology.place.replica,
         "stage": topology.place.stage,

@@ -1,4 +1,4 @@
-"""What the record holds of every step: names, units and meanings in one table."""
+"""What the record holds of ranks and steps: names, units and meanings in one table."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,20 @@ class Column:
     about: str
     dtype: type[np.generic] = np.float64
 
+
+RANKS = (
+    Column("replica", "1", "copy of the pipeline that this rank belongs to"),
+    Column("stage", "1", "stage of the pipeline that it runs"),
+    Column("first_block", "1", "first block of its stage"),
+    Column("blocks", "1", "number of blocks of its stage"),
+    Column("threads", "1", "threads that it computes on"),
+    Column("cores", "1", "cores that it may use"),
+    Column("pid", "1", "process id on its host"),
+    Column("forecast_rss_bytes", "bytes", "peak resident size as forecast before the first step"),
+    Column("host", "1", "name of its machine"),
+)
+
+PEAK = Column("peak_rss_bytes", "bytes", "peak resident size so far", np.int64)
 
 STEPS = (
     Column("epoch", "1", "pass over the data, from 0", np.int32),

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
-from vigmpi.record.columns import STEPS, TIMINGS, Column
+from vigmpi.record.columns import PEAK, RANKS, STEPS, TIMINGS, Column
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
@@ -23,7 +23,7 @@ class Recorder:
 
     Args:
         attributes: groups of attributes by name; "" for those of the file itself.
-        ranks: what there is to know of each rank, [ranks] each.
+        ranks: a value for each rank, [ranks], of each of `RANKS`.
 
     Raises:
         InputError: the file exists, or cannot be written.
@@ -42,14 +42,14 @@ class Recorder:
             self._file.require_group(f"/{group}").attrs.update(attrs)
         self._size = len(next(iter(ranks.values())))
         self._make_axes()
-        for name, values in ranks.items():
-            self._attach(self._file.create_dataset(f"ranks/{name}", data=values), "rank")
-        peak = self._file.create_dataset("ranks/peak_rss_bytes", (self._size,), np.int64)
-        peak.attrs.update(unit="bytes", about="peak resident size so far")
-        self._attach(peak, "rank")
+        for column in RANKS:
+            values = self._file.create_dataset(f"ranks/{column.name}", data=ranks[column.name])
+            self._describe(values, column, "rank")
+        peak = self._file.create_dataset(f"ranks/{PEAK.name}", (self._size,), PEAK.dtype)
+        self._describe(peak, PEAK, "rank")
         self._columns = {column.name: self._make(column) for column in (*STEPS, *TIMINGS)}
         self._rows: list[tuple[Mapping[str, Any], np.ndarray]] = []
-        self._peak_rss_bytes: np.ndarray = np.zeros(self._size, np.int64)
+        self._peak_rss_bytes: np.ndarray = np.zeros(self._size, PEAK.dtype)
         self._flushed_at = 0.0
         self._steps_done = 0
         self.flush()
@@ -77,7 +77,7 @@ class Recorder:
                 self._write(column, start, [step[column.name] for step, _ in self._rows])
             for i, column in enumerate(TIMINGS):
                 self._write(column, start, timings[:, :, i])
-            self._file["ranks/peak_rss_bytes"][:] = self._peak_rss_bytes
+            self._file[f"ranks/{PEAK.name}"][:] = self._peak_rss_bytes
         self._file.attrs["steps_done"] = end
         self._file.flush()
         self._rows.clear()
@@ -109,11 +109,11 @@ class Recorder:
             maxshape=(None, *ranks),
             chunks=(_CHUNK_STEPS, *ranks),
         )
-        dataset.attrs.update(unit=column.unit, about=column.about)
-        self._attach(dataset, *(("mini_batch", "rank") if ranks else ("mini_batch",)))
+        self._describe(dataset, column, *(("mini_batch", "rank") if ranks else ("mini_batch",)))
         return dataset
 
-    def _attach(self, dataset: h5py.Dataset, *axes: str) -> None:
+    def _describe(self, dataset: h5py.Dataset, column: Column, *axes: str) -> None:
+        dataset.attrs.update(unit=column.unit, about=column.about)
         for dimension, axis in zip(dataset.dims, axes, strict=True):
             dimension.attach_scale(self._file[axis])
 

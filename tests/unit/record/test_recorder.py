@@ -7,15 +7,15 @@ import pytest
 
 from vigmpi.errors import InputError
 from vigmpi.record import recorder as module
-from vigmpi.record.columns import STEPS, TIMINGS
+from vigmpi.record.columns import RANKS, STEPS, TIMINGS
 from vigmpi.record.recorder import Recorder
 
-RANKS = {"stage": np.array([0, 1]), "host": np.array([b"a", b"bc"])}
+OF_RANKS = {column.name: np.array([0, 1]) for column in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"about": "x"}, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, RANKS, overwrite=overwrite)
+    return Recorder(path, attributes, OF_RANKS, overwrite=overwrite)
 
 
 def add(recorder: Recorder, number: int) -> None:
