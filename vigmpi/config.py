@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vigmpi.errors import InputError
 from vigmpi.layout import Layout
+from vigmpi.phase import Phase
 from vigmpi.split import split_blocks
 
 PROGRESS = ("auto", "bar", "lines", "off")
@@ -113,6 +114,16 @@ class RunConfig:
     @property
     def stage_blocks(self) -> list[range]:
         return split_blocks(self.blocks, self.stages, self.split)
+
+    @property
+    def mini_batch_images(self) -> int:
+        """Images of a mini-batch, over all replicas."""
+        return self.batch_size * self.replicas
+
+    @property
+    def limits(self) -> dict[Phase, int]:
+        """Mini-batches of each phase of an epoch at most; 0: all there are."""
+        return {Phase.TRAIN: self.steps, Phase.TEST: self.test_steps}
 
     def check(self) -> None:
         """Raise InputError where settings do not fit each other."""

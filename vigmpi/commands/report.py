@@ -11,11 +11,13 @@ from vigmpi.config import RunConfig
 from vigmpi.datasets import Dataset
 from vigmpi.datasets.order import micro_batches, mini_batches, steps
 from vigmpi.phase import Phase
+from vigmpi.record.columns import TIMINGS
 from vigmpi.record.recorder import Recorder
 from vigmpi.record.terminal import Terminal, gib, table
 from vigmpi.runtime.forecast import Forecast
 from vigmpi.runtime.trainer import StepResult
 
+_WHOLE = [column.name for column in TIMINGS].index("step_s")
 _ONE_IMAGE = (
     "warning: some micro-batches of training hold a single image, and batch norm leaves it no "
     "signal: the blocks learn nothing from it. Fewer --chunks or a larger --batch-size avoid this"
@@ -36,9 +38,10 @@ class Report:
         ranks: dict[str, np.ndarray],
         forecast: Forecast,
     ) -> None:
-        images = config.batch_size * config.replicas
-        limits = {Phase.TRAIN: config.steps, Phase.TEST: config.test_steps}
-        self._steps = {p: steps(dataset.samples[p], images, limits[p]) for p in Phase}
+        self._steps = {
+            phase: steps(dataset.samples[phase], config.mini_batch_images, limit)
+            for phase, limit in config.limits.items()
+        }
         self._epochs = config.epochs
         self._seconds: dict[Phase, list[float]] = defaultdict(list)
         self._path = config.output or _default_output()
@@ -84,7 +87,7 @@ class Report:
         )
         self._peaks = peaks
         if not warm_up:
-            self._seconds[result.phase].append(timings[:, 0].max())
+            self._seconds[result.phase].append(timings[:, _WHOLE].max())
         self._terminal.step(result.images, loss, accuracy)
 
     def end(self) -> None:
@@ -117,7 +120,7 @@ def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:
 
 
 def _has_single_images(config: RunConfig, samples: int) -> bool:
-    images = config.batch_size * config.replicas
+    images = config.mini_batch_images
     return any(
         len(micro_batch) == 1
         for mini_batch in mini_batches(np.arange(samples), images, config.steps)

@@ -46,8 +46,7 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
     with agreed(topology.world):
         report = Report(config, dataset, ranks, forecast) if topology.world.rank == 0 else None
 
-    limits = {Phase.TRAIN: config.steps, Phase.TEST: config.test_steps}
-    plan = Plan(limits, config.batch_size, config.seed)
+    plan = Plan(config.limits, config.batch_size, config.seed)
     trainer = Trainer(topology, layout, model, dataset, plan, config.lr)
     with progress_thread(topology.world):
         for epoch in range(config.epochs):

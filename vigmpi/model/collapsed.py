@@ -8,8 +8,8 @@ w K w^T. So Linear and norm together are A x + c, and with the graph convolution
         + W_root c + b_rel
 
 The maps are made for each micro-batch by small differentiable products, so every parameter gets
-its exact gradient. x enters less its rounded mean, which keeps the digits of
-values far from zero.
+its exact gradient. x enters less its rounded mean, which keeps the digits of values far from
+zero.
 """
 
 from typing import NamedTuple
@@ -62,7 +62,7 @@ class Block(block.Block):
         layer: LinearNorm,
         graph: PixelLattice | None = None,
     ) -> Tensor:
-        """X + norm(linear(gelu(affine(x - shift)))), over neighbours where a graph is given."""
+        """Add norm(linear(gelu(affine(x - shift)))), over neighbours where a graph is given."""
         linear = layer.linear
         last = Affine(linear.weight, linear.bias.detach()) if self.training else folded(layer)
         y = hidden_layer(x, shift, *affine, last.weight.T, last.bias, graph)

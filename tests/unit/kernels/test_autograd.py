@@ -46,8 +46,9 @@ def inputs(shape: tuple[int, ...], *, lattice: bool) -> list[torch.Tensor]:
     return [x, x.mean(dim=(0, 2)), a, b, v, c, dy]
 
 
-def assert_close(values: torch.Tensor, expected: Array, bound: float = 2e-6) -> None:
-    assert abs(values.numpy() - expected).max() < bound * abs(expected).max()
+def assert_close(values: torch.Tensor, expected: Array) -> None:
+    """To fp32, for sums of terms of about 1 that may cancel."""
+    assert abs(values.numpy() - expected).max() < 2e-6 * max(1, abs(expected).max())
 
 
 @pytest.mark.parametrize("lattice", [True, False])
@@ -163,6 +164,6 @@ def test_moments_and_their_gradients(dtype: torch.dtype, offset: float) -> None:
     ((m.mean * dmean).sum() + (m.covariance * dcov).sum()).backward()
     centred = values - mean[:, None]
     weights = (dcov + dcov.T).numpy()
-    expected = (dmean.numpy()[:, None] + weights @ centred) / m.nodes
+    expected = dmean.numpy()[:, None] + weights @ centred
     assert x.grad is not None
-    assert_close(x.grad, expected.reshape(3, 5, 77).swapaxes(0, 1))
+    assert_close(m.nodes * x.grad, expected.reshape(3, 5, 77).swapaxes(0, 1))
