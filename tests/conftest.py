@@ -18,7 +18,7 @@ def on_ranks() -> OnRanks:
         ranks: int,
         function: Callable[..., None],
         *,
-        timeout: float = 120,
+        timeout: float = 240,
         environ: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> None:

@@ -8,7 +8,7 @@ from tests.launching import finish, start, vigmpi
 
 
 def refused(command: list[str], environ: dict[str, str] | None = None) -> str:
-    done = finish(start(command, environ=environ), timeout=60)
+    done = finish(start(command, environ=environ), timeout=150)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if "vigmpi" in line]
@@ -78,6 +78,6 @@ def test_single_images_are_warned_of_once(tmp_path: Path) -> None:
         "1",
     ]
     command = vigmpi(*flags, "--blocks", "1", "--output", str(tmp_path / "run.h5"))
-    done = finish(start(command), timeout=60)
+    done = finish(start(command), timeout=150)
     assert done.returncode == 0
     assert done.stderr.count("hold a single image, and batch norm leaves it no signal") == 1

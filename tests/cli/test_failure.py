@@ -18,6 +18,6 @@ def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     flags = ["--stages", "2", "--batch-size", "2", "--output", str(tmp_path / "run.h5")]
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = finish(start(vigmpi(*flags, ranks=2), environ=environ), timeout=60)
+    done = finish(start(vigmpi(*flags, ranks=2), environ=environ), timeout=150)
     assert done.returncode != 0
     assert "RuntimeError: planted" in done.stderr
