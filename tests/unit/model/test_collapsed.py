@@ -65,7 +65,8 @@ def test_the_paths_agree(config: ViGConfig, train: bool, offset: float, spread: 
     ours = result("collapsed", torch.float32).error(exact)
     pyg = result("reference", torch.float32).error(exact)
     for name, value in ours.items():
-        assert value < max(2 * pyg[name], 1e-6), (name, ours, pyg)
+        # Below 2e-6, some 16 roundings, either path may be the luckier one.
+        assert value < max(2 * pyg[name], 2e-6), (name, ours, pyg)
 
 
 def test_an_image_keeps_nothing_of_hidden_width() -> None:
