@@ -6,25 +6,26 @@ import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 from scipy.special import ndtr
 
-END = 6.0  # beyond it the tails are taken as constant
-DEGREE = 8
+END = 6.0  # beyond it tail and density are taken as constant
+TAIL_ROOT, TAIL_DEGREE = 8, 8
+DENSITY_ROOT, DENSITY_DEGREE = 16, 4
 
 
 class Coefficients(NamedTuple):
     scale: float
-    p: np.ndarray
-    w: np.ndarray
+    tail: np.ndarray
+    density: np.ndarray
 
 
-def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray, degree: int) -> np.ndarray:
     """The polynomial whose largest weighted error on x is least, by Lawson's iteration.
 
     Source: Lawson, "Contributions to the theory of linear least maximum approximation",
     PhD thesis, UCLA, 1961.
     """
-    basis = chebyshev.chebvander(2 * x / x[-1] - 1, DEGREE) * weights[:, None]
+    basis = chebyshev.chebvander(2 * x / x[-1] - 1, degree) * weights[:, None]
     lawson = np.full(len(x), 1 / len(x))
-    for _ in range(300):
+    for _ in range(400):
         root = np.sqrt(lawson)
         fit, *_ = np.linalg.lstsq(basis * root[:, None], values * weights * root, rcond=None)
         lawson *= abs(basis @ fit - values * weights)
@@ -33,16 +34,27 @@ def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarra
     return np.asarray(powers.coef)
 
 
+def root_fit(
+    x: np.ndarray, values: np.ndarray, weights: np.ndarray, root: int, degree: int
+) -> np.ndarray:
+    """The polynomial in x whose `root`-th power is nearest to values, by weighted error."""
+    roots = values ** (1 / root)  # an error d of the root makes one of root values / roots d
+    return minimax(x, roots, root * values / roots * weights, degree)
+
+
 def derive() -> Coefficients:
     t = END * (1 - np.cos(np.linspace(0, np.pi, 4001))) / 2
-    tail, density = ndtr(-t), np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
-    # An error d of p makes one of 8 t p^7 d in t p^8, the part of gelu that it stands for.
-    # Minus the root: its leading coefficient is negative, and is to become 1.
-    p = -minimax(t, tail**0.125, 8 * t * tail**0.875 + 1e-9)
-    scale = p[-1] ** (-1 / DEGREE)
-    x, p = t / scale, p * scale ** np.arange(DEGREE + 1)
-    power = polynomial.polyval(x, p) ** 7
-    return Coefficients(scale, p, minimax(x, (tail - t * density) / power, abs(power)))
+    # An error of the tail enters gelu' as it is, and gelu times t.
+    tail = root_fit(t, ndtr(-t), np.maximum(t, 0.5), TAIL_ROOT, TAIL_DEGREE)
+    tail = -tail  # an even power; the leading coefficient was negative, and is to become 1
+    scale = tail[-1] ** (-1 / TAIL_DEGREE)
+    x = t / scale
+    density = scale * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    return Coefficients(
+        scale,
+        tail * scale ** np.arange(TAIL_DEGREE + 1),
+        root_fit(x**2, density, x, DENSITY_ROOT, DENSITY_DEGREE),
+    )
 
 
 if __name__ == "__main__":
