@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from analysis.bench.limits import multiply_adds_per_s
 from analysis.bench.rounds import Sample, interleaved
 from vigmpi.kernels.autograd import hidden_layer
+from vigmpi.kernels.layer import Layer
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.graph import PixelLattice
 
@@ -56,7 +57,7 @@ def growth(rounds: int) -> dict[str, Sample]:
     return interleaved(contenders, rounds)
 
 
-class Layer(NamedTuple):
+class Case(NamedTuple):
     """A hidden layer's sizes, and what its formulas ask of the multiply-add units.
 
     Fused multiply-adds and multiplications for one hidden value; additions run in other units.
@@ -76,7 +77,7 @@ class Layer(NamedTuple):
     @property
     def backward(self) -> int:
         inputs = 6 if self.graph else 3
-        return 2 * (self.features + 3) + inputs + 25
+        return 2 * (self.features + 3) + inputs + 23
 
 
 def kernel_shares(rounds: int) -> dict[str, float]:
@@ -84,29 +85,29 @@ def kernel_shares(rounds: int) -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     shares = {}
-    for name, layer in (
-        ("grapher", Layer(256, PixelLattice(32, 32))),
-        ("ffn", Layer(512, None)),
+    for name, case in (
+        ("grapher", Case(256, PixelLattice(32, 32))),
+        ("ffn", Case(512, None)),
     ):
-        ahead, back = _kernel(layer, images=32)
-        values = 32 * 1024 * layer.hidden
+        ahead, back = _kernel(case, images=32)
+        values = 32 * 1024 * case.hidden
         samples = interleaved({"forward": (ahead, values), "backward": (back, values)}, rounds)
-        for way, count in (("forward", layer.forward), ("backward", layer.backward)):
+        for way, count in (("forward", case.forward), ("backward", case.backward)):
             shares[f"{name} {way}"] = count / multiply_adds_per_s() / samples[way].per_unit
     torch.set_num_threads(threads)
     return shares
 
 
-def _kernel(layer: Layer, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward alone, and backward alone, of one hidden layer."""
+def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward alone, and backward alone, of one hidden case."""
     x = torch.randn(images, 3, 1024, requires_grad=True)
-    a = torch.randn(layer.hidden, layer.features, requires_grad=True)
-    b = torch.randn(layer.hidden, requires_grad=True)
-    v = torch.randn(layer.hidden, 3, requires_grad=True)
+    a = torch.randn(case.hidden, case.features, requires_grad=True)
+    b = torch.randn(case.hidden, requires_grad=True)
+    v = torch.randn(case.hidden, 3, requires_grad=True)
     shift, c, dy = torch.zeros(3), torch.zeros(3), torch.randn(images, 3, 1024)
 
     def forward() -> torch.Tensor:
-        return hidden_layer(x, shift, a, b, v, c, layer.graph)
+        return hidden_layer(x, Layer(shift, a, b, v, c, case.graph))
 
     y = forward()
     return forward, lambda: y.backward(dy, retain_graph=True)

@@ -21,11 +21,10 @@ and phi the density of the normal distribution,
     gelu'(z) = 1/2 + sign(z) (1/2 - Q(|z|) + |z| phi(|z|))
 
 Q's eighth root is nearly a polynomial of degree 8 in |z|, and phi's 16th root nearly one of
-degree 4 in z^2; squaring brings them back. Everything is in units of SCALE, z = SCALE x, which makes the
-tail's leading coefficient 1, and the density's polynomial holds another SCALE, so that
-|x| density(x^2) is |z| phi(|z|). Beyond |z| = 6 both keep their values there, some 1e-9 and
-1e-8: gelu is then off by 1e-9 |z|, which fp32 does not resolve, and an infinity of either sign
-does not come out finite.
+degree 4 in z^2; squaring brings them back. Everything is in units of SCALE, z = SCALE x, which
+makes the tail's leading coefficient 1. The density is taken times SCALE, so that x times it is
+z phi(z). Beyond |z| = 6 both keep their values there, some 1e-9: gelu is then off by 1e-9 |z|,
+which fp32 does not resolve, and an infinity of either sign does not come out finite.
 
 `tests/unit/kernels/derive_gelu.py` finds the coefficients.
 
@@ -100,10 +99,13 @@ def scaled_gelu_and_slope(x):  # type: ignore[no-untyped-def]
 
 @cache
 def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
-    """The function (first, last, x, a, b, v, c, y), for planes x [images, features, nodes]."""
+    """The function (first, last, x, shift, a, b, v, c, y), for planes [images, features, nodes].
+
+    shift [features] is taken off x first.
+    """
 
     @njit(fastmath={"contract"}, nogil=True, cache=True)
-    def forward(first, last, x, a, b, v, c, y):  # type: ignore[no-untyped-def]
+    def forward(first, last, x, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
         nodes, hidden = x.shape[2], len(b)
         xs = np.zeros((features, _NODES), np.float32)
         hs = np.empty((TILE, _NODES), np.float32)
@@ -111,7 +113,8 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
         for image in range(first, last):
             for start in range(0, nodes, _NODES):
                 size = min(_NODES, nodes - start)
-                xs[:, :size] = x[image, :, start : start + size]
+                for k in range(features):
+                    xs[k, :size] = x[image, k, start : start + size] - shift[k]
                 for o in range(outputs):
                     ys[o] = c[o]
                 for j in range(0, hidden, TILE):
@@ -139,7 +142,7 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
 
 @cache
 def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., Any]:
-    """The function (first, last, x, a, b, v, dy, dx, dw, piece).
+    """The function (first, last, x, shift, a, b, v, dy, dx, dw, piece).
 
     dx [images, inputs, nodes] is filled for the first `inputs` of the features. Of the weights'
     gradients the sums over nodes are added to row dw[image // piece] of [pieces, hidden,
@@ -148,7 +151,7 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
     width = features + 1
 
     @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
-    def backward(first, last, x, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
+    def backward(first, last, x, shift, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
         nodes, hidden = x.shape[2], len(b)
         xs = np.ones((width, _NODES), np.float32)  # the last, of ones, makes sums of products
         gs = np.zeros((outputs, _NODES), np.float32)  # 0 beyond a short block: adds nothing
@@ -159,7 +162,8 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
             row = dw[image // piece]
             for start in range(0, nodes, _NODES):
                 size = min(_NODES, nodes - start)
-                xs[:features, :size] = x[image, :, start : start + size]
+                for k in range(features):
+                    xs[k, :size] = x[image, k, start : start + size] - shift[k]
                 gs[:, :size] = dy[image, :, start : start + size]
                 gs[:, size:] = _ZERO
                 ds[:] = _ZERO

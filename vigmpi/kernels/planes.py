@@ -69,13 +69,35 @@ def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def mix(first, last, x, shift, weights, bias, y):  # type: ignore[no-untyped-def]
-    """Write bias_c + sum over d of weights_cd (x_d - shift_d) into y, like x."""
+def add_mix(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
+    """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y, like x."""
     channels = x.shape[1]
     for image in range(first, last):
         for c in range(channels):
-            y[image, c] = bias[c]
+            for i in range(x.shape[2]):
+                y[image, c, i] += z[image, c, i] + bias[c]
             for d in range(channels):
                 weight, offset = weights[c, d], shift[d]
                 for i in range(x.shape[2]):
                     y[image, c, i] += weight * (x[image, d, i] - offset)
+
+
+@njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
+    """Write the sums of x_c (y_c - shift_c) into s [images, channels], float64."""
+    for image in range(first, last):
+        for c in range(x.shape[1]):
+            total = 0.0
+            for i in range(x.shape[2]):
+                total += np.float64(x[image, c, i]) * (y[image, c, i] - shift[c])
+            s[image, c] = total
+
+
+@njit(fastmath={"contract"}, nogil=True, cache=True)
+def blend(first, last, x, y, shift, p, q, constant, out):  # type: ignore[no-untyped-def]
+    """Write p_c x_c + q_c (y_c - shift_c) + constant_c into out, like x and y."""
+    for image in range(first, last):
+        for c in range(x.shape[1]):
+            for i in range(x.shape[2]):
+                deviation = y[image, c, i] - shift[c]
+                out[image, c, i] = p[c] * x[image, c, i] + (q[c] * deviation + constant[c])

@@ -15,9 +15,11 @@ zero.
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vigmpi.kernels.autograd import Moments, hidden_layer
+from vigmpi.kernels.autograd import Norm, hidden_layer, residual
+from vigmpi.kernels.layer import Layer
+from vigmpi.kernels.statistics import Moments
 from vigmpi.model import block
 from vigmpi.model.block import GraphConvWeights, LinearNorm
 from vigmpi.model.graph import PixelLattice
@@ -34,42 +36,66 @@ class Affine(NamedTuple):
 
 
 class Block(block.Block):
+    _state: list[int] | None = None  # versions of the tensors that `_layers` were folded from
+    _layers: list[Layer]
+
     def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
-        conv = self.grapher.graph_conv
-        assert isinstance(conv, GraphConvWeights)
-        first, last = self.grapher.fc1, self.grapher.fc2
-        affine, shift = self._collapsed(first, features, graph)
-        x = self._add(features, shift, _over_neighbours(affine, conv), last, graph)
-        first, last = self.ffn.fc1, self.ffn.fc2
-        affine, shift = self._collapsed(first, x, graph)
-        return self._add(x, shift, affine, last)
-
-    def _collapsed(
-        self, layer: LinearNorm, x: Tensor, graph: PixelLattice
-    ) -> tuple[Affine, Tensor]:
-        """Linear and norm as one map of x - shift, and that shift."""
         if not self.training:
-            return folded(layer), x.new_zeros(x.shape[1])
-        moments = graph.moments(x)
-        shift = moments.mean.detach().to(x.dtype)
-        return normalised(layer, moments, shift), shift
+            return self._evaluate(features, graph)
+        x = self._train(features, self.grapher, graph)
+        return self._train(x, self.ffn)
 
-    def _add(
-        self,
-        x: Tensor,
-        shift: Tensor,
-        affine: Affine,
-        layer: LinearNorm,
-        graph: PixelLattice | None = None,
+    def _train(
+        self, x: Tensor, half: block.Grapher | block.FeedForward, graph: PixelLattice | None = None
     ) -> Tensor:
-        """Add norm(linear(gelu(affine(x - shift)))), over neighbours where a graph is given."""
-        linear = layer.linear
-        last = Affine(linear.weight, linear.bias.detach()) if self.training else folded(layer)
-        y = hidden_layer(x, shift, *affine, last.weight.T, last.bias, graph)
-        return x + (layer.norm(y) if self.training else y)
+        first, last = half.fc1, half.fc2
+        conv = half.graph_conv if isinstance(half, block.Grapher) else None
+
+        def collapse(moments: Moments) -> Affine:
+            affine = normalised(first, moments)
+            return _over_neighbours(affine, conv) if conv else affine
+
+        parameters = [first.linear.weight, *first.norm.parameters()]
+        if conv:
+            parameters += conv.parameters()
+        linear = Affine(last.linear.weight.T, last.linear.bias.detach())
+        norm = Norm(last.norm.weight, last.norm.bias, last.norm.eps)
+        y, moments = residual(x, collapse, parameters, linear, norm, graph)
+        last.norm.take(moments.nodes, moments.mean, moments.variance)
+        return y
+
+    def _evaluate(self, x: Tensor, graph: PixelLattice) -> Tensor:
+        for hidden in self._folded(graph):
+            x = x + hidden_layer(x, hidden)
+        return x
+
+    def _folded(self, graph: PixelLattice) -> list[Layer]:
+        """Both hidden layers by the running statistics.
+
+        Folded once for all micro-batches, until a weight or a statistic changes.
+        """
+        if torch.is_grad_enabled():
+            return self._fold(graph)
+        state = [t._version for t in (*self.parameters(), *self.buffers())]
+        if self._state != state:
+            self._state, self._layers = state, self._fold(graph)
+        return self._layers
+
+    def _fold(self, graph: PixelLattice) -> list[Layer]:
+        grapher, ffn = self.grapher, self.ffn
+        maps = [
+            (_over_neighbours(folded(grapher.fc1), grapher.graph_conv), folded(grapher.fc2), graph),
+            (folded(ffn.fc1), folded(ffn.fc2), None),
+        ]
+        dtype = ffn.fc1.linear.weight.dtype
+        layers = []
+        for first, last, over in maps:
+            (a, b), (v, c) = first.to(dtype), last.to(dtype)
+            layers.append(Layer(c.new_zeros(len(c)), a, b, v.T, c, over))
+        return layers
 
 
-def normalised(layer: LinearNorm, moments: Moments, shift: Tensor) -> Affine:
+def normalised(layer: LinearNorm, moments: Moments) -> Affine:
     """Linear and norm in training, as a map of x - shift; the norm takes note of its moments.
 
     In float64, since small differences of moments count; the map is then rounded.
@@ -79,26 +105,28 @@ def normalised(layer: LinearNorm, moments: Moments, shift: Tensor) -> Affine:
     variance = ((weight @ moments.covariance) * weight).sum(dim=1)
     norm.take(moments.nodes, weight @ moments.mean + linear.bias, variance)
     scaled = (norm.weight * (variance + norm.eps).rsqrt())[:, None] * weight
-    affine = Affine(scaled, norm.bias - scaled @ (moments.mean - shift))
-    return affine.to(linear.weight.dtype)
+    bias = norm.bias - scaled @ (moments.mean - moments.shift)
+    return Affine(scaled, bias).to(linear.weight.dtype)
 
 
 def folded(layer: LinearNorm) -> Affine:
-    """Linear and norm in evaluation, by the running statistics, as a map of x."""
+    """Linear and norm in evaluation, by the running statistics, as a map of x in float64."""
     linear, norm = layer.linear, layer.norm
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var.double() + norm.eps).rsqrt()
     offset = norm.bias + scale * (linear.bias - norm.running_mean)
-    return Affine(scale[:, None] * linear.weight, offset).to(linear.weight.dtype)
+    return Affine(scale[:, None] * linear.weight, offset)
 
 
-def _over_neighbours(affine: Affine, conv: GraphConvWeights) -> Affine:
+def _over_neighbours(affine: Affine, conv: nn.Module) -> Affine:
     """The graph convolution of a map, as a map of what `PixelLattice.spread` makes of x."""
-    rel, root = conv.lin_rel.weight, conv.lin_root.weight
-    weight, bias = affine
-    wide = torch.cat([rel @ weight, root @ weight, (rel @ bias)[:, None]], dim=1)
-    return Affine(wide, root @ bias + conv.lin_rel.bias)
+    assert isinstance(conv, GraphConvWeights)
+    both = torch.cat([affine.weight, affine.bias[:, None]], dim=1)
+    near = conv.lin_rel.weight.to(both.dtype) @ both
+    own = conv.lin_root.weight.to(both.dtype) @ both
+    weight = torch.cat([near[:, :-1], own[:, :-1], near[:, -1:]], dim=1)
+    return Affine(weight, own[:, -1] + conv.lin_rel.bias)
 
 
 def node_sum(features: Tensor) -> Tensor:

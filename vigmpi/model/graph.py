@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor
 
-from vigmpi.kernels.autograd import Moments, lattice_spread, lattice_spread_adjoint, moments
+from vigmpi.kernels import lattice
 
 
 class PixelLattice:
@@ -14,17 +14,13 @@ class PixelLattice:
         self._degree = torch.bincount(self._edges[1], minlength=self.nodes).float()
         self._batched: dict[int, Tensor] = {}
 
-    def moments(self, x: Tensor) -> Moments:
-        """Over all images and nodes of planes [images, channels, nodes]."""
-        return moments(x)
-
     def spread(self, x: Tensor, shift: Tensor) -> Tensor:
-        """See `vigmpi.kernels.autograd.Graph`."""
-        return lattice_spread(x, shift, self._degree, *self._size)
+        """See `vigmpi.kernels.lattice.Graph`."""
+        return lattice.spread(x, shift, self._degree, *self._size)
 
     def spread_adjoint(self, gradient: Tensor) -> Tensor:
-        """See `vigmpi.kernels.autograd.Graph`."""
-        return lattice_spread_adjoint(gradient, *self._size)
+        """See `vigmpi.kernels.lattice.Graph`."""
+        return lattice.spread_adjoint(gradient, *self._size)
 
     def edge_index(self, images: int) -> Tensor:
         """Source and target node of every edge, [2, images * edges]; nodes count on by image."""

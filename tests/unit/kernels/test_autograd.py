@@ -5,9 +5,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from torch import Tensor
 from torch.nn import functional as F
 
-from vigmpi.kernels.autograd import hidden_layer, moments
+from vigmpi.kernels.autograd import Norm, hidden_layer, residual
+from vigmpi.kernels.layer import Layer
+from vigmpi.kernels.statistics import Moments
 from vigmpi.model.graph import PixelLattice
 
 Array = NDArray[np.float64]
@@ -62,7 +65,7 @@ def test_a_hidden_layer_and_its_gradients(
     graph = PixelLattice(*shape[1:3]) if lattice else None
     for tensor in (x, a, b, v):
         tensor.requires_grad_()
-    y = hidden_layer(x, shift, a, b, v, c, graph)
+    y = hidden_layer(x, Layer(shift, a, b, v, c, graph))
     y.backward(dy)
 
     x_, shift_, a_, b_, v_, c_, dy_ = (t.double().numpy() for t in fp32)
@@ -87,7 +90,7 @@ def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
         leaves = [t.to(to).clone().requires_grad_() for t in (x, a, b, v)]
         x_, a_, b_, v_ = leaves
         if dtype:
-            y = hidden_layer(x_, shift.to(to), a_, b_, v_, c.to(to))
+            y = hidden_layer(x_, Layer(shift.to(to), a_, b_, v_, c.to(to)))
         else:
             y = v_.T @ F.gelu(a_ @ (x_ - shift[:, None]) + b_[:, None]) + c[:, None]
         y.backward(dy.to(to))
@@ -105,18 +108,22 @@ def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
 
 @pytest.mark.parametrize("lattice", [True, False])
 def test_the_number_of_threads_does_not_change_a_bit(lattice: bool) -> None:
-    x, shift, a, b, v, c, dy = inputs((19, 32, 32, 3, 24, 3), lattice=lattice)
+    x, _, a, b, v, c, dy = inputs((19, 32, 32, 3, 24, 3), lattice=lattice)
     graph = PixelLattice(32, 32) if lattice else None
+    norm = Norm(torch.rand(3), torch.rand(3), 1e-5)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 7):
             torch.set_num_threads(threads)
             leaves = [t.clone().requires_grad_() for t in (x, a, b, v)]
             x_, a_, b_, v_ = leaves
-            y = hidden_layer(x_, shift, a_, b_, v_, c, graph)
+
+            def collapse(m: Moments, a: Tensor = a_, b: Tensor = b_) -> tuple[Tensor, Tensor]:
+                return a * (m.mean.sum() + m.covariance.mean()).float(), b
+
+            y, moments = residual(x_, collapse, [a_, b_], (v_, c), norm, graph)
             y.backward(dy)
-            m = moments(x)
-            results.append([y.detach(), *(leaf.grad for leaf in leaves), m.mean, m.covariance])
+            results.append([y.detach(), *(leaf.grad for leaf in leaves), *moments[1:]])
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
@@ -136,7 +143,7 @@ def test_what_is_not_finite_comes_out_so(bad: float, where: int) -> None:
     x, a, b, v, c, dy = tensors
     for leaf in (x, a, b, v):
         leaf.requires_grad_()
-    y = hidden_layer(x, torch.zeros(3), a, b, v, c, PixelLattice(6, 5))
+    y = hidden_layer(x, Layer(torch.zeros(3), a, b, v, c, PixelLattice(6, 5)))
     y.backward(dy)
     if where < 5:
         assert not torch.isfinite(y).all()
@@ -145,25 +152,3 @@ def test_what_is_not_finite_comes_out_so(bad: float, where: int) -> None:
         assert v.grad is not None
         assert not torch.isfinite(x.grad).all()
         assert not torch.isfinite(v.grad).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_moments_and_their_gradients(dtype: torch.dtype, offset: float) -> None:
-    x32 = offset + torch.randn(5, 3, 77)
-    x = x32.to(dtype, copy=True).requires_grad_()
-    m = moments(x)
-    values = x32.double().numpy().swapaxes(0, 1).reshape(3, -1)
-    mean, covariance = values.mean(axis=1), np.cov(values, bias=True)
-    assert m.nodes == 5 * 77
-    np.testing.assert_allclose(m.mean.detach(), mean, rtol=1e-12, atol=1e-12)
-    bound = 1e-6 if dtype is torch.float32 else 1e-9
-    np.testing.assert_allclose(m.covariance.detach(), covariance, rtol=bound, atol=bound)
-
-    dmean, dcov = torch.randn(3).double(), torch.randn(3, 3).double()
-    ((m.mean * dmean).sum() + (m.covariance * dcov).sum()).backward()
-    centred = values - mean[:, None]
-    weights = (dcov + dcov.T).numpy()
-    expected = dmean.numpy()[:, None] + weights @ centred
-    assert x.grad is not None
-    assert_close(m.nodes * x.grad, expected.reshape(3, 5, 77).swapaxes(0, 1))

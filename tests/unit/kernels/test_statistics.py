@@ -1,0 +1,62 @@
+"""Moments and batch norm against torch's own autograd in float64, with fresh random inputs."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vigmpi.kernels.statistics import (
+    add_measure_adjoint,
+    add_normalised,
+    measure,
+    normalised_adjoint,
+)
+
+OFFSETS = [0.0, 1e4]
+
+
+def planes(offset: float = 0.0) -> torch.Tensor:
+    return offset + torch.randn(5, 3, 77)
+
+
+def assert_close(values: torch.Tensor, exact: torch.Tensor) -> None:
+    assert values.shape == exact.shape
+    assert float((values - exact).abs().max()) < 2e-6 * max(1.0, float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_moments_and_their_gradients(offset: float) -> None:
+    x = planes(offset)
+    m = measure(x)
+    flat = x.double().transpose(0, 1).reshape(3, -1).requires_grad_()
+    mean = flat.mean(dim=1)
+    centred = flat - mean[:, None]
+    covariance = centred @ centred.T / flat.shape[1]
+    assert m.nodes == flat.shape[1]
+    np.testing.assert_allclose(m.mean, mean.detach(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(m.covariance, covariance.detach(), rtol=1e-6, atol=1e-6)
+    assert torch.equal(m.shift, m.mean.float())
+
+    dmean, dcovariance = torch.randn(3).double(), torch.randn(3, 3).double()
+    ((mean * dmean).sum() + (covariance * dcovariance).sum()).backward()
+    dx, dout = planes(), planes()
+    assert flat.grad is not None
+    exact = dx + dout + flat.grad.reshape(3, 5, 77).transpose(0, 1)
+    add_measure_adjoint(dx, dout, x, m, dmean, dcovariance)
+    assert_close(dx, exact)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+def test_a_norm_added_and_its_gradients(offset: float) -> None:
+    x, y, dout = planes(), planes(offset), planes()
+    gamma, beta = torch.rand(3), torch.rand(3)
+    leaves = [t.double().requires_grad_() for t in (y, gamma, beta)]
+    exact = x + F.batch_norm(leaves[0], None, None, leaves[1], leaves[2], True, 0.0, 1e-5)
+    exact.backward(dout.double())
+
+    moments, dy = measure(y), torch.empty_like(y)
+    assert_close(add_normalised(x, y, moments, gamma, beta, 1e-5), exact.detach())
+    dgamma, dbeta = normalised_adjoint(dout, y, moments, gamma, 1e-5, dy)
+    for value, leaf in zip((dy, dgamma, dbeta), leaves, strict=True):
+        assert leaf.grad is not None
+        assert_close(value, leaf.grad)
