@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.bench.growth import growth
 from analysis.bench.rounds import Sample
 from vigmpi.host import prepare_process
 
@@ -24,10 +25,9 @@ def main() -> None:
     from analysis.bench import results, sequential  # noqa: PLC0415 (torch comes after it)
 
     steps = sequential.steps(arguments.rounds)
-    shares = sequential.kernel_shares(arguments.rounds)
+    operations, shares = sequential.kernels(arguments.rounds)
     pipelines, bounds = _pipelines(arguments.rounds)
-    growth = sequential.growth(arguments.rounds)
-    found = results.Results(steps, shares, pipelines, bounds, growth)
+    found = results.Results(steps, operations, shares, pipelines, bounds, growth(arguments.rounds))
     print(results.tables(found))
     results.write(arguments.output, found)
     print(f"results: {arguments.output}")

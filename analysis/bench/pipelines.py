@@ -32,7 +32,7 @@ from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
 
 WORLD = MPI.COMM_WORLD
-COLLAPSED_IMAGES, REFERENCE_IMAGES = 200, 20
+COLLAPSED_IMAGES, REFERENCE_IMAGES = 1000, 20
 
 Step = Callable[[], object]
 

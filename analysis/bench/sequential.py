@@ -1,12 +1,13 @@
-"""One rank: the model's paths, its growth, and the kernel against the machine's limit."""
+"""One rank: the model's paths, and the kernel against the machine's limit."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from analysis.bench.limits import multiply_adds_per_s
+from analysis.bench import limits
 from analysis.bench.rounds import Sample, interleaved
 from vigmpi.kernels.autograd import hidden_layer
 from vigmpi.kernels.layer import Layer
@@ -18,7 +19,7 @@ COLLAPSED_IMAGES, REFERENCE_IMAGES = 200, 10
 Contender = tuple[Callable[[], object], float]
 
 
-def _step(
+def step(
     images: int, config: ViGConfig = ViGConfig(), path: str = "collapsed", *, compiled: bool = False
 ) -> Contender:
     """Forward and backward of the whole model."""
@@ -27,34 +28,22 @@ def _step(
     x = torch.rand(images, config.channels, *config.image_size)
     labels = torch.arange(images) % config.classes
 
-    def step() -> None:
+    def run() -> None:
         F.cross_entropy(call(x), labels).backward()
 
-    return step, images
+    return run, images
 
 
 def steps(rounds: int) -> dict[str, Sample]:
     """The reference on as many images as fit well."""
     return interleaved(
         {
-            "collapsed": _step(COLLAPSED_IMAGES),
-            "reference (PyG)": _step(REFERENCE_IMAGES, path="reference"),
-            "reference, torch.compile": _step(REFERENCE_IMAGES, path="reference", compiled=True),
+            "collapsed": step(COLLAPSED_IMAGES),
+            "reference (PyG)": step(REFERENCE_IMAGES, path="reference"),
+            "reference, torch.compile": step(REFERENCE_IMAGES, path="reference", compiled=True),
         },
         rounds,
     )
-
-
-def growth(rounds: int) -> dict[str, Sample]:
-    """The collapsed step against batch size, image side and hidden width."""
-    contenders = {f"{images} images": _step(images) for images in (100, 400, 1000)}
-    for side in (64, 128, 224):
-        images = max(1, 100 * 1024 // side**2)
-        contenders[f"side {side}"] = _step(images, ViGConfig(image_size=(side, side)))
-    for width in (128, 512):
-        config = ViGConfig(grapher_hidden=width, ffn_hidden=2 * width)
-        contenders[f"hidden {width}"] = _step(100, config)
-    return interleaved(contenders, rounds)
 
 
 class Case(NamedTuple):
@@ -80,22 +69,32 @@ class Case(NamedTuple):
         return 2 * (self.features + 3) + inputs + 23
 
 
-def kernel_shares(rounds: int) -> dict[str, float]:
-    """How much of the multiply-add limit the kernel reaches, on one thread."""
+def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
+    """One thread's operations, and what share of its multiply-add limit the kernel reaches.
+
+    The limit is measured in turn with the kernel.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    shares = {}
-    for name, case in (
-        ("grapher", Case(256, PixelLattice(32, 32))),
-        ("ffn", Case(512, None)),
-    ):
-        ahead, back = _kernel(case, images=32)
+    contenders: dict[str, Contender] = {
+        "fused multiply-adds": (limits.multiply_adds, limits.OPERATIONS),
+        "divisions": (limits.divisions, limits.OPERATIONS),
+    }
+    cases = {"grapher": Case(256, PixelLattice(32, 32)), "ffn": Case(512, None)}
+    for name, case in cases.items():
+        forward, backward = _kernel(case, images=32)
         values = 32 * 1024 * case.hidden
-        samples = interleaved({"forward": (ahead, values), "backward": (back, values)}, rounds)
-        for way, count in (("forward", case.forward), ("backward", case.backward)):
-            shares[f"{name} {way}"] = count / multiply_adds_per_s() / samples[way].per_unit
+        contenders |= {f"{name} forward": (forward, values), f"{name} backward": (backward, values)}
+    samples = interleaved(contenders, rounds)
     torch.set_num_threads(threads)
-    return shares
+
+    limit = samples["fused multiply-adds"].seconds / limits.OPERATIONS
+    shares = {}
+    for name, case in cases.items():
+        for way, count in (("forward", case.forward), ("backward", case.backward)):
+            sample = samples[f"{name} {way}"]
+            shares[f"{name} {way}"] = float(np.median(count * limit / sample.seconds * sample.work))
+    return samples, shares
 
 
 def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
