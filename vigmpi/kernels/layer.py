@@ -76,7 +76,7 @@ def _scaled(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
     """The weights as the kernels take them: scaled, and hidden units of 0 up to a whole tile."""
     missing = -len(layer.b) % TILE
     return (
-        F.pad(layer.a / SCALE, (0, 0, 0, missing)),
+        F.pad(layer.a / SCALE, (0, 0, 0, missing)).contiguous(),
         F.pad(layer.b / SCALE, (0, missing)),
-        F.pad(layer.v * SCALE, (0, 0, 0, missing)),
+        F.pad(layer.v * SCALE, (0, 0, 0, missing)).contiguous(),
     )

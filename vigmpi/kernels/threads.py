@@ -1,28 +1,41 @@
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
 from vigmpi.split import even
 
+_TURNS = 4  # of a thread: a core that is slower for a while takes fewer
+
 
 def over_images(kernel: Callable[..., Any], images: int, *arguments: Any, piece: int = 1) -> None:
     """Run kernel(first, last, *arguments) for all images, on as many threads as torch uses.
 
     Args:
-        piece: so many images, counted from the first, stay in one thread.
+        piece: so many images, counted from the first, stay in one call.
     """
     pieces = -(-images // piece)
     threads = min(torch.get_num_threads(), pieces)
-    sizes = even(pieces, threads)
-    ends = [min(images, piece * sum(sizes[:i])) for i in range(threads + 1)]
-    others = [
-        _pool(threads).submit(kernel, first, last, *arguments) for first, last in pairwise(ends[1:])
-    ]
-    kernel(0, ends[1], *arguments)
+    if threads == 1:
+        kernel(0, images, *arguments)
+        return
+    ends = accumulate(even(pieces, min(pieces, _TURNS * threads)), initial=0)
+    turns = deque(pairwise(min(images, piece * end) for end in ends))
+
+    def work() -> None:
+        while True:
+            try:
+                first, last = turns.popleft()
+            except IndexError:
+                return
+            kernel(first, last, *arguments)
+
+    others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+    work()
     for other in others:
         other.result()
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vigmpi.kernels.autograd import Norm, hidden_layer, residual
 from vigmpi.kernels.layer import Layer
@@ -122,11 +123,11 @@ def folded(layer: LinearNorm) -> Affine:
 def _over_neighbours(affine: Affine, conv: nn.Module) -> Affine:
     """The graph convolution of a map, as a map of what `PixelLattice.spread` makes of x."""
     assert isinstance(conv, GraphConvWeights)
-    both = torch.cat([affine.weight, affine.bias[:, None]], dim=1)
-    near = conv.lin_rel.weight.to(both.dtype) @ both
-    own = conv.lin_root.weight.to(both.dtype) @ both
-    weight = torch.cat([near[:, :-1], own[:, :-1], near[:, -1:]], dim=1)
-    return Affine(weight, own[:, -1] + conv.lin_rel.bias)
+    both = torch.cat([affine.weight.T, affine.bias[None]])
+    near = F.linear(both, conv.lin_rel.weight.to(both.dtype))
+    own = F.linear(both, conv.lin_root.weight.to(both.dtype))
+    weight = torch.cat([near[:-1], own[:-1], near[-1:]])
+    return Affine(weight.T, own[-1] + conv.lin_rel.bias)
 
 
 def node_sum(features: Tensor) -> Tensor:
