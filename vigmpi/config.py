@@ -16,6 +16,7 @@ from vigmpi.split import split_blocks
 PROGRESS = ("auto", "bar", "lines", "off")
 DATASETS = ("cifar10", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
+READOUTS = ("sum", "mean")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -65,6 +66,12 @@ class RunConfig:
         "how the model is computed: collapsed (fast) or reference (PyG's layers); same results",
         choices=MODEL_PATHS,
         metavar="PATH",
+    )
+    readout: str = _setting(
+        "sum",
+        "what the readout takes over an image's nodes: sum (the study's) or mean",
+        choices=READOUTS,
+        metavar="HOW",
     )
     dataset: str | None = _setting(
         None,

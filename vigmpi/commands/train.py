@@ -34,7 +34,12 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
     dataset = _open_dataset(config, topology)
     blocks = config.stage_blocks[topology.place.stage]
     model = ViG(
-        ViGConfig(blocks=config.blocks, classes=dataset.classes, image_size=dataset.image_size),
+        ViGConfig(
+            blocks=config.blocks,
+            classes=dataset.classes,
+            readout=config.readout,
+            image_size=dataset.image_size,
+        ),
         blocks,
         path=config.model_path,
         readout=topology.place.stage == layout.stages - 1,

@@ -11,6 +11,7 @@ class ViGConfig:
     ffn_hidden: int = 512
     readout_hidden: int = 1024
     classes: int = 10
+    readout: str = "sum"  # over the nodes; or "mean"
     image_size: tuple[int, int] = (32, 32)  # height, width
 
     @property

@@ -73,7 +73,9 @@ class ViG(nn.Module):
         """Node features [images, channels, nodes] to logits [images, classes]."""
         assert self.fc1 is not None
         assert self.fc2 is not None
-        return self.fc2(F.gelu(self.fc1(self._node_sum(features))))
+        sums = self._node_sum(features)
+        pooled = sums / self.graph.nodes if self.config.readout == "mean" else sums
+        return self.fc2(F.gelu(self.fc1(pooled)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [images, channels, height, width] to logits [images, classes]."""
