@@ -107,6 +107,7 @@ class RunConfig:
         metavar="FILE",
     )
     overwrite: bool = _setting(False, "replace an existing record")
+    trace: bool = _setting(False, "record every action of every rank with its start and end")
     progress: str = _setting(
         "auto",
         "auto, bar (a terminal), lines (a log) or off",

@@ -28,6 +28,7 @@ from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm
 from vigmpi.phase import Phase
+from vigmpi.runtime.stopwatch import seconds as spent
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
 
@@ -52,7 +53,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
     def step() -> None:
         [result] = trainer.run(Phase.TRAIN, 0)
         if seconds is not None:
-            seconds.update(result.seconds)
+            seconds.update(spent(result.spans))
 
     return step
 

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 
 from vigmpi.commands.about import about_run
+from vigmpi.commands.row import Rows
 from vigmpi.config import RunConfig
 from vigmpi.datasets import Dataset
 from vigmpi.datasets.order import micro_batches, mini_batches, steps
+from vigmpi.model import ViGConfig
 from vigmpi.phase import Phase
-from vigmpi.record.columns import TIMINGS
-from vigmpi.record.recorder import Recorder
-from vigmpi.record.terminal import Terminal, gib, table
+from vigmpi.record.columns import CLOCKS, TIMINGS
+from vigmpi.record.ledger import Ledger, ledger, mean
+from vigmpi.record.recorder import Recorder, Row
+from vigmpi.record.terminal import Terminal, gib, ledger_table, table
 from vigmpi.runtime.forecast import Forecast
+from vigmpi.runtime.trace import KINDS, Trace
 from vigmpi.runtime.trainer import StepResult
 
 _WHOLE = [column.name for column in TIMINGS].index("step_s")
@@ -42,12 +46,13 @@ class Report:
             phase: steps(dataset.samples[phase], config.mini_batch_images, limit)
             for phase, limit in config.limits.items()
         }
-        self._epochs = config.epochs
+        self._config = config
         self._seconds: dict[Phase, list[float]] = defaultdict(list)
         self._path = config.output or _default_output()
-        self._recorder = Recorder(
-            self._path, about_run(config, dataset), ranks, overwrite=config.overwrite
-        )
+        parts = ViGConfig(blocks=config.blocks).part_names
+        about = about_run(config, dataset)
+        self._recorder = Recorder(self._path, about, ranks, parts, overwrite=config.overwrite)
+        self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._terminal = Terminal(config.progress)
         self._terminal.note(f"data: {dataset.description}")
         self._terminal.note(_layout_line(config, ranks))
@@ -60,41 +65,61 @@ class Report:
             self._terminal.note(_ONE_IMAGE)
 
     def begin(self, phase: Phase, epoch: int) -> None:
-        self._terminal.begin(phase, epoch, self._epochs, self._steps[phase])
+        self._terminal.begin(phase, epoch, self._config.epochs, self._steps[phase])
 
-    def step(self, result: StepResult, rows: np.ndarray) -> None:
-        """Take a mini-batch.
+    def begin_trace(self, trace: Trace) -> None:
+        offset, error = trace.clock
+        clocks = {"clock_offset_s": offset, "clock_error_s": error}
+        self._recorder.begin_trace(KINDS, clocks)
 
-        Args:
-            rows: of every rank, the timings, then its share of the loss, its right answers and
-                its peak memory.
-        """
-        timings, (losses, correct, peaks) = rows[:, :-3], rows[:, -3:].T
+    def step(self, result: StepResult, rows: Rows, spans: np.ndarray | None) -> None:
         warm_up = result.epoch == result.step == 0
-        loss, accuracy = float(losses.sum()), float(correct.sum()) / result.images
+        loss, accuracy = float(rows.loss.sum()), float(rows.correct.sum()) / result.images
+        if spans is not None:
+            self._recorder.add_spans(spans)
         self._recorder.add(
-            {
-                "epoch": result.epoch,
-                "step": result.step,
-                "phase": list(Phase).index(result.phase),
-                "warm_up": warm_up,
-                "images": result.images,
-                "loss": loss,
-                "accuracy": accuracy,
-            },
-            timings,
-            peaks.astype(np.int64),
+            Row(
+                {
+                    "epoch": result.epoch,
+                    "step": result.step,
+                    "phase": list(Phase).index(result.phase),
+                    "warm_up": warm_up,
+                    "images": result.images,
+                    "loss": loss,
+                    "accuracy": accuracy,
+                },
+                rows.timings,
+                self._of_replicas(rows.parts),
+                rows.peak_rss_bytes.astype(np.int64),
+            )
         )
-        self._peaks = peaks
+        self._peaks = rows.peak_rss_bytes
         if not warm_up:
-            self._seconds[result.phase].append(timings[:, _WHOLE].max())
+            self._seconds[result.phase].append(rows.timings[:, _WHOLE].max())
+            self._ledgers[result.phase].append(self._ledger(result, rows.timings))
         self._terminal.step(result.images, loss, accuracy)
+
+    def _of_replicas(self, parts: np.ndarray) -> np.ndarray:
+        """[ranks, ...] to [replicas, ...]: each part's number from the rank that has one."""
+        by_replica = parts.reshape(self._config.replicas, -1, *parts.shape[1:])
+        return np.fmax.reduce(by_replica, axis=1)
+
+    def _ledger(self, result: StepResult, timings: np.ndarray) -> Ledger:
+        by_name = {column.name: timings[:, i] for i, column in enumerate(TIMINGS)}
+        replicas = self._config.replicas
+        micro_batches = min(self._config.chunks, -(-result.images // replicas))
+        return ledger(by_name, replicas, micro_batches)
 
     def end(self) -> None:
         self._terminal.end()
 
-    def close(self, **attributes: Any) -> None:
+    def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
+        """Args: drift: of the clocks, where there is a trace."""
+        if drift is not None:
+            self._recorder.add_ranks("trace", CLOCKS[-1], drift)
         self._recorder.close(**attributes)
+        for phase, ledgers in self._ledgers.items():
+            print(ledger_table(phase, mean(ledgers), self._config.stages))
         print(table({phase: self._seconds[phase] for phase in Phase}))
         print(
             f"peak memory: {gib(self._peaks.sum())} over {len(self._peaks)} ranks, "

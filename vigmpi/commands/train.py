@@ -12,14 +12,15 @@ from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.about import about_ranks
 from vigmpi.commands.report import Report
+from vigmpi.commands.row import pack, unpack
 from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
-from vigmpi.host import peak_rss_bytes, threads_per_rank
+from vigmpi.host import threads_per_rank
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.phase import Phase
-from vigmpi.record.columns import TIMINGS
 from vigmpi.runtime.forecast import forecast_memory
-from vigmpi.runtime.trainer import Plan, StepResult, Trainer
+from vigmpi.runtime.trace import Trace
+from vigmpi.runtime.trainer import Plan, Trainer
 
 
 def train(config: RunConfig, world: MPI.Intracomm) -> None:
@@ -53,28 +54,27 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
 
     plan = Plan(config.limits, config.batch_size, config.seed)
     trainer = Trainer(topology, layout, model, dataset, plan, config.lr)
+    trace = Trace(topology, config.chunks) if config.trace else None
+    if report and trace:
+        report.begin_trace(trace)
     with progress_thread(topology.world):
         for epoch in range(config.epochs):
             for phase in Phase:
                 if report:
                     report.begin(phase, epoch)
                 for result in trainer.run(phase, epoch):
-                    rows = gather_rows(topology.world, _row(result))
+                    rows = gather_rows(topology.world, pack(result, model.config.part_names))
+                    spans = trace.gather(result.spans) if trace else None
                     if report:
-                        report.step(result, rows)
+                        report.step(result, unpack(rows), spans)
                 if report:
                     report.end()
+    drift = trace.drift() if trace else None
     same = gather_rows(topology.world, np.array([trainer.replicas_agree()]))
     if report:
-        report.close(replicas_bit_equal=bool(same.all()))
+        report.close(drift, replicas_bit_equal=bool(same.all()))
     if not same.all():
         raise RuntimeError("the replicas' weights or running statistics differ at the end")
-
-
-def _row(result: StepResult) -> np.ndarray:
-    """What a rank sends of a mini-batch: `TIMINGS`, then its loss, right answers and memory."""
-    seconds = [result.seconds.get(column.name, 0.0) for column in TIMINGS]
-    return np.array([*seconds, result.loss, result.correct, peak_rss_bytes()])
 
 
 def _set_threads(config: RunConfig, topology: Topology) -> int:

@@ -20,6 +20,11 @@ class ViGConfig:
         return height * width
 
     @property
+    def part_names(self) -> tuple[str, ...]:
+        """Of the blocks and of the readout, in order."""
+        return (*(f"block {i}" for i in range(self.blocks)), "readout")
+
+    @property
     def boundary_shape(self) -> tuple[int, int]:
         """Of one image's features between two blocks: channels, nodes."""
         return self.channels, self.nodes

@@ -1,4 +1,6 @@
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,12 +22,15 @@ class Stage:
     Attributes:
         buckets: the gradients, one flat tensor a part; every parameter's `.grad` is a view.
         moments: [chunks, width]: each micro-batch's batch-norm statistics, filled by `forward`.
+        part_seconds: spent on each part since its owner last set it to 0, forward and backward,
+            [parts, 2].
     """
 
     def __init__(self, model: ViG, chunks: int, *, first: bool) -> None:
         self.model = model
         self.parts = model.parts()
         self._first = first
+        self.part_seconds = np.zeros((len(self.parts), 2))
         self._tapes: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self.buckets = _gradient_buckets(self.parts)
         self._norms = [m for m in model.modules() if isinstance(m, MicroBatchNorm)]
@@ -41,7 +46,8 @@ class Stage:
         tape = []
         for index, part in enumerate(self.parts):
             x = features.detach().requires_grad_(index > 0 or not self._first)
-            features = part.forward(x, self.model.graph)
+            with self._timed(index, 0):
+                features = part.forward(x, self.model.graph)
             tape.append((x, features))
         self._tapes[micro_batch] = tape
         self.moments[micro_batch] = self._latest_moments
@@ -60,7 +66,8 @@ class Stage:
         upstream: Tensor | None = gradient
         for index in reversed(range(len(self.parts))):
             x, y = tape.pop()
-            torch.autograd.backward(y, upstream)
+            with self._timed(index, 1):
+                torch.autograd.backward(y, upstream)
             upstream = x.grad
             part_done(index)
         return upstream
@@ -68,9 +75,16 @@ class Stage:
     @torch.no_grad()
     def evaluate(self, features: Tensor) -> Tensor:
         """Test: run all parts on node features, with the running statistics."""
-        for part in self.parts:
-            features = part.forward(features, self.model.graph)
+        for index, part in enumerate(self.parts):
+            with self._timed(index, 0):
+                features = part.forward(features, self.model.graph)
         return features
+
+    @contextmanager
+    def _timed(self, part: int, way: int) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.part_seconds[part, way] += time.perf_counter() - start
 
     def update_running(self, images: NDArray[np.int64], moments: NDArray[np.floating]) -> None:
         """Update the running statistics from all micro-batches of a global mini-batch.

@@ -48,3 +48,24 @@ TIMINGS = (
     Column("statistics_s", "s", "merging batch-norm statistics over micro-batches and replicas"),
     Column("optimizer_s", "s", "Adam"),
 )
+
+# With an axis of replicas and one of parts; NaN where a phase has none.
+PARTS = (
+    Column("part_forward_s", "s", "forward of a block or of the readout"),
+    Column("part_backward_s", "s", "its backward"),
+)
+
+CLOCKS = (
+    Column("clock_offset_s", "s", "of its host's clock over rank 0's, taken off its trace"),
+    Column("clock_error_s", "s", "the offset is right to so much: half a message's way and back"),
+    Column("clock_drift_s", "s", "how the offset changed until the end of the run"),
+)
+
+TRACE = (
+    Column("mini_batch", "1", "in the order of the run", np.int32),
+    Column("rank", "1", "rank in MPI_COMM_WORLD", np.int32),
+    Column("kind", "1", "what was done: an index into the attribute kinds", np.uint8),
+    Column("micro_batch", "1", "of its rank's mini-batch; -1: what concerns all of it", np.int32),
+    Column("start_s", "s", "since the first mini-batch began, by rank 0's clock"),
+    Column("end_s", "s", "likewise"),
+)

@@ -1,5 +1,6 @@
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,33 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
-from vigmpi.record.columns import PEAK, RANKS, STEPS, TIMINGS, Column
+from vigmpi.record.columns import CLOCKS, PARTS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
+
+_GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
+    "steps": (STEPS, ["mini_batch"]),
+    "timings": (TIMINGS, ["mini_batch", "rank"]),
+    "parts": (PARTS, ["mini_batch", "replica", "part"]),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is recorded of a mini-batch.
+
+    Attributes:
+        step: a value for each of `STEPS`.
+        timings: seconds, [ranks, len(TIMINGS)].
+        parts: seconds, [replicas, len(PARTS), parts].
+        peak_rss_bytes: [ranks].
+    """
+
+    step: Mapping[str, Any]
+    timings: np.ndarray
+    parts: np.ndarray
+    peak_rss_bytes: np.ndarray
 
 
 class Recorder:
@@ -24,6 +48,7 @@ class Recorder:
     Args:
         attributes: groups of attributes by name; "" for those of the file itself.
         ranks: a value for each rank, [ranks], of each of `RANKS`.
+        parts: names of the blocks and of the readout.
 
     Raises:
         InputError: the file exists, or cannot be written.
@@ -34,6 +59,7 @@ class Recorder:
         path: Path,
         attributes: Mapping[str, Mapping[str, Any]],
         ranks: Mapping[str, np.ndarray],
+        parts: Sequence[str],
         *,
         overwrite: bool,
     ) -> None:
@@ -41,46 +67,68 @@ class Recorder:
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
         self._size = len(next(iter(ranks.values())))
-        self._make_axes()
+        self._make_axes(int(max(ranks["replica"])) + 1, parts)
         for column in RANKS:
-            values = self._file.create_dataset(f"ranks/{column.name}", data=ranks[column.name])
-            self._describe(values, column, "rank")
-        peak = self._file.create_dataset(f"ranks/{PEAK.name}", (self._size,), PEAK.dtype)
-        self._describe(peak, PEAK, "rank")
-        self._columns = {column.name: self._make(column) for column in (*STEPS, *TIMINGS)}
-        self._rows: list[tuple[Mapping[str, Any], np.ndarray]] = []
+            self.add_ranks("ranks", column, ranks[column.name])
         self._peak_rss_bytes: np.ndarray = np.zeros(self._size, PEAK.dtype)
+        self.add_ranks("ranks", PEAK, self._peak_rss_bytes)
+        for group, (columns, axes) in _GROUPS.items():
+            for column in columns:
+                self._make(group, column, axes)
+        self._rows: list[Row] = []
+        self._spans: list[np.ndarray] = []
         self._flushed_at = 0.0
         self._steps_done = 0
         self.flush()
 
-    def add(self, step: Mapping[str, Any], timings: np.ndarray, peak_rss_bytes: np.ndarray) -> None:
-        """Take a mini-batch's values.
+    def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
+        """Write what is known of each rank once a run, [ranks]."""
+        dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
+        self._describe(dataset, column, ["rank"])
+
+    def begin_trace(self, kinds: Sequence[str], clocks: Mapping[str, np.ndarray]) -> None:
+        """Make room for `add_spans`.
 
         Args:
-            step: a value for each of `STEPS`.
-            timings: seconds, [ranks, len(TIMINGS)].
-            peak_rss_bytes: [ranks].
+            kinds: the names that spans give by number.
+            clocks: a value for each rank of the `CLOCKS` that are known so far.
         """
-        self._rows.append((step, timings))
-        self._peak_rss_bytes = peak_rss_bytes
+        for column in TRACE:
+            self._make("trace", column, ["span"])
+        self._file["trace"].attrs["kinds"] = list(kinds)
+        for column in CLOCKS:
+            if column.name in clocks:
+                self.add_ranks("trace", column, clocks[column.name])
+
+    def add(self, row: Row) -> None:
+        """Take a mini-batch's values."""
+        self._rows.append(row)
         if time.monotonic() - self._flushed_at > _FLUSH_S:
             self.flush()
 
+    def add_spans(self, spans: np.ndarray) -> None:
+        """Take spans of time, [spans, len(TRACE)]."""
+        self._spans.append(spans)
+
     def flush(self) -> None:
         start, end = self._steps_done, self._steps_done + len(self._rows)
+        if self._spans:
+            for column, values in zip(TRACE, np.concatenate(self._spans).T, strict=True):
+                self._write("trace", column, values)
         if self._rows:
-            timings = np.array([row for _, row in self._rows])
             self._file["mini_batch"].resize(end, axis=0)
             self._file["mini_batch"][start:] = np.arange(start, end)
             for column in STEPS:
-                self._write(column, start, [step[column.name] for step, _ in self._rows])
+                self._write("steps", column, [row.step[column.name] for row in self._rows])
             for i, column in enumerate(TIMINGS):
-                self._write(column, start, timings[:, :, i])
-            self._file[f"ranks/{PEAK.name}"][:] = self._peak_rss_bytes
+                self._write("timings", column, [row.timings[:, i] for row in self._rows])
+            for i, column in enumerate(PARTS):
+                self._write("parts", column, [row.parts[:, i] for row in self._rows])
+            self._file[f"ranks/{PEAK.name}"][:] = self._rows[-1].peak_rss_bytes
         self._file.attrs["steps_done"] = end
         self._file.flush()
         self._rows.clear()
+        self._spans.clear()
         self._steps_done = end
         self._flushed_at = time.monotonic()
 
@@ -90,37 +138,42 @@ class Recorder:
         self._file.attrs.update(attributes)
         self._file.close()
 
-    def _make_axes(self) -> None:
-        ranks = self._file.create_dataset("rank", data=np.arange(self._size, dtype=np.int32))
-        steps = self._file.create_dataset(
-            "mini_batch", (0,), np.int32, maxshape=(None,), chunks=(_CHUNK_STEPS,)
-        )
-        for axis, about in ((ranks, "rank in MPI_COMM_WORLD"), (steps, "in the order of the run")):
+    def _make_axes(self, replicas: int, parts: Sequence[str]) -> None:
+        for name, values, about in (
+            ("rank", np.arange(self._size, dtype=np.int32), "rank in MPI_COMM_WORLD"),
+            ("replica", np.arange(replicas, dtype=np.int32), "copy of the pipeline"),
+            ("part", np.array(parts, dtype="S"), "block, or the readout"),
+            ("mini_batch", np.empty(0, np.int32), "in the order of the run"),
+        ):
+            growing = {"maxshape": (None,), "chunks": (_CHUNK_STEPS,)} if not len(values) else {}
+            axis = self._file.create_dataset(name, data=values, **growing)
             axis.attrs.update(unit="1", about=about)
-            axis.make_scale(axis.name.strip("/"))
+            axis.make_scale(name)
 
-    def _make(self, column: Column) -> h5py.Dataset:
-        ranks = (self._size,) if column in TIMINGS else ()
-        group = "timings" if column in TIMINGS else "steps"
+    def _make(self, group: str, column: Column, axes: Sequence[str]) -> None:
+        fixed = [len(self._file[axis]) for axis in axes[1:]]
         dataset = self._file.create_dataset(
             f"{group}/{column.name}",
-            (0, *ranks),
+            (0, *fixed),
             column.dtype,
-            maxshape=(None, *ranks),
-            chunks=(_CHUNK_STEPS, *ranks),
+            maxshape=(None, *fixed),
+            chunks=(_CHUNK_STEPS, *fixed),
         )
-        self._describe(dataset, column, *(("mini_batch", "rank") if ranks else ("mini_batch",)))
-        return dataset
+        self._describe(dataset, column, axes)
 
-    def _describe(self, dataset: h5py.Dataset, column: Column, *axes: str) -> None:
+    def _describe(self, dataset: h5py.Dataset, column: Column, axes: Sequence[str]) -> None:
         dataset.attrs.update(unit=column.unit, about=column.about)
         for dimension, axis in zip(dataset.dims, axes, strict=True):
-            dimension.attach_scale(self._file[axis])
+            dimension.label = axis
+            if axis in self._file:
+                dimension.attach_scale(self._file[axis])
 
-    def _write(self, column: Column, start: int, values: Any) -> None:
-        dataset = self._columns[column.name]
-        dataset.resize(start + len(values), axis=0)
-        dataset[start:] = values
+    def _write(self, group: str, column: Column, values: Any) -> None:
+        """Append."""
+        dataset = self._file[f"{group}/{column.name}"]
+        done = len(dataset)
+        dataset.resize(done + len(values), axis=0)
+        dataset[done:] = values
 
 
 def _create(path: Path, *, overwrite: bool) -> h5py.File:

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vigmpi.phase import Phase
+from vigmpi.record.ledger import LEDGER, Ledger
 
 _LINE_S = 10.0
 _LAUNCHERS = ("mpiexec", "mpirun", "prterun", "orterun", "hydra")
@@ -89,6 +90,21 @@ def table(seconds: Mapping[Phase, Sequence[float]]) -> str:
         cells = "".join(f"{'-' if f is None else format(f, '.3f'):>10}" for f in figures)
         lines.append(f"{phase:8}{len(times):12}{cells}")
     lines.append("(without the first mini-batch of each phase, which includes warm-up)")
+    return "\n".join(lines)
+
+
+def ledger_table(phase: Phase, ledger: Ledger, stages: int) -> str:
+    """Where a mini-batch's time went on each stage, in percent, beside the closed form."""
+    shares = ledger.shares.reshape(-1, stages, len(LEDGER)).mean(axis=0) / ledger.step_s
+    widths = [max(7, len(name) + 2) for name in LEDGER]
+    lines = [
+        f"{phase}: % of a mini-batch's {ledger.step_s:.3f} s (closed form of the pipeline: "
+        f"{ledger.closed_form_s:.3f} s)",
+        "stage" + "".join(f"{name:>{w}}" for name, w in zip(LEDGER, widths, strict=True)),
+    ]
+    for stage, row in enumerate(shares):
+        cells = "".join(f"{100 * v:{w}.1f}" for v, w in zip(row, widths, strict=True))
+        lines.append(f"{stage:5}{cells}")
     return "\n".join(lines)
 
 

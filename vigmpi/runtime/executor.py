@@ -12,16 +12,6 @@ from vigmpi.phase import Phase
 from vigmpi.runtime.stopwatch import Stopwatch
 from vigmpi.schedule import Action, Kind
 
-_COLUMNS = {
-    Kind.FORWARD: "forward_s",
-    Kind.BACKWARD: "backward_s",
-    Kind.RECEIVE_FEATURES: "receive_wait_s",
-    Kind.RECEIVE_GRADIENTS: "receive_wait_s",
-    Kind.SEND_FEATURES: "send_wait_s",
-    Kind.SEND_GRADIENTS: "send_wait_s",
-}
-
-
 @dataclass
 class Batch:
     """What one rank needs of a mini-batch.
@@ -92,7 +82,7 @@ class Executor:
             self._gradients.post_receives(batch.sizes)
         calls = self._calls | {Kind.FORWARD: self._forwards[phase]}
         for action in actions:
-            with self._stopwatch(_COLUMNS[action.kind]):
+            with self._stopwatch(action.kind, action.micro_batch):
                 calls[action.kind](action.micro_batch)
         return self._outcome
 

@@ -20,7 +20,7 @@ from vigmpi.model.stage import Stage
 from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
 from vigmpi.runtime.executor import Batch, Executor
-from vigmpi.runtime.stopwatch import Stopwatch
+from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
 
 
@@ -40,7 +40,12 @@ class Plan:
 
 
 class StepResult(NamedTuple):
-    """What one rank knows of a mini-batch; `loss` and `correct` are its shares."""
+    """What one rank knows of a mini-batch.
+
+    Attributes:
+        loss, correct: its shares.
+        parts: forward and backward seconds of each block, and of the readout, that it runs.
+    """
 
     phase: Phase
     epoch: int
@@ -48,7 +53,8 @@ class StepResult(NamedTuple):
     images: int
     loss: float
     correct: int
-    seconds: dict[str, float]
+    spans: list[Span]
+    parts: dict[str, tuple[float, float]]
 
 
 class Trainer:
@@ -94,10 +100,11 @@ class Trainer:
 
     def _step(self, phase: Phase, epoch: int, step: int, samples: Indices) -> StepResult:
         stopwatch = self._stopwatch
-        stopwatch.seconds.clear()
-        with stopwatch("step_s"):
+        stopwatch.spans = []
+        self._stage.part_seconds[:] = 0
+        with stopwatch("step"):
             shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
-            with stopwatch("data_s"):
+            with stopwatch("data"):
                 batch = self._load(phase, len(samples), shares[self._topology.place.replica])
             self.model.train(phase is Phase.TRAIN)
             if phase is Phase.TRAIN:
@@ -105,20 +112,23 @@ class Trainer:
             outcome = self._executor.run(phase, self._actions(phase, len(batch.sizes)), batch)
             if phase is Phase.TRAIN:
                 self._update(np.array([len(m) for share in shares for m in share]))
-            with stopwatch("send_wait_s"):
+            with stopwatch("last sends"):
                 for channel in self._channels:
                     channel.finish()
+        of_parts = [(float(f), float(b)) for f, b in self._stage.part_seconds]
+        parts = dict(zip((part.name for part in self._stage.parts), of_parts, strict=True))
+        loss, correct = outcome.loss, outcome.correct
         return StepResult(
-            phase, epoch, step, len(samples), outcome.loss, outcome.correct, dict(stopwatch.seconds)
+            phase, epoch, step, len(samples), loss, correct, stopwatch.spans, parts
         )
 
     def _update(self, images: Indices) -> None:
-        with self._stopwatch("gradient_sum_s"):
+        with self._stopwatch("gradient sum"):
             self._sums.finish()
-        with self._stopwatch("statistics_s"):
+        with self._stopwatch("statistics"):
             moments = gather_rows(self._topology.replicas, self._stage.moments.numpy())
             self._stage.update_running(images, moments.reshape(len(images), -1))
-        with self._stopwatch("optimizer_s"):
+        with self._stopwatch("optimizer"):
             self._optimizer.step()
 
     def _load(self, phase: Phase, images: int, share: list[Indices]) -> Batch:

@@ -7,21 +7,24 @@ import pytest
 
 from vigmpi.errors import InputError
 from vigmpi.record import recorder as module
-from vigmpi.record.columns import RANKS, STEPS, TIMINGS
-from vigmpi.record.recorder import Recorder
+from vigmpi.record.columns import PARTS, RANKS, STEPS, TIMINGS, TRACE
+from vigmpi.record.recorder import Recorder, Row
 
+PART_NAMES = ["block 0", "block 1", "readout"]
 OF_RANKS = {column.name: np.array([0, 1]) for column in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"about": "x"}, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, OF_RANKS, overwrite=overwrite)
+    return Recorder(path, attributes, OF_RANKS, PART_NAMES, overwrite=overwrite)
 
 
 def add(recorder: Recorder, number: int) -> None:
     value = number % 200  # the phase is one byte
     step = {column.name: value for column in STEPS}
-    recorder.add(step, np.full((2, len(TIMINGS)), value), np.array([number, 10 * number]))
+    timings = np.full((2, len(TIMINGS)), value)
+    parts = np.full((2, len(PARTS), len(PART_NAMES)), value)
+    recorder.add(Row(step, timings, parts, np.array([number, 10 * number])))
 
 
 def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
@@ -35,14 +38,37 @@ def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
         assert file["configuration"].attrs["lr"] == 0.1
         assert file["ranks/host"][:].tolist() == [b"a", b"bc"]
         assert file["ranks/peak_rss_bytes"][:].tolist() == [599, 5990]
-        for column in (*STEPS, *TIMINGS):
-            dataset = file["timings" if column in TIMINGS else "steps"][column.name]
+        axes_of = {
+            "steps": ["/mini_batch"],
+            "timings": ["/mini_batch", "/rank"],
+            "parts": ["/mini_batch", "/replica", "/part"],
+        }
+        groups = {"steps": STEPS, "timings": TIMINGS, "parts": PARTS}
+        for group, column in [(g, c) for g, columns in groups.items() for c in columns]:
+            dataset = file[group][column.name]
             assert (dataset[:].T == np.arange(600) % 200).all()
             assert dataset.attrs["unit"] == column.unit
             assert dataset.attrs["about"] == column.about
             axes = [dimension[0].name for dimension in dataset.dims]
-            assert axes == ["/mini_batch", "/rank"][: dataset.ndim]
+            assert axes == axes_of[group]
         assert file["mini_batch"][:].tolist() == list(range(600))
+
+
+def test_spans_come_back_in_the_order_they_were_given(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "a.h5")
+    recorder.begin_trace(["F", "B"], {"clock_offset_s": np.array([0.0, 0.5])})
+    spans = np.arange(20 * len(TRACE), dtype=float).reshape(20, -1) % 200
+    recorder.add_spans(spans[:5])
+    recorder.flush()
+    recorder.add_spans(spans[5:6])
+    recorder.add_spans(spans[6:])
+    recorder.close()
+    with h5py.File(tmp_path / "a.h5") as file:
+        for column, values in zip(TRACE, spans.T, strict=True):
+            assert (file["trace"][column.name][:] == values).all()
+            assert file["trace"][column.name].attrs["unit"] == column.unit
+        assert file["trace"].attrs["kinds"].tolist() == ["F", "B"]
+        assert file["trace/clock_offset_s"][:].tolist() == [0.0, 0.5]
 
 
 def test_a_flushed_row_can_be_read_while_the_run_goes_on(

@@ -1,0 +1,171 @@
+"""Figures of runs: `python -m analysis.figures RECORD... --output FOLDER` (SVG and PNG)."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.read import PHASES, Record, read
+
+_KINDS = {
+    "F": ("forward", "#4477aa"),
+    "B": ("backward", "#ee6677"),
+    "gradient sum": ("gradient sum", "#228833"),
+    "optimizer": ("optimizer", "#ccbb44"),
+    "data": ("data", "#bbbbbb"),
+}
+_WIDTH = 9.0  # inches
+
+
+def pipeline(record: Record, mini_batch: int) -> Figure:
+    """What every rank did in one mini-batch (the study's Figure 1, from a real trace)."""
+    spans = record.trace[record.trace.mini_batch == mini_batch]
+    origin, end = spans.start_s.min(), spans.end_s.max()
+    figure = Figure(figsize=(_WIDTH, 1.2 + 0.45 * len(record.ranks)), layout="constrained")
+    axes = figure.subplots()
+    for kind, (label, colour) in _KINDS.items():
+        rows = spans[spans.kind == kind]
+        if rows.empty:
+            continue
+        axes.barh(
+            rows["rank"],
+            rows.end_s - rows.start_s,
+            left=rows.start_s - origin,
+            height=0.8,
+            color=colour,
+            edgecolor="white",
+            linewidth=0.5,
+            label=label,
+        )
+        for span in rows[rows.micro_batch >= 0].itertuples():
+            if span.end_s - span.start_s > 0.02 * (end - origin):
+                middle = (span.start_s + span.end_s) / 2 - origin
+                text = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
+                axes.text(middle, span.rank, str(span.micro_batch), **text)
+    places = [f"replica {r.replica}, stage {r.stage}" for r in record.ranks.itertuples()]
+    axes.set_yticks(record.ranks.index, places)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds")
+    axes.set_xlim(0, end - origin)
+    axes.set_title(f"{record.name}: mini-batch {mini_batch} (numbers: micro-batches)")
+    figure.legend(loc="outside lower center", ncols=len(_KINDS), frameon=False)
+    return figure
+
+
+def rank_map(record: Record) -> Figure:
+    """Which rank runs what."""
+    stages, replicas, _ = record.layout
+    figure = Figure(figsize=(1.5 + 1.9 * stages, 1 + 0.8 * replicas), layout="constrained")
+    axes = figure.subplots()
+    hosts = sorted(set(record.ranks.host))
+    colours = mpl.colormaps["Pastel1"]
+    for rank, row in record.ranks.iterrows():
+        colour = colours(hosts.index(row.host) % colours.N)
+        axes.add_patch(mpl.patches.Rectangle((row.stage, row.replica), 0.94, 0.9, color=colour))
+        blocks = f"blocks {row.first_block}-{row.first_block + row.blocks - 1}"
+        text = f"rank {rank}\n{blocks}\n{row.host}"
+        axes.text(row.stage + 0.47, row.replica + 0.45, text, ha="center", va="center", fontsize=8)
+    axes.set_xticks(np.arange(stages) + 0.47, [f"stage {s}" for s in range(stages)])
+    axes.set_yticks(np.arange(replicas) + 0.45, [f"replica {r}" for r in range(replicas)])
+    axes.set_xlim(-0.05, stages)
+    axes.set_ylim(replicas, -0.05)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(f"{record.name} (a colour a host)")
+    return figure
+
+
+def learning(records: Sequence[Record]) -> Figure:
+    """Training loss against steps and against images seen, and test accuracy."""
+    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    by_step, by_images, accuracy = figure.subplots(1, 3)
+    for record in records:
+        train = record.steps[record.steps.phase == "train"]
+        by_step.plot(np.arange(1, len(train) + 1), train.loss, label=record.name, lw=1.2)
+        by_images.plot(train.seen, train.loss, lw=1.2)
+        test = record.steps[record.steps.phase == "test"]
+        right = (test.accuracy * test.images).groupby(test.epoch).sum()
+        shares = right / test.images.groupby(test.epoch).sum()
+        seen = test.seen.groupby(test.epoch).max()
+        accuracy.plot(seen, 100 * shares, marker="o", ms=3, lw=1.2)
+    for axes, label in ((by_step, "training steps"), (by_images, "training images seen")):
+        axes.set(xlabel=label, ylabel="training loss", yscale="log")
+    accuracy.set(xlabel="training images seen", ylabel="test accuracy, %")
+    accuracy.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def step_times(records: Sequence[Record]) -> Figure:
+    """Every mini-batch's time, so that two modes show."""
+    figure = Figure(figsize=(_WIDTH, 1 + 0.4 * len(records)), layout="constrained")
+    random = np.random.default_rng(0)
+    for axes, phase in zip(figure.subplots(1, 2, sharey=True), PHASES, strict=True):
+        for y, record in enumerate(records):
+            seconds = record.seconds(phase)
+            jitter = y + random.uniform(-0.25, 0.25, len(seconds))
+            axes.plot(seconds, jitter, ".", ms=4, alpha=0.6)
+            axes.plot([seconds.mean()] * 2, [y - 0.35, y + 0.35], "k-", lw=1)
+        axes.set_yticks(range(len(records)), [record.name for record in records])
+        axes.set_xlabel(f"{phase}: seconds a mini-batch (line: mean)")
+        axes.set_xlim(left=0)
+        axes.invert_yaxis()
+    return figure
+
+
+def scaling(records: Sequence[Record]) -> Figure:
+    """Images a second over ranks, and the share of the sequential run's rate a rank keeps."""
+    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    rate_axes, efficiency_axes = figure.subplots(1, 2)
+    base = next((record for record in records if record.layout[:2] == (1, 1)), None)
+    most = max(len(record.ranks) for record in records)
+    for record in sorted(records, key=lambda r: (len(r.ranks), r.name)):
+        rate, ranks = _rate(record), len(record.ranks)
+        label = f"{record.name} ({int(record.ranks.threads.sum())} threads)"
+        rate_axes.plot(ranks, rate, "o", ms=5, label=label)
+        if base:
+            efficiency_axes.plot(ranks, 100 * rate / _rate(base) / ranks, "o", ms=5)
+    if base:
+        rate_axes.plot([1, most], [_rate(base), most * _rate(base)], "k:", lw=1, label="ideal")
+        efficiency_axes.axhline(100, color="k", ls=":", lw=1)
+    rate_axes.set(xlabel="ranks", ylabel="training images a second")
+    efficiency_axes.set(xlabel="ranks", ylabel="efficiency, %")
+    for axes in (rate_axes, efficiency_axes):
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(sorted({1, *(len(record.ranks) for record in records)}))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def _rate(record: Record) -> float:
+    images = int(record.settings["batch_size"]) * int(record.settings["replicas"])
+    return images / record.seconds("train").mean()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m analysis.figures", description=__doc__)
+    parser.add_argument("records", type=Path, nargs="+", help="HDF5 files of runs")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder (default: here)")
+    arguments = parser.parse_args()
+    records = [read(path) for path in arguments.records]
+    drawn = {
+        "learning": learning(records),
+        "step-times": step_times(records),
+        "scaling": scaling(records),
+    }
+    for record in records:
+        drawn[f"{record.name}-ranks"] = rank_map(record)
+        if not record.trace.empty:
+            drawn[f"{record.name}-pipeline"] = pipeline(record, int(record.trace.mini_batch.max()))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    mpl.rcParams["svg.hashsalt"] = "vigmpi"  # equal data, equal files
+    for name, figure in drawn.items():
+        for kind in ("svg", "png"):
+            figure.savefig(arguments.output / f"{name}.{kind}", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

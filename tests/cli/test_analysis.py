@@ -1,0 +1,94 @@
+"""From a traced run to tables, figures and a trace file, as a user would make them."""
+
+import json
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from analysis.read import read
+from tests.launching import finish, start, vigmpi
+
+RUN = ["--chunks", "4", "--dataset", "digits", "--batch-size", "20", "--epochs", "1"]
+STEPS = ["--steps", "3", "--test-steps", "2", "--trace", "--progress", "off"]
+LAYOUTS = {"sequential": (1, 1), "pipeline": (2, 2)}
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("records")
+    made = {}
+    for name, (stages, replicas) in LAYOUTS.items():
+        made[name] = folder / f"{name}.h5"
+        layout = ["--stages", str(stages), "--replicas", str(replicas)]
+        command = vigmpi(*layout, *RUN, *STEPS, "--output", str(made[name]), ranks=stages * replicas)
+        done = finish(start(command), 200)
+        assert done.returncode == 0, done.stderr
+        assert "closed form of the pipeline" in done.stdout
+    return made
+
+
+def analyse(*arguments: str | Path) -> str:
+    done = finish(start([sys.executable, "-m", *map(str, arguments)]), 100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_trace_holds_every_action_of_every_rank(records: dict[str, Path]) -> None:
+    record = read(records["pipeline"])
+    trace = record.trace
+    for mini_batch, phase in enumerate(record.steps.phase):
+        train = phase == "train"
+        for rank, stage in enumerate([0, 1, 0, 1]):
+            mine = trace[(trace.mini_batch == mini_batch) & (trace["rank"] == rank)]
+            expected = {"F", "sF" if stage == 0 else "rF"}
+            if train:
+                expected |= {"B", "rB" if stage == 0 else "sB"}
+            actions = mine[mine.micro_batch >= 0]
+            assert set(actions.kind) == expected
+            for kind in expected:
+                numbers = actions[actions.kind == kind].micro_batch.tolist()
+                assert numbers == [0, 1, 2, 3]
+    assert (trace.end_s >= trace.start_s).all()
+    assert trace.start_s.min() == 0
+    # What is received was sent before, by the clock that all share.
+    sent = trace[trace.kind == "sF"].set_index(["mini_batch", "replica", "micro_batch"])
+    received = trace[trace.kind == "rF"].set_index(["mini_batch", "replica", "micro_batch"])
+    assert (received.end_s - sent.start_s > -1e-3).all()
+    with h5py.File(records["pipeline"]) as file:
+        assert (file["trace/clock_error_s"][:] < 1e-2).all()
+        assert (abs(file["trace/clock_drift_s"][:]) < 1e-2).all()
+
+
+def test_part_times_add_up_to_the_work(records: dict[str, Path]) -> None:
+    with h5py.File(records["pipeline"]) as file:
+        parts = file["parts/part_forward_s"][:] + file["parts/part_backward_s"][:]
+        work = file["timings/forward_s"][:] + file["timings/backward_s"][:]
+        names = file["part"][:].tolist()
+    assert names == [*(b"block %d" % i for i in range(8)), b"readout"]
+    assert (parts > 0).all()
+    whole = work.reshape(len(work), 2, 2).sum(axis=2)
+    assert (parts.sum(axis=2) < whole).all()
+    assert np.median(parts.sum(axis=2) / whole) > 0.9
+
+
+def test_tables_show_measured_beside_published(records: dict[str, Path]) -> None:
+    text = analyse("analysis.tables", *records.values())
+    assert "| sequential | train | 2 |" in text
+    assert "| 37.44 |" in text
+    assert "| 2 stages (4|4) x 2, 4 chunks | train |" in text
+    assert "95 % interval" in text
+
+
+def test_figures_and_a_trace_file_are_written(records: dict[str, Path], tmp_path: Path) -> None:
+    analyse("analysis.figures", *records.values(), "--output", tmp_path)
+    names = ["learning", "step-times", "scaling", "pipeline-pipeline", "pipeline-ranks"]
+    for name in names:
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    analyse("analysis.trace", records["pipeline"], tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    assert {event["pid"] for event in events} == {0, 1}
+    assert sum(event["ph"] == "X" for event in events) == len(read(records["pipeline"]).trace)

@@ -1,0 +1,98 @@
+"""A delay of known length must appear in its own column of the ledger."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from tests.mpi.small import make_trainer
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.gradients import GradientSum
+from vigmpi.comm.topology import make_topology
+from vigmpi.comm.transport import Channel
+from vigmpi.commands.row import pack, unpack
+from vigmpi.layout import Layout
+from vigmpi.model.stage import Stage
+from vigmpi.phase import Phase
+from vigmpi.record.columns import TIMINGS
+from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
+from vigmpi.runtime.trainer import Trainer
+
+CHUNKS = 2
+DELAY_S = 0.3
+
+# What is delayed, on which rank of 2 stages x 2 replicas, and how often a step it is called.
+PLANTED: dict[str, tuple[type, str, int, int]] = {
+    "forward": (Stage, "forward", 1, CHUNKS),
+    "network": (Channel, "receive", 1, CHUNKS),
+    "gradient sum": (GradientSum, "finish", 2, 1),
+    "data": (Trainer, "_load", 0, 1),
+    "optimizer": (torch.optim.Adam, "step", 3, 1),
+}
+
+
+def delayed(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(DELAY_S)
+        return call(*args, **kwargs)
+
+    return wrapper
+
+
+def plant(column: str) -> None:  # on every rank
+    world = MPI.COMM_WORLD
+    layout = Layout(stages=2, replicas=2, chunks=CHUNKS)
+    topology = make_topology(world, layout)
+    owner, method, rank, calls = PLANTED[column]
+    trainer = make_trainer(topology, layout, batch_size=4)
+
+    def measured() -> Ledger:
+        ledgers = []
+        for result in trainer.run(Phase.TRAIN, 0):
+            names = trainer.model.config.part_names
+            timings = unpack(gather_rows(topology.world, pack(result, names))).timings
+            by_name = {c.name: timings[:, i] for i, c in enumerate(TIMINGS)}
+            ledgers.append(ledger(by_name, layout.replicas, CHUNKS))
+        return mean(ledgers[1:])
+
+    before = measured()
+    original = getattr(owner, method)
+    if world.rank == rank:
+        setattr(owner, method, delayed(original))
+    after = measured()
+    setattr(owner, method, original)
+
+    grown = dict(zip(LEDGER, (after.shares - before.shares)[rank], strict=True))
+    planted = calls * DELAY_S
+    assert abs(grown[column] - planted) < 0.1 * planted, grown
+    rest = {name: value for name, value in grown.items() if name != column}
+    assert all(abs(value) < 0.15 * planted for value in rest.values()), grown
+    other = after.shares[:, list(LEDGER).index("other")]
+    assert (other < 0.02 * after.step_s).all(), other / after.step_s
+
+
+@pytest.mark.parametrize("column", PLANTED)
+def test_a_planted_delay_appears_in_its_own_column(on_ranks: OnRanks, column: str) -> None:
+    on_ranks(4, plant, column=column)
+
+
+def ahead(seconds: float) -> None:  # on every rank
+    from vigmpi.comm import clock  # noqa: PLC0415 (its clock is changed)
+
+    world = MPI.COMM_WORLD
+    true = time.perf_counter
+    clock.time.perf_counter = lambda: true() + seconds * world.rank  # type: ignore[misc]
+    found = clock.compare_clocks(world)
+    clock.time.perf_counter = true  # type: ignore[misc]
+    off = abs(found.offset - seconds * np.arange(world.size))
+    assert (off <= found.error + 1e-6).all(), (found, off)
+    assert (found.error < 1e-3).all()
+
+
+def test_a_clock_that_is_ahead_is_found_to_within_the_stated_error(on_ranks: OnRanks) -> None:
+    on_ranks(3, ahead, seconds=1.5)

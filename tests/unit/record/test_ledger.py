@@ -1,0 +1,48 @@
+import numpy as np
+
+from vigmpi.record.columns import TIMINGS
+from vigmpi.record.ledger import LEDGER, ledger, mean
+
+
+def timings(**columns: list[float]) -> dict[str, np.ndarray]:
+    """Two replicas of two stages; what is not named took no time."""
+    return {c.name: np.array(columns.get(c.name, [0.0] * 4), float) for c in TIMINGS}
+
+
+def test_a_pipeline_at_its_bound_has_work_bubble_and_imbalance_only() -> None:
+    # 4 micro-batches: stage 0 takes 1 s forward and 3 backward each, stage 1 takes 2 and 3.
+    forward, backward = [4.0, 8.0] * 2, [12.0, 12.0] * 2
+    whole = (1 + 2 + 3 * 2) + (3 + 3 + 3 * 3)
+    found = ledger(timings(forward_s=forward, backward_s=backward, step_s=[whole] * 4), 2, 4)
+    assert found.closed_form_s == whole
+    columns = dict(zip(LEDGER, found.shares.T, strict=True))
+    assert columns["bubble"].tolist() == [1 + 3] * 4
+    assert columns["imbalance"].tolist() == [4, 0] * 2
+    assert columns["other"].tolist() == [whole - 16, whole - 20] * 2
+    assert abs(columns["network"] + columns["other"]).max() < 1e-12
+
+
+def test_what_others_wait_for_counts_where_it_was_spent() -> None:
+    data, optimizer, sums = [0.5, 0, 0, 0], [0, 0, 0, 0.25], [3.0, 1.0, 2.0, 4.0]
+    columns = timings(data_s=data, optimizer_s=optimizer, gradient_sum_s=sums, step_s=[5.0] * 4)
+    found = ledger(columns, replicas=2, micro_batches=1)
+    shares = dict(zip(LEDGER, found.shares.T, strict=True))
+    assert shares["data"].tolist() == [0.5] * 4
+    assert shares["optimizer"].tolist() == [0.25] * 4
+    assert shares["gradient sum"].tolist() == [2.0] * 4  # stage 0: 2.0, stage 1: 1.0
+
+
+def test_a_late_replica_is_an_imbalance() -> None:
+    found = ledger(timings(forward_s=[1.0, 1.0, 3.0, 3.0], step_s=[6.0] * 4), 2, 1)
+    shares = dict(zip(LEDGER, found.shares.T, strict=True))
+    assert shares["imbalance"].tolist() == [4.0, 4.0, 0, 0]
+
+
+def test_every_rank_adds_up_to_the_step() -> None:
+    random = np.random.default_rng()
+    ledgers = [
+        ledger({c.name: random.random(6) for c in TIMINGS}, replicas=3, micro_batches=5)
+        for _ in range(4)
+    ]
+    for each in (*ledgers, mean(ledgers)):
+        np.testing.assert_allclose(each.shares.sum(axis=1), each.step_s)

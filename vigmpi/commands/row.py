@@ -1,0 +1,49 @@
+"""What every rank tells of a mini-batch: one row of numbers, so that it is one message."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vigmpi.host import peak_rss_bytes
+from vigmpi.record.columns import PARTS, TIMINGS
+from vigmpi.runtime.stopwatch import seconds
+from vigmpi.runtime.trainer import StepResult
+
+Floats = NDArray[np.float64]
+
+
+class Rows(NamedTuple):
+    """All ranks' rows, taken apart.
+
+    Attributes:
+        timings: [ranks, len(TIMINGS)].
+        loss, correct: a rank's shares, [ranks].
+        peak_rss_bytes: [ranks].
+        parts: seconds of each block and of the readout, NaN where a rank does not run it,
+            [ranks, len(PARTS), parts].
+    """
+
+    timings: Floats
+    loss: Floats
+    correct: Floats
+    peak_rss_bytes: Floats
+    parts: Floats
+
+
+def pack(result: StepResult, parts: tuple[str, ...]) -> Floats:
+    """Args: parts: names of all blocks and of the readout, whoever runs them."""
+    spent = seconds(result.spans)
+    of_parts = [result.parts.get(name, (np.nan,) * len(PARTS)) for name in parts]
+    return np.concatenate(
+        [
+            [spent[column.name] for column in TIMINGS],
+            [result.loss, result.correct, peak_rss_bytes()],
+            np.array(of_parts).T.ravel(),
+        ]
+    )
+
+
+def unpack(rows: Floats) -> Rows:
+    timings, shares, parts = np.split(rows, [len(TIMINGS), len(TIMINGS) + 3], axis=1)
+    return Rows(timings, *shares.T, parts.reshape(len(rows), len(PARTS), -1))
