@@ -43,8 +43,8 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
         for span in rows[rows.micro_batch >= 0].itertuples():
             if span.end_s - span.start_s > 0.02 * (end - origin):
                 middle = (span.start_s + span.end_s) / 2 - origin
-                text = {"ha": "center", "va": "center", "color": "white", "fontsize": 8}
-                axes.text(middle, span.rank, str(span.micro_batch), **text)
+                number = axes.text(middle, span.rank, str(span.micro_batch), ha="center")
+                number.set(va="center", color="white", fontsize=8)
     places = [f"replica {r.replica}, stage {r.stage}" for r in record.ranks.itertuples()]
     axes.set_yticks(record.ranks.index, places)
     axes.invert_yaxis()

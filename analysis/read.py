@@ -38,7 +38,8 @@ class Record:
     @property
     def layout(self) -> tuple[int, int, int]:
         """Stages, replicas, chunks."""
-        return tuple(int(self.settings[name]) for name in ("stages", "replicas", "chunks"))
+        stages, replicas, chunks = (int(self.settings[n]) for n in ("stages", "replicas", "chunks"))
+        return stages, replicas, chunks
 
     @property
     def split(self) -> tuple[int, ...]:

@@ -116,10 +116,12 @@ def _find(record: Record, part: str, phase: str) -> pd.Series | None:
     blocks = int(record.settings["blocks"])
     if blocks != (12 if stages == 4 else 8):
         return None
-    rows = published().query(
-        "stages == @stages and replicas == @replicas and part == @part and phase == @phase"
-    )
-    rows = rows if stages == replicas == 1 else rows.query("chunks == @chunks")
+    wanted = {"stages": stages, "replicas": replicas, "part": part, "phase": phase}
+    if stages * replicas > 1:
+        wanted["chunks"] = chunks
+    rows = published()
+    for column, value in wanted.items():
+        rows = rows[rows[column] == value]
     return None if rows.empty else rows.iloc[0]
 
 

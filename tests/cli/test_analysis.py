@@ -23,7 +23,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, (stages, replicas) in LAYOUTS.items():
         made[name] = folder / f"{name}.h5"
         layout = ["--stages", str(stages), "--replicas", str(replicas)]
-        command = vigmpi(*layout, *RUN, *STEPS, "--output", str(made[name]), ranks=stages * replicas)
+        command = vigmpi(
+            *layout, *RUN, *STEPS, "--output", str(made[name]), ranks=stages * replicas
+        )
         done = finish(start(command), 200)
         assert done.returncode == 0, done.stderr
         assert "closed form of the pipeline" in done.stdout

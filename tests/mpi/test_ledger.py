@@ -11,6 +11,7 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.mpi.small import make_trainer
+from vigmpi.comm.clock import compare_clocks
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import make_topology
@@ -82,13 +83,8 @@ def test_a_planted_delay_appears_in_its_own_column(on_ranks: OnRanks, column: st
 
 
 def ahead(seconds: float) -> None:  # on every rank
-    from vigmpi.comm import clock  # noqa: PLC0415 (its clock is changed)
-
     world = MPI.COMM_WORLD
-    true = time.perf_counter
-    clock.time.perf_counter = lambda: true() + seconds * world.rank  # type: ignore[misc]
-    found = clock.compare_clocks(world)
-    clock.time.perf_counter = true  # type: ignore[misc]
+    found = compare_clocks(world, lambda: time.perf_counter() + seconds * world.rank)
     off = abs(found.offset - seconds * np.arange(world.size))
     assert (off <= found.error + 1e-6).all(), (found, off)
     assert (found.error < 1e-3).all()

@@ -18,6 +18,7 @@ def slurm() -> Iterator[Mapping[str, str]]:
         if os.environ.get("VIGMPI_NEED_SLURM"):
             pytest.fail(reason)
         pytest.skip(f"no Slurm to test with: {reason}")
-    with tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True) as folder:
-        with cluster(Path(folder)) as environment:  # a short path: it holds Unix sockets
-            yield environment
+    # A short path: it holds Unix sockets.
+    folder = tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)
+    with folder as base, cluster(Path(base)) as environment:
+        yield environment

@@ -21,7 +21,7 @@ def run(command: list[str], environment: Environment, timeout: float = 200) -> s
     return done.stdout + done.stderr
 
 
-def job(name: str, results: Path, environment: Environment, *options: str) -> list[str]:
+def job(name: str, results: Path, *options: str) -> list[str]:
     """An sbatch of a job script, which waits for its end, in this Python's environment."""
     venv = os.environ.get("VIRTUAL_ENV", str(Path(sys.executable).parents[1]))
     export = f"ALL,RESULTS={results},VIGMPI_VENV={venv},OMP_NUM_THREADS=1"
@@ -64,16 +64,21 @@ def test_a_wrong_mpi_type_is_told_with_the_right_one(slurm: Environment) -> None
     ],
 )
 def test_a_task_of_a_job_array_writes_its_record(
-    slurm: Environment, tmp_path: Path, script: str, task: int, arguments: list[str],
-    record: str, ranks: int,
+    slurm: Environment,
+    tmp_path: Path,
+    script: str,
+    task: int,
+    arguments: list[str],
+    record: str,
+    ranks: int,
 ) -> None:
-    command = job(script, tmp_path, slurm, "--ntasks=4", f"--array={task}")
+    command = job(script, tmp_path, "--ntasks=4", f"--array={task}")
     run([*command, *arguments, "data", *SMALL], slurm)
     assert_whole(tmp_path / f"{record}.h5", steps=2, ranks=ranks)
 
 
 def test_a_job_of_one_layout(slurm: Environment, tmp_path: Path) -> None:
-    command = job("layout.sbatch", tmp_path, slurm, "--ntasks=2", "--job-name=one")
+    command = job("layout.sbatch", tmp_path, "--ntasks=2", "--job-name=one")
     output = ["--output", str(tmp_path / "a.h5")]
     run([*command, "2", "1", "5", "1", "data", *SMALL, *output], slurm)
     assert_whole(tmp_path / "a.h5", steps=2, ranks=2)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vigmpi.host import peak_rss_bytes
+from vigmpi import host
 from vigmpi.record.columns import PARTS, TIMINGS
 from vigmpi.runtime.stopwatch import seconds
 from vigmpi.runtime.trainer import StepResult
@@ -38,7 +38,7 @@ def pack(result: StepResult, parts: tuple[str, ...]) -> Floats:
     return np.concatenate(
         [
             [spent[column.name] for column in TIMINGS],
-            [result.loss, result.correct, peak_rss_bytes()],
+            [result.loss, result.correct, host.peak_rss_bytes()],
             np.array(of_parts).T.ravel(),
         ]
     )
@@ -46,4 +46,5 @@ def pack(result: StepResult, parts: tuple[str, ...]) -> Floats:
 
 def unpack(rows: Floats) -> Rows:
     timings, shares, parts = np.split(rows, [len(TIMINGS), len(TIMINGS) + 3], axis=1)
-    return Rows(timings, *shares.T, parts.reshape(len(rows), len(PARTS), -1))
+    loss, correct, peak_rss_bytes = shares.T
+    return Rows(timings, loss, correct, peak_rss_bytes, parts.reshape(len(rows), len(PARTS), -1))

@@ -61,7 +61,7 @@ def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) ->
     # The replica that comes last waits for none: what it spends, the others' lateness is not in.
     statistics = by_replica["statistics_s"].min(axis=0)
     joint = (by_replica["gradient_sum_s"] + by_replica["statistics_s"]).min(axis=0)
-    measured = sum(values for name, values in by_replica.items() if name != "step_s")
+    measured = np.sum([v for name, v in by_replica.items() if name != "step_s"], axis=0)
     columns = {
         "forward": forward,
         "backward": backward,
@@ -75,7 +75,7 @@ def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) ->
     }
     shares = {name: np.broadcast_to(v, forward.shape).ravel() for name, v in columns.items()}
     step_s = float(timings["step_s"].max())
-    shares["network"] = step_s - sum(shares.values())
+    shares["network"] = step_s - np.sum(list(shares.values()), axis=0)
     return Ledger(np.array([shares[name] for name in LEDGER]).T, step_s, float(closed.max()))
 
 

@@ -12,6 +12,7 @@ from vigmpi.phase import Phase
 from vigmpi.runtime.stopwatch import Stopwatch
 from vigmpi.schedule import Action, Kind
 
+
 @dataclass
 class Batch:
     """What one rank needs of a mini-batch.

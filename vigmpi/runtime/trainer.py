@@ -118,9 +118,7 @@ class Trainer:
         of_parts = [(float(f), float(b)) for f, b in self._stage.part_seconds]
         parts = dict(zip((part.name for part in self._stage.parts), of_parts, strict=True))
         loss, correct = outcome.loss, outcome.correct
-        return StepResult(
-            phase, epoch, step, len(samples), loss, correct, stopwatch.spans, parts
-        )
+        return StepResult(phase, epoch, step, len(samples), loss, correct, stopwatch.spans, parts)
 
     def _update(self, images: Indices) -> None:
         with self._stopwatch("gradient sum"):
