@@ -1,5 +1,6 @@
 #!/bin/bash
-# All layouts of jobs/layouts.txt, one after the other, with mpirun. From the top of the repository:
+# All layouts of jobs/layouts.txt, or of the file $LAYOUTS, one after the other, with mpirun. From
+# the top of the repository:
 #   jobs/workstation.sh [STEPS] [TEST_STEPS] [DATA] [FLAGS...]
 # STEPS 0 is the whole study. The records go to the folder $RESULTS, or to results.
 set -euo pipefail
@@ -20,7 +21,7 @@ pin() {
     fi
 }
 
-grep -v '^#' jobs/layouts.txt | while read -r name stages replicas chunks more; do
+grep -v '^#' "${LAYOUTS:-jobs/layouts.txt}" | while read -r name stages replicas chunks more; do
     ranks=$((stages * replicas))
     pin "$ranks"
     study_flags "$steps" "$test_steps" "$data" "$stages" "$replicas" "$chunks"
