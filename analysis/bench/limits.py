@@ -1,11 +1,14 @@
 """What one core's floating-point units can do at most, as small loops to time."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import torch
 from numba import njit
 
 _LANES = 512  # independent chains: more than latency x units x vector width of any CPU
 _CHAIN = 16  # operations on a value between its load and its store
-_REPEATS = 50_000
+_REPEATS = 500_000
 
 OPERATIONS = _LANES * _CHAIN * _REPEATS
 
@@ -33,6 +36,16 @@ def _divisions(x, numerator):  # type: ignore[no-untyped-def]
 def multiply_adds() -> None:
     """OPERATIONS fp32 fused multiply-adds."""
     _multiply_adds(np.ones(_LANES, np.float32), np.float32(0.5))
+
+
+def multiply_adds_everywhere() -> None:
+    """OPERATIONS of them on each of as many threads as torch uses, at the same time.
+
+    What shares a core with another thread has less than a core.
+    """
+    with ThreadPoolExecutor() as pool:
+        for each in [pool.submit(multiply_adds) for _ in range(torch.get_num_threads())]:
+            each.result()
 
 
 def divisions() -> None:

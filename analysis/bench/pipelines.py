@@ -18,7 +18,9 @@ from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from analysis.bench import limits
 from analysis.bench.rounds import interleaved
+from analysis.bench.sequential import LIMIT, step_multiply_adds
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import make_topology
@@ -170,6 +172,8 @@ def main(rounds: int, output: str) -> None:
             step = torch_step(path, chunks, images)
             steps[f"torch pipelining, {path} stages, {chunks} chunks"] = (step, images)
         steps[f"torch DDP, {path}"] = (ddp_step(path, images), images)
+    work = WORLD.size * limits.OPERATIONS / step_multiply_adds()
+    steps[LIMIT] = (limits.multiply_adds, work)
     with progress_thread(WORLD):
         samples = interleaved(
             {name: (together(step), work) for name, (step, work) in steps.items()}, rounds

@@ -14,7 +14,10 @@ from vigmpi.kernels.layer import Layer
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.graph import PixelLattice
 
-COLLAPSED_IMAGES, REFERENCE_IMAGES = 200, 10
+COLLAPSED_IMAGES, REFERENCE_IMAGES = 1000, 10
+
+# All cores at their limit, with nothing else to do.
+LIMIT = "the multiply-adds of the collapsed step alone"
 
 Contender = tuple[Callable[[], object], float]
 
@@ -32,18 +35,6 @@ def step(
         F.cross_entropy(call(x), labels).backward()
 
     return run, images
-
-
-def steps(rounds: int) -> dict[str, Sample]:
-    """The reference on as many images as fit well."""
-    return interleaved(
-        {
-            "collapsed": step(COLLAPSED_IMAGES),
-            "reference (PyG)": step(REFERENCE_IMAGES, path="reference"),
-            "reference, torch.compile": step(REFERENCE_IMAGES, path="reference", compiled=True),
-        },
-        rounds,
-    )
 
 
 class Case(NamedTuple):
@@ -69,6 +60,30 @@ class Case(NamedTuple):
         return 2 * (self.features + 3) + inputs + 23
 
 
+CASES = {"grapher": Case(256, PixelLattice(32, 32)), "ffn": Case(512, None)}
+
+
+def step_multiply_adds() -> float:
+    """What the kernels of one training step ask for, an image."""
+    config = ViGConfig()
+    of_node = sum(case.hidden * (case.forward + case.backward) for case in CASES.values())
+    return float(config.blocks * config.nodes * of_node)
+
+
+def steps(rounds: int) -> dict[str, Sample]:
+    """The reference on as many images as fit well."""
+    everywhere = limits.OPERATIONS * torch.get_num_threads()
+    return interleaved(
+        {
+            "collapsed": step(COLLAPSED_IMAGES),
+            "reference (PyG)": step(REFERENCE_IMAGES, path="reference"),
+            "reference, torch.compile": step(REFERENCE_IMAGES, path="reference", compiled=True),
+            LIMIT: (limits.multiply_adds_everywhere, everywhere / step_multiply_adds()),
+        },
+        rounds,
+    )
+
+
 def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
     """One thread's operations, and what share of its multiply-add limit the kernel reaches.
 
@@ -80,8 +95,7 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
         "fused multiply-adds": (limits.multiply_adds, limits.OPERATIONS),
         "divisions": (limits.divisions, limits.OPERATIONS),
     }
-    cases = {"grapher": Case(256, PixelLattice(32, 32)), "ffn": Case(512, None)}
-    for name, case in cases.items():
+    for name, case in CASES.items():
         forward, backward = _kernel(case, images=32)
         values = 32 * 1024 * case.hidden
         contenders |= {f"{name} forward": (forward, values), f"{name} backward": (backward, values)}
@@ -90,7 +104,7 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
 
     limit = samples["fused multiply-adds"].seconds / limits.OPERATIONS
     shares = {}
-    for name, case in cases.items():
+    for name, case in CASES.items():
         for way, count in (("forward", case.forward), ("backward", case.backward)):
             sample = samples[f"{name} {way}"]
             shares[f"{name} {way}"] = float(np.median(count * limit / sample.seconds * sample.work))
@@ -98,7 +112,7 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
 
 
 def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward alone, and backward alone, of one hidden case."""
+    """Forward alone, and backward alone, of one hidden layer."""
     x = torch.randn(images, 3, 1024, requires_grad=True)
     a = torch.randn(case.hidden, case.features, requires_grad=True)
     b = torch.randn(case.hidden, requires_grad=True)

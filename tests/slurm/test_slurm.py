@@ -91,7 +91,7 @@ def test_the_array_has_a_task_for_every_layout() -> None:
 def test_the_workstation_script_runs_each_layout(tmp_path: Path) -> None:
     layouts = {"a": "1 1 1", "b": "2 1 5 --blocks 3 --split 2,1"}
     file = tmp_path / "layouts.txt"
-    file.write_text("# name ...\n" + "".join(f"{n} {l}\n" for n, l in layouts.items()))
+    file.write_text("# name ...\n" + "".join(f"{name} {rest}\n" for name, rest in layouts.items()))
     venv = os.environ.get("VIRTUAL_ENV", str(Path(sys.executable).parents[1]))
     environment = {"RESULTS": str(tmp_path), "VIGMPI_VENV": venv, "LAYOUTS": str(file)}
     run(["jobs/workstation.sh", "1", "1", "data", *SMALL], environment)
