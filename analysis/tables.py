@@ -45,7 +45,7 @@ def _mini_batches(records: Sequence[Record]) -> str:
             row = _published_row(record, "model", phase)
             rows.append([_title(record), phase, len(seconds), *_figures(seconds), *row])
     head = ["layout", "phase", "n", *_FIGURES, "table", *(f"published {f}" for f in _FIGURES)]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _parts(records: Sequence[Record]) -> str:
@@ -60,7 +60,7 @@ def _parts(records: Sequence[Record]) -> str:
                 row = _published_row(record, name, phase)
                 rows.append([_title(record), title, phase, *_figures(seconds, 4), *row])
     head = ["layout", "part", "phase", *_FIGURES, "table", *(f"published {f}" for f in _FIGURES)]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _speed_ups(records: Sequence[Record]) -> str:
@@ -77,7 +77,7 @@ def _speed_ups(records: Sequence[Record]) -> str:
                 [_title(record), phase, f"{measured:.2f}", f"{low:.2f} to {high:.2f}", theirs]
             )
     head = ["layout", "phase", "images/s over sequential", "95 % interval", "published"]
-    return _markdown(head, rows)
+    return markdown(head, rows)
 
 
 def _warnings(records: Iterable[Record]) -> Iterable[str]:
@@ -130,7 +130,7 @@ def _figures(seconds: pd.Series, digits: int = 3) -> list[str]:
     return [f"{value:.{digits}f}" for value in values]
 
 
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
