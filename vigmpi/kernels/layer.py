@@ -60,7 +60,7 @@ def backward(x: Tensor, layer: Layer, dy: Tensor) -> tuple[Tensor, Tensor, Tenso
     if layer.graph:
         dx = layer.graph.spread_adjoint(dx)
     rows = torch.from_numpy(dw.sum(axis=0)[:hidden])
-    da, db, dv = rows[:, :width] / SCALE, rows[:, width] / SCALE, rows[:, width + 1 :] * SCALE
+    da, db, dv = rows[:, :width] / SCALE, rows[:, width] / SCALE, rows[:, width + 1 :] * (SCALE / 2)
     return dx, da.float(), db.float(), dv.float()
 
 
@@ -78,5 +78,5 @@ def _scaled(layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
     return (
         F.pad(layer.a / SCALE, (0, 0, 0, missing)).contiguous(),
         F.pad(layer.b / SCALE, (0, missing)),
-        F.pad(layer.v * SCALE, (0, 0, 0, missing)).contiguous(),
+        F.pad(layer.v * (SCALE / 2), (0, 0, 0, missing)).contiguous(),
     )

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 from scipy.special import ndtr
 
-END = 6.0  # beyond it tail and density are taken as constant
-TAIL_ROOT, TAIL_DEGREE = 8, 8
-DENSITY_ROOT, DENSITY_DEGREE = 16, 4
+END = 6.0  # beyond it tails and densities are taken as constant
+TAILS_ROOT, TAILS_DEGREE = 8, 8
+DENSITIES_ROOT, DENSITIES_DEGREE = 16, 4
 
 
 class Coefficients(NamedTuple):
     scale: float
-    tail: np.ndarray
-    density: np.ndarray
+    tails: np.ndarray
+    densities: np.ndarray
 
 
 def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray, degree: int) -> np.ndarray:
@@ -44,16 +44,16 @@ def root_fit(
 
 def derive() -> Coefficients:
     t = END * (1 - np.cos(np.linspace(0, np.pi, 4001))) / 2
-    # An error of the tail enters gelu' as it is, and gelu times t.
-    tail = root_fit(t, ndtr(-t), np.maximum(t, 0.5), TAIL_ROOT, TAIL_DEGREE)
-    tail = -tail  # an even power; the leading coefficient was negative, and is to become 1
-    scale = tail[-1] ** (-1 / TAIL_DEGREE)
+    # An error of the tails enters 2 gelu' as it is, and 2 gelu times t.
+    tails = root_fit(t, 2 * ndtr(-t), np.maximum(t, 0.5), TAILS_ROOT, TAILS_DEGREE)
+    tails = -tails  # an even power; the leading coefficient was negative, and is to become 1
+    scale = tails[-1] ** (-1 / TAILS_DEGREE)
     x = t / scale
-    density = scale * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+    densities = 2 * scale * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
     return Coefficients(
         scale,
-        tail * scale ** np.arange(TAIL_DEGREE + 1),
-        root_fit(x**2, density, x, DENSITY_ROOT, DENSITY_DEGREE),
+        tails * scale ** np.arange(TAILS_DEGREE + 1),
+        root_fit(x**2, densities, x, DENSITIES_ROOT, DENSITIES_DEGREE),
     )
 
 
