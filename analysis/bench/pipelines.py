@@ -26,6 +26,7 @@ from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.waiting import wait
 from vigmpi.datasets import Synthetic
+from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm
@@ -40,6 +41,20 @@ COLLAPSED_IMAGES, REFERENCE_IMAGES = 1000, 20
 Step = Callable[[], object]
 
 
+class Premade(Synthetic):
+    """Makes an image once: the peers' are made before the first step."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), 0)
+        self._made: dict[bytes, Images] = {}
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        key = samples.tobytes()
+        if key not in self._made:
+            self._made[key] = super().images(phase, samples)
+        return self._made[key]
+
+
 def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = None) -> Step:
     """A whole training step; the seconds of its forward and backward are added up."""
     topology = make_topology(WORLD, layout)
@@ -50,7 +65,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
         readout=stage == layout.stages - 1,
     )
     plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
-    trainer = Trainer(topology, layout, model, Synthetic(Path(), 0), plan, 1e-4)
+    trainer = Trainer(topology, layout, model, Premade(), plan, 1e-4)
 
     def step() -> None:
         [result] = trainer.run(Phase.TRAIN, 0)
