@@ -1,8 +1,10 @@
 """Figures of runs: `python -m analysis.figures RECORD... --output FOLDER` (SVG and PNG)."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -82,15 +84,16 @@ def learning(records: Sequence[Record]) -> Figure:
     """Training loss against steps and against images seen, and test accuracy."""
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     by_step, by_images, accuracy = figure.subplots(1, 3)
-    for record in records:
+    for colour, record in zip(_colours(), records, strict=False):
+        line = {"color": colour, "lw": 1.2}
         train = record.steps[record.steps.phase == "train"]
-        by_step.plot(np.arange(1, len(train) + 1), train.loss, label=record.name, lw=1.2)
-        by_images.plot(train.seen, train.loss, lw=1.2)
+        by_step.plot(np.arange(1, len(train) + 1), train.loss, label=record.name, **line)
+        by_images.plot(train.seen, train.loss, **line)
         test = record.steps[record.steps.phase == "test"]
         right = (test.accuracy * test.images).groupby(test.epoch).sum()
         shares = right / test.images.groupby(test.epoch).sum()
         seen = test.seen.groupby(test.epoch).max()
-        accuracy.plot(seen, 100 * shares, marker="o", ms=3, lw=1.2)
+        accuracy.plot(seen, 100 * shares, marker="o", ms=3, **line)
     for axes, label in ((by_step, "training steps"), (by_images, "training images seen")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
     accuracy.set(xlabel="training images seen", ylabel="test accuracy, %")
@@ -112,32 +115,45 @@ def step_times(records: Sequence[Record]) -> Figure:
         axes.set_yticks(range(len(records)), [record.name for record in records])
         axes.set_xlabel(f"{phase}: seconds a mini-batch (line: mean)")
         axes.set_xlim(left=0)
-        axes.invert_yaxis()
+    axes.set_ylim(len(records) - 0.5, -0.5)
     return figure
 
 
 def scaling(records: Sequence[Record]) -> Figure:
-    """Images a second over ranks, and the share of the sequential run's rate a rank keeps."""
+    """Images a second over threads, and the share of the sequential run's rate a thread keeps."""
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     rate_axes, efficiency_axes = figure.subplots(1, 2)
     base = next((record for record in records if record.layout[:2] == (1, 1)), None)
-    most = max(len(record.ranks) for record in records)
-    for record in sorted(records, key=lambda r: (len(r.ranks), r.name)):
-        rate, ranks = _rate(record), len(record.ranks)
-        label = f"{record.name} ({int(record.ranks.threads.sum())} threads)"
-        rate_axes.plot(ranks, rate, "o", ms=5, label=label)
+    for colour, record in zip(_colours(), records, strict=False):
+        rate, threads = _rate(record), _threads(record)
+        dot = {"color": colour, "ms": 5}
+        rate_axes.plot(
+            threads, rate, "o", label=f"{record.name} ({len(record.ranks)} ranks)", **dot
+        )
         if base:
-            efficiency_axes.plot(ranks, 100 * rate / _rate(base) / ranks, "o", ms=5)
+            alone = _rate(base) / _threads(base)
+            efficiency_axes.plot(threads, 100 * rate / threads / alone, "o", **dot)
     if base:
-        rate_axes.plot([1, most], [_rate(base), most * _rate(base)], "k:", lw=1, label="ideal")
+        ends = np.array([_threads(base), max(map(_threads, records))])
+        rate_axes.plot(ends, ends * _rate(base) / ends[0], "k:", lw=1, label="ideal")
         efficiency_axes.axhline(100, color="k", ls=":", lw=1)
-    rate_axes.set(xlabel="ranks", ylabel="training images a second")
-    efficiency_axes.set(xlabel="ranks", ylabel="efficiency, %")
+    cores = records[0].ranks.groupby("host").cores.max().sum()
+    label = f"threads of all ranks ({cores} cores)"
+    rate_axes.set(xlabel=label, ylabel="training images a second")
+    efficiency_axes.set(xlabel=label, ylabel="efficiency, %")
     for axes in (rate_axes, efficiency_axes):
         axes.set_ylim(bottom=0)
-        axes.set_xticks(sorted({1, *(len(record.ranks) for record in records)}))
+        axes.set_xticks(sorted(set(map(_threads, records))))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
+
+
+def _colours() -> Iterator[Any]:
+    return cycle(mpl.colormaps["tab20"].colors)
+
+
+def _threads(record: Record) -> int:
+    return int(record.ranks.threads.sum())
 
 
 def _rate(record: Record) -> float:
@@ -159,7 +175,8 @@ def main() -> None:
     for record in records:
         drawn[f"{record.name}-ranks"] = rank_map(record)
         if not record.trace.empty:
-            drawn[f"{record.name}-pipeline"] = pipeline(record, int(record.trace.mini_batch.max()))
+            last = record.steps.index[record.steps.phase == "train"].max()
+            drawn[f"{record.name}-pipeline"] = pipeline(record, int(last))
     arguments.output.mkdir(parents=True, exist_ok=True)
     mpl.rcParams["svg.hashsalt"] = "vigmpi"  # equal data, equal files
     for name, figure in drawn.items():

@@ -51,6 +51,8 @@ def _mini_batches(records: Sequence[Record]) -> str:
 def _parts(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
+        if record.layout[:2] != (1, 1):
+            continue  # the study has these for its sequential run, where no rank shares a core
         frame = record.parts
         block = frame[frame.part != "readout"]
         for title, part, name in (("a block", block, "block"), ("readout", None, "readout")):
@@ -132,7 +134,8 @@ def _figures(seconds: pd.Series, digits: int = 3) -> list[str]:
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    cells = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def test_tables_show_measured_beside_published(records: dict[str, Path]) -> None
     text = analyse("analysis.tables", *records.values())
     assert "| sequential | train | 2 |" in text
     assert "| 37.44 |" in text
-    assert "| 2 stages (4|4) x 2, 4 chunks | train |" in text
+    assert "| 2 stages (4\\|4) x 2, 4 chunks | train |" in text
     assert "95 % interval" in text
 
 
