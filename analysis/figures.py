@@ -149,7 +149,7 @@ def scaling(records: Sequence[Record]) -> Figure:
 
 
 def _colours() -> Iterator[Any]:
-    return cycle(mpl.colormaps["tab20"].colors)
+    return cycle(mpl.colormaps["tab20"](range(20)))
 
 
 def _threads(record: Record) -> int:

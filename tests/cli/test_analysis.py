@@ -64,6 +64,18 @@ def test_a_trace_holds_every_action_of_every_rank(records: dict[str, Path]) -> N
         assert (abs(file["trace/clock_drift_s"][:]) < 1e-2).all()
 
 
+def test_the_record_holds_the_ledger_of_each_phase(records: dict[str, Path]) -> None:
+    with h5py.File(records["pipeline"]) as file:
+        longest = file["timings/step_s"][:].max(axis=1)
+        keep = file["steps/warm_up"][:] == 0
+        for phase, number in (("train", 0), ("test", 1)):
+            columns = file[f"ledger/{phase}"]
+            mean = longest[keep & (file["steps/phase"][:] == number)].mean()
+            np.testing.assert_allclose(sum(c[:] for c in columns.values()), mean)
+            assert all(c.attrs["about"] for c in columns.values())
+            assert (columns["other_s"][:] < 0.02 * mean).all()
+
+
 def test_part_times_add_up_to_the_work(records: dict[str, Path]) -> None:
     with h5py.File(records["pipeline"]) as file:
         parts = file["parts/part_forward_s"][:] + file["parts/part_backward_s"][:]
@@ -82,6 +94,8 @@ def test_tables_show_measured_beside_published(records: dict[str, Path]) -> None
     assert "| 37.44 |" in text
     assert "| 2 stages (4\\|4) x 2, 4 chunks | train |" in text
     assert "95 % interval" in text
+    text = analyse("analysis.corrections", *records.values())
+    assert "| 5 | train | mean | 19.02 | 28.53 | 28.12 | 12.68 |" in text
 
 
 def test_figures_and_a_trace_file_are_written(records: dict[str, Path], tmp_path: Path) -> None:

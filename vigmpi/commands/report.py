@@ -14,7 +14,7 @@ from vigmpi.datasets.order import micro_batches, mini_batches, steps
 from vigmpi.model import ViGConfig
 from vigmpi.phase import Phase
 from vigmpi.record.columns import CLOCKS, TIMINGS
-from vigmpi.record.ledger import Ledger, ledger, mean
+from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
 from vigmpi.record.recorder import Recorder, Row
 from vigmpi.record.terminal import Terminal, gib, ledger_table, table
 from vigmpi.runtime.forecast import Forecast
@@ -117,9 +117,13 @@ class Report:
         """Args: drift: of the clocks, where there is a trace."""
         if drift is not None:
             self._recorder.add_ranks("trace", CLOCKS[-1], drift)
+        ledgers = {phase: mean(each) for phase, each in self._ledgers.items()}
+        for phase, found in ledgers.items():
+            for column, values in zip(LEDGER, found.shares.T, strict=True):
+                self._recorder.add_ranks(f"ledger/{phase}", column, values)
         self._recorder.close(**attributes)
-        for phase, ledgers in self._ledgers.items():
-            print(ledger_table(phase, mean(ledgers), self._config.stages))
+        for phase, found in ledgers.items():
+            print(ledger_table(phase, found, self._config.stages))
         print(table({phase: self._seconds[phase] for phase in Phase}))
         print(
             f"peak memory: {gib(self._peaks.sum())} over {len(self._peaks)} ranks, "

@@ -11,21 +11,32 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vigmpi.record.columns import Column
+
 Seconds = NDArray[np.float64]
 
-LEDGER = {
-    "forward": "measured on the rank",
-    "backward": "measured on the rank",
-    "bubble": "closed form of the rank's replica, less the slowest stage's work",
-    "imbalance": "what the slowest stage works more than this rank's, and what the slowest "
-    "replica's closed form is more than that of this rank's replica",
-    "network": "the rest of the waiting: messages under way, and micro-batches of uneven times",
-    "gradient sum": "of the replica that came last, on the stage where that took longest",
-    "data": "of the rank that took longest",
-    "statistics": "like the gradient sum",
-    "optimizer": "of the rank that took longest",
-    "other": "what a rank did between the measured actions",
-}
+LEDGER = (
+    Column("forward_s", "s", "measured on the rank"),
+    Column("backward_s", "s", "measured on the rank"),
+    Column("bubble_s", "s", "closed form of the rank's replica, less the slowest stage's work"),
+    Column(
+        "imbalance_s",
+        "s",
+        "what the slowest stage works more than this rank's, and what the slowest replica's "
+        "closed form is more than that of this rank's replica",
+    ),
+    Column(
+        "network_s",
+        "s",
+        "the rest of the waiting: messages under way, and micro-batches of uneven times, which "
+        "can bring it below 0",
+    ),
+    Column("gradient_sum_s", "s", "of the replica that came last, where that took longest"),
+    Column("data_s", "s", "of the rank that took longest"),
+    Column("statistics_s", "s", "like the gradient sum"),
+    Column("optimizer_s", "s", "of the rank that took longest"),
+    Column("other_s", "s", "what a rank did between the measured actions"),
+)
 
 
 class Ledger(NamedTuple):
@@ -62,21 +73,22 @@ def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) ->
     statistics = by_replica["statistics_s"].min(axis=0)
     joint = (by_replica["gradient_sum_s"] + by_replica["statistics_s"]).min(axis=0)
     measured = np.sum([v for name, v in by_replica.items() if name != "step_s"], axis=0)
-    columns = {
-        "forward": forward,
-        "backward": backward,
-        "bubble": bubble[:, None],
-        "imbalance": (slowest + late)[:, None] - forward - backward,
-        "gradient sum": (joint - statistics).max(),
-        "data": by_replica["data_s"].max(),
-        "statistics": statistics.max(),
-        "optimizer": by_replica["optimizer_s"].max(),
-        "other": by_replica["step_s"] - measured,
+    known = {
+        "forward_s": forward,
+        "backward_s": backward,
+        "bubble_s": bubble[:, None],
+        "imbalance_s": (slowest + late)[:, None] - forward - backward,
+        "gradient_sum_s": (joint - statistics).max(),
+        "data_s": by_replica["data_s"].max(),
+        "statistics_s": statistics.max(),
+        "optimizer_s": by_replica["optimizer_s"].max(),
+        "other_s": by_replica["step_s"] - measured,
     }
-    shares = {name: np.broadcast_to(v, forward.shape).ravel() for name, v in columns.items()}
+    shares = {name: np.broadcast_to(v, forward.shape).ravel() for name, v in known.items()}
     step_s = float(timings["step_s"].max())
-    shares["network"] = step_s - np.sum(list(shares.values()), axis=0)
-    return Ledger(np.array([shares[name] for name in LEDGER]).T, step_s, float(closed.max()))
+    shares["network_s"] = step_s - np.sum(list(shares.values()), axis=0)
+    columns = np.array([shares[column.name] for column in LEDGER]).T
+    return Ledger(columns, step_s, float(closed.max()))
 
 
 def mean(ledgers: Sequence[Ledger]) -> Ledger:

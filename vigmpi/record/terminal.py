@@ -97,11 +97,12 @@ def ledger_table(phase: Phase, ledger: Ledger, stages: int) -> str:
     """Where a mini-batch's time went on each stage, in percent, beside the closed form."""
     shares = ledger.shares.reshape(-1, stages, len(LEDGER)).mean(axis=0) / ledger.step_s
     percent = np.round(100 * shares, 1) + 0.0  # no -0.0
-    widths = [max(7, len(name) + 2) for name in LEDGER]
+    names = [column.name.removesuffix("_s").replace("_", " ") for column in LEDGER]
+    widths = [max(7, len(name) + 2) for name in names]
     lines = [
         f"{phase}: % of a mini-batch's {ledger.step_s:.3f} s (closed form of the pipeline: "
         f"{ledger.closed_form_s:.3f} s)",
-        "stage" + "".join(f"{name:>{w}}" for name, w in zip(LEDGER, widths, strict=True)),
+        "stage" + "".join(f"{name:>{w}}" for name, w in zip(names, widths, strict=True)),
     ]
     for stage, row in enumerate(percent):
         cells = "".join(f"{v:{w}.1f}" for v, w in zip(row, widths, strict=True))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,14 +89,16 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
         x = x + linear_norm(gelu(y), f"{block}.grapher.fc2")
         y = gelu(linear_norm(x, f"{block}.ffn.fc1"))
         x = x + linear_norm(y, f"{block}.ffn.fc2")
-    y = gelu(x.sum(axis=1) @ state["fc1.weight"].T + state["fc1.bias"])
+    pooled = x.mean(axis=1) if model.config.readout == "mean" else x.sum(axis=1)
+    y = gelu(pooled @ state["fc1.weight"].T + state["fc1.bias"])
     return y @ state["fc2.weight"].T + state["fc2.bias"]
 
 
+@pytest.mark.parametrize("readout", ["sum", "mean"])
 @pytest.mark.parametrize("path", ["collapsed", "reference"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_its_formulas(training: bool, path: str) -> None:
-    model = ViG(SMALL, path=path).double()
+def test_the_model_is_its_formulas(training: bool, path: str, readout: str) -> None:
+    model = ViG(replace(SMALL, readout=readout), path=path).double()
     random = np.random.default_rng()
     with torch.no_grad():
         for norm in model.modules():

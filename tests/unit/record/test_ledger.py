@@ -3,6 +3,8 @@ import numpy as np
 from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, ledger, mean
 
+NAMES = [column.name for column in LEDGER]
+
 
 def timings(**columns: list[float]) -> dict[str, np.ndarray]:
     """Two replicas of two stages; what is not named took no time."""
@@ -15,27 +17,27 @@ def test_a_pipeline_at_its_bound_has_work_bubble_and_imbalance_only() -> None:
     whole = (1 + 2 + 3 * 2) + (3 + 3 + 3 * 3)
     found = ledger(timings(forward_s=forward, backward_s=backward, step_s=[whole] * 4), 2, 4)
     assert found.closed_form_s == whole
-    columns = dict(zip(LEDGER, found.shares.T, strict=True))
-    assert columns["bubble"].tolist() == [1 + 3] * 4
-    assert columns["imbalance"].tolist() == [4, 0] * 2
-    assert columns["other"].tolist() == [whole - 16, whole - 20] * 2
-    assert abs(columns["network"] + columns["other"]).max() < 1e-12
+    columns = dict(zip(NAMES, found.shares.T, strict=True))
+    assert columns["bubble_s"].tolist() == [1 + 3] * 4
+    assert columns["imbalance_s"].tolist() == [4, 0] * 2
+    assert columns["other_s"].tolist() == [whole - 16, whole - 20] * 2
+    assert abs(columns["network_s"] + columns["other_s"]).max() < 1e-12
 
 
 def test_what_others_wait_for_counts_where_it_was_spent() -> None:
     data, optimizer, sums = [0.5, 0, 0, 0], [0, 0, 0, 0.25], [3.0, 1.0, 2.0, 4.0]
     columns = timings(data_s=data, optimizer_s=optimizer, gradient_sum_s=sums, step_s=[5.0] * 4)
     found = ledger(columns, replicas=2, micro_batches=1)
-    shares = dict(zip(LEDGER, found.shares.T, strict=True))
-    assert shares["data"].tolist() == [0.5] * 4
-    assert shares["optimizer"].tolist() == [0.25] * 4
-    assert shares["gradient sum"].tolist() == [2.0] * 4  # stage 0: 2.0, stage 1: 1.0
+    shares = dict(zip(NAMES, found.shares.T, strict=True))
+    assert shares["data_s"].tolist() == [0.5] * 4
+    assert shares["optimizer_s"].tolist() == [0.25] * 4
+    assert shares["gradient_sum_s"].tolist() == [2.0] * 4  # stage 0: 2.0, stage 1: 1.0
 
 
 def test_a_late_replica_is_an_imbalance() -> None:
     found = ledger(timings(forward_s=[1.0, 1.0, 3.0, 3.0], step_s=[6.0] * 4), 2, 1)
-    shares = dict(zip(LEDGER, found.shares.T, strict=True))
-    assert shares["imbalance"].tolist() == [4.0, 4.0, 0, 0]
+    shares = dict(zip(NAMES, found.shares.T, strict=True))
+    assert shares["imbalance_s"].tolist() == [4.0, 4.0, 0, 0]
 
 
 def test_every_rank_adds_up_to_the_step() -> None:
