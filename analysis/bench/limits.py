@@ -6,36 +6,39 @@ import numpy as np
 import torch
 from numba import njit
 
-_LANES = 512  # independent chains: more than latency x units x vector width of any CPU
+_LANES = 128  # times four independent chains: more than latency x units x vector width
 _CHAIN = 16  # operations on a value between its load and its store
 _REPEATS = 500_000
 
-OPERATIONS = _LANES * _CHAIN * _REPEATS
+OPERATIONS = 4 * _LANES * _CHAIN * _REPEATS
 
 
 @njit(fastmath={"contract"}, nogil=True)
 def _multiply_adds(x, factor):  # type: ignore[no-untyped-def]
     for _ in range(_REPEATS):
         for i in range(_LANES):
-            value = x[i]
+            # Four chains in step: in turn, they would fill the scheduler with what must wait.
+            a, b, c, d = x[0, i], x[1, i], x[2, i], x[3, i]
             for _ in range(_CHAIN):
-                value = value * factor + factor
-            x[i] = value
+                a, b = a * factor + factor, b * factor + factor
+                c, d = c * factor + factor, d * factor + factor
+            x[0, i], x[1, i], x[2, i], x[3, i] = a, b, c, d
 
 
 @njit(nogil=True, error_model="numpy")
 def _divisions(x, numerator):  # type: ignore[no-untyped-def]
     for _ in range(_REPEATS):
         for i in range(_LANES):
-            value = x[i]
+            a, b, c, d = x[0, i], x[1, i], x[2, i], x[3, i]
             for _ in range(_CHAIN):
-                value = numerator / value
-            x[i] = value
+                a, b = numerator / a, numerator / b
+                c, d = numerator / c, numerator / d
+            x[0, i], x[1, i], x[2, i], x[3, i] = a, b, c, d
 
 
 def multiply_adds() -> None:
     """OPERATIONS fp32 fused multiply-adds."""
-    _multiply_adds(np.ones(_LANES, np.float32), np.float32(0.5))
+    _multiply_adds(np.ones((4, _LANES), np.float32), np.float32(0.5))
 
 
 def multiply_adds_everywhere() -> None:
@@ -50,4 +53,4 @@ def multiply_adds_everywhere() -> None:
 
 def divisions() -> None:
     """OPERATIONS fp32 divisions."""
-    _divisions(np.ones(_LANES, np.float32), np.float32(1.5))
+    _divisions(np.ones((4, _LANES), np.float32), np.float32(1.5))

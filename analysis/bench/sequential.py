@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from analysis.bench import limits
 from analysis.bench.rounds import Sample, interleaved
-from vigmpi.kernels.autograd import hidden_layer
+from vigmpi.kernels import layer
 from vigmpi.kernels.layer import Layer
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.graph import PixelLattice
@@ -96,8 +96,8 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
         "divisions": (limits.divisions, limits.OPERATIONS),
     }
     for name, case in CASES.items():
-        forward, backward = _kernel(case, images=32)
-        values = 32 * 1024 * case.hidden
+        forward, backward = _kernel(case, images=64)
+        values = 64 * 1024 * case.hidden
         contenders |= {f"{name} forward": (forward, values), f"{name} backward": (backward, values)}
     samples = interleaved(contenders, rounds)
     torch.set_num_threads(threads)
@@ -113,14 +113,7 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
 
 def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """Forward alone, and backward alone, of one hidden layer."""
-    x = torch.randn(images, 3, 1024, requires_grad=True)
-    a = torch.randn(case.hidden, case.features, requires_grad=True)
-    b = torch.randn(case.hidden, requires_grad=True)
-    v = torch.randn(case.hidden, 3, requires_grad=True)
-    shift, c, dy = torch.zeros(3), torch.zeros(3), torch.randn(images, 3, 1024)
-
-    def forward() -> torch.Tensor:
-        return hidden_layer(x, Layer(shift, a, b, v, c, case.graph))
-
-    y = forward()
-    return forward, lambda: y.backward(dy, retain_graph=True)
+    x, dy = torch.randn(images, 3, 1024), torch.randn(images, 3, 1024)
+    a, b = torch.randn(case.hidden, case.features), torch.randn(case.hidden)
+    weights = Layer(torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.graph)
+    return lambda: layer.forward(x, weights), lambda: layer.backward(x, weights, dy)
