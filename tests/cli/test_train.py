@@ -38,8 +38,11 @@ def test_the_terminal_says_what_runs_and_ends_with_a_table(run: tuple[Path, str,
     assert "train 1/1  step 1/3  loss " in err
     assert "test  1/1  done: loss " in err
     lines = out.splitlines()
-    assert lines[1].split()[:2] == ["train", "2"]
-    assert lines[2].split()[:2] == ["test", "1"]
+    assert lines[0].startswith("train: % of a mini-batch's ")
+    assert [line.split()[0] for line in lines[1:4]] == ["stage", "0", "1"]
+    head = next(i for i, line in enumerate(lines) if line.startswith("phase "))
+    assert lines[head + 1].split()[:2] == ["train", "2"]
+    assert lines[head + 2].split()[:2] == ["test", "1"]
     assert "peak memory: " in out
     assert lines[-1] == f"record: {path}"
 
