@@ -70,8 +70,7 @@ class Recorder:
         self._make_axes(int(max(ranks["replica"])) + 1, parts)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
-        self._peak_rss_bytes: np.ndarray = np.zeros(self._size, PEAK.dtype)
-        self.add_ranks("ranks", PEAK, self._peak_rss_bytes)
+        self.add_ranks("ranks", PEAK, np.zeros(self._size, PEAK.dtype))
         for group, (columns, axes) in _GROUPS.items():
             for column in columns:
                 self._make(group, column, axes)
