@@ -7,38 +7,40 @@ from collections.abc import Sequence
 import mpi4py.run
 
 from vigmpi import launch
-from vigmpi.config import parse_config
-from vigmpi.errors import InputError
+from vigmpi.command_line import parse_config
+from vigmpi.errors import InputError, RunError
 from vigmpi.host import prepare_process
+from vigmpi.stop_signal import StopSignal
 
-COMMANDS = ("train",)
+COMMANDS = ("train", "evaluate")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run on this rank; return its exit status.
 
-    Bad input is found by all ranks alike. Rank 0 alone says so and leaves with 2: a launcher
+    What all ranks know of is told by rank 0 alone, which leaves with that status: a launcher
     that ends the others at the first status above 0 could otherwise swallow the message.
     """
     speaks = launch.rank(os.environ) == 0
     try:
-        _run(arguments, speaks=speaks)
-    except InputError as error:
+        return _run(arguments, speaks=speaks)
+    except (InputError, RunError) as error:
         if speaks:
             print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
-            return 2
+            return 2 if isinstance(error, InputError) else 1
     return 0
 
 
-def _run(arguments: Sequence[str], *, speaks: bool) -> None:
+def _run(arguments: Sequence[str], *, speaks: bool) -> int:
     command, flags = "train", arguments
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command}; type: python -m vigmpi train --help")
     if {"-h", "--help"} & set(flags) and not speaks:
-        return
-    config = parse_config(flags)
+        return 0
+    stop = StopSignal()
+    config = parse_config(flags, command)
 
     prepare_process()
     # Not sooner: a wrong flag is told in 50 ms, torch and MPI take seconds.
@@ -46,9 +48,13 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> None:
 
     world = start_mpi()
     config.layout.check_world(world.size)
-    from vigmpi.commands.train import train  # noqa: PLC0415
+    if command == "train":
+        from vigmpi.commands.train import train  # noqa: PLC0415
 
-    train(config, world)
+        return train(config, world, stop)
+    from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
+
+    return evaluate(config, world)
 
 
 if __name__ == "__main__":

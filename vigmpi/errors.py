@@ -1,4 +1,4 @@
-"""What a user can put right."""
+"""What ends a run with one line."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     `__main__` prints it from one rank and leaves with status 2.
     """
+
+
+class RunError(Exception):
+    """A run that failed in a way that all ranks know of: one line, and status 1."""
