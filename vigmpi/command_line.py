@@ -17,7 +17,8 @@ _OF_A_START = {
     *("resume", "checkpoint", "checkpoint_dir", "output", "overwrite"),
     *("download", "threads", "trace", "progress"),
 }
-_OF_THE_LAYOUT = {"stages", "replicas", "chunks", "split"}
+# Nor for an evaluation: what says how long, and on what layout, its run trained.
+_OF_THE_TRAINING = {"stages", "replicas", "chunks", "split", "test_steps"}
 _USAGE = {
     "train": "mpirun -n (S x R) python -m vigmpi [train] [--stages S] [--replicas R] [...]",
     "evaluate": "mpirun -n (S x R) python -m vigmpi evaluate --checkpoint PATH [...]",
@@ -104,7 +105,7 @@ def _taken_over(
     """Those settings of a checkpoint's run that hold for one that starts from it."""
     left_out = set(_OF_A_START)
     if command == "evaluate":
-        left_out |= _OF_THE_LAYOUT
+        left_out |= _OF_THE_TRAINING
     elif {"stages", "blocks"} & given.keys():
         left_out.add("split")
     return {name: value for name, value in settings.items() if name not in left_out}

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from vigmpi.command_line import parse_config
-from vigmpi.config import COMMANDS
+from vigmpi.config import COMMANDS, RunConfig
 from vigmpi.config import DATASETS as NAMES
-from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 

@@ -145,10 +145,8 @@ def _first_lines(config: RunConfig, session: Session, start: Position) -> Iterat
     )
     if config.start:
         yield from (f"warning: {reason}: passed over" for reason in config.start.refused)
-        yield (
-            f"start: {config.start.path}, epoch {start.epoch + 1}, {start.phase} step "
-            f"{start.step + 1}"
-        )
+        where = f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
+        yield f"start: {config.start.path}{where if config.resume else ''}"
     elif config.resume:
         yield "start: there is no checkpoint yet, so from the beginning"
     if _has_single_images(config, session.dataset.samples[Phase.TRAIN]):
