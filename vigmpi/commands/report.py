@@ -50,6 +50,7 @@ class Report:
         )
         self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._warm: set[Phase] = set()
+        self._peaks = np.zeros(config.layout.ranks)
         self._terminal = Terminal(config.progress)
         for line in _first_lines(config, session, start):
             self.note(line)

@@ -82,8 +82,8 @@ class Recorder:
             "part": np.array(parts, dtype="S"),
         }
         past = None
-        if goes_on_from and path.exists() and not overwrite:
-            past = read_past(path, attributes[""]["run"], goes_on_from, axes)
+        if goes_on_from and path.exists():
+            past = _past(path, attributes[""]["run"], goes_on_from, axes, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if past else path
         self._file = _create(new, overwrite=overwrite or past is not None)
         for group, attrs in attributes.items():
@@ -209,6 +209,17 @@ class Recorder:
         done = len(dataset)
         dataset.resize(done + len(values), axis=0)
         dataset[done:] = values
+
+
+def _past(
+    path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray], *, overwrite: bool
+) -> Past | None:
+    try:
+        return read_past(path, run, mini_batches, axes)
+    except InputError:
+        if overwrite:
+            return None
+        raise
 
 
 def _create(path: Path, *, overwrite: bool) -> h5py.File:
