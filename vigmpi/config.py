@@ -14,7 +14,7 @@ from vigmpi.phase import Phase
 from vigmpi.split import split_blocks
 
 PROGRESS = ("auto", "bar", "lines", "off")
-DATASETS = ("cifar10", "digits", "synthetic")
+DATASETS = ("cifar10", "folder", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
 
@@ -75,12 +75,28 @@ class RunConfig:
     )
     dataset: str | None = _setting(
         None,
-        "cifar10, digits or synthetic (default: cifar10 if it is in the data folder, else digits)",
+        "cifar10, folder (your own images), digits or synthetic (default: cifar10 if it is in the "
+        "data folder, else digits)",
         choices=DATASETS,
         metavar="NAME",
     )
-    data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
+    data_dir: Path = _setting(
+        Path("data"),
+        "folder of the data sets; with --dataset folder a prepared file, or class folders",
+        Path,
+        metavar="FOLDER",
+    )
     download: bool = _setting(False, "fetch the data set where it is not in the folder")
+    normalize: bool = _setting(
+        False, "bring each channel to the training images' mean 0 and deviation 1"
+    )
+    flip: bool = _setting(False, "mirror training images at random, left to right")
+    crop: int = _setting(
+        0,
+        "move training images at random by up to N pixels each way; 0: not",
+        _whole(0),
+        metavar="N",
+    )
     batch_size: int = _setting(100, "images of a replica's mini-batch", _whole(1), metavar="N")
     epochs: int = _setting(
         3, "passes over the data, each followed by a test", _whole(1), metavar="N"
@@ -92,7 +108,9 @@ class RunConfig:
         0, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
     )
     lr: float = _setting(1e-4, "learning rate of Adam", _positive, metavar="X")
-    seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")
+    seed: int = _setting(
+        0, "of the weights, the sample order and random changes to images", _whole(0), metavar="N"
+    )
     threads: int | None = _setting(
         None,
         "cores that a rank computes on (default: OMP_NUM_THREADS, else the cores it may use "

@@ -1,12 +1,13 @@
 """`python -m vigmpi train`: join the rooms for one run."""
 
+import hashlib
 import os
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
-from vigmpi.comm.agreement import agreed
+from vigmpi.comm.agreement import agreed, all_equal
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import Topology, make_topology
@@ -15,6 +16,8 @@ from vigmpi.commands.report import Report
 from vigmpi.commands.row import pack, unpack
 from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
+from vigmpi.datasets.augmentation import Augmentation
+from vigmpi.errors import InputError
 from vigmpi.host import threads_per_rank
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.phase import Phase
@@ -52,7 +55,8 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
     with agreed(topology.world):
         report = Report(config, dataset, ranks, forecast) if topology.world.rank == 0 else None
 
-    plan = Plan(config.limits, config.batch_size, config.seed)
+    augmentation = _augmentation(config, dataset, topology)
+    plan = Plan(config.limits, config.batch_size, config.seed, augmentation)
     trainer = Trainer(topology, layout, model, dataset, plan, config.lr)
     trace = Trace(topology, config.chunks) if config.trace else None
     if report and trace:
@@ -107,4 +111,19 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
         dataset.load(
             images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
         )
+    if not all_equal(topology.world, hashlib.sha256(dataset.identity.encode()).digest()):
+        raise InputError(
+            f"the ranks find different images in --data-dir {config.data_dir}; type: a folder "
+            f"that all hosts share, or copy it to each of them"
+        )
     return dataset
+
+
+def _augmentation(config: RunConfig, dataset: Dataset, topology: Topology) -> Augmentation:
+    mean = std = None
+    with agreed(topology.world):
+        if config.normalize and topology.previous == MPI.PROC_NULL:
+            mean, std = dataset.mean_and_std()
+        augmentation = Augmentation(config.flip, config.crop, mean, std, config.seed)
+        augmentation.check(dataset.image_size)
+    return augmentation

@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Channel
 from vigmpi.datasets import Dataset
+from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Indices
 from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
 from vigmpi.layout import Layout
@@ -20,6 +22,7 @@ from vigmpi.model.stage import Stage
 from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
 from vigmpi.runtime.executor import Batch, Executor
+from vigmpi.runtime.loader import Loader
 from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
 
@@ -32,11 +35,13 @@ class Plan:
         limits: mini-batches of each phase at most (0: all there are).
         batch_size: images of a replica's mini-batch.
         seed: of the sample order.
+        augmentation: of the images.
     """
 
     limits: Mapping[Phase, int]
     batch_size: int
     seed: int
+    augmentation: Augmentation = Augmentation()
 
 
 class StepResult(NamedTuple):
@@ -75,8 +80,17 @@ class Trainer:
         self._plan = plan
         self.model = model
         place = topology.place
-        self._first, self._last = place.stage == 0, place.stage == layout.stages - 1
-        self._stage = Stage(model, layout.chunks, first=self._first)
+        first, last = place.stage == 0, place.stage == layout.stages - 1
+        self._stage = Stage(model, layout.chunks, first=first)
+        self._loader = Loader(
+            dataset,
+            plan.augmentation,
+            layout,
+            place.replica,
+            self._stage.moments.dtype,
+            first=first,
+            last=last,
+        )
         self._stopwatch = Stopwatch()
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
@@ -88,8 +102,9 @@ class Trainer:
         plan, samples = self._plan, self._dataset.samples[phase]
         order = shuffled(samples, plan.seed, epoch) if phase is Phase.TRAIN else np.arange(samples)
         images = plan.batch_size * self._layout.replicas
-        for step, mini_batch in enumerate(mini_batches(order, images, plan.limits[phase])):
-            yield self._step(phase, epoch, step, mini_batch)
+        batches = mini_batches(order, images, plan.limits[phase])
+        for step, (mini_batch, batch) in enumerate(self._loader.ahead(phase, epoch, batches)):
+            yield self._step(phase, epoch, step, mini_batch, batch)
 
     def replicas_agree(self) -> bool:
         """Whether all replicas of this stage hold the same bits. Collective."""
@@ -98,14 +113,16 @@ class Trainer:
             digest.update(tensor.numpy().tobytes())
         return all_equal(self._topology.replicas, digest.digest())
 
-    def _step(self, phase: Phase, epoch: int, step: int, samples: Indices) -> StepResult:
+    def _step(
+        self, phase: Phase, epoch: int, step: int, samples: Indices, coming: "Future[Batch]"
+    ) -> StepResult:
         stopwatch = self._stopwatch
         stopwatch.spans = []
         self._stage.part_seconds[:] = 0
         with stopwatch("step"):
             shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
             with stopwatch("data"):
-                batch = self._load(phase, len(samples), shares[self._topology.place.replica])
+                batch = coming.result()
             self.model.train(phase is Phase.TRAIN)
             if phase is Phase.TRAIN:
                 self._stage.zero_gradients()
@@ -128,19 +145,6 @@ class Trainer:
             self._stage.update_running(images, moments.reshape(len(images), -1))
         with self._stopwatch("optimizer"):
             self._optimizer.step()
-
-    def _load(self, phase: Phase, images: int, share: list[Indices]) -> Batch:
-        mine = [samples for samples in share if len(samples)]
-        dtype = self._stage.moments.dtype
-        features = [
-            torch.from_numpy(self._dataset.images(phase, samples)).to(dtype).flatten(2)
-            for samples in mine
-            if self._first
-        ]
-        labels = [
-            torch.from_numpy(self._dataset.labels(phase, samples)) for samples in mine if self._last
-        ]
-        return Batch(images, [len(samples) for samples in mine], features, labels)
 
     @cache  # noqa: B019 (lives as long as the run)
     def _actions(self, phase: Phase, chunks: int) -> tuple[Action, ...]:
