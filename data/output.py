@@ -1,6 +1,5 @@
 import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,6 +44,9 @@ class Output:
         except OSError as error:
             reason = error.strerror or " ".join(str(error).split())
             raise InputError(f"{path} can't be written ({reason}); type: --output FILE") from error
+        except BaseException:
+            self._part.unlink(missing_ok=True)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -86,8 +88,7 @@ class Output:
         traceback: TracebackType | None,
     ) -> None:
         os.close(self._descriptor)
-        with suppress(FileNotFoundError):  # it has its name
-            self._part.unlink()
+        self._part.unlink(missing_ok=True)  # once finished, it has its name
 
 
 def fixed(text: str) -> Any:

@@ -37,7 +37,7 @@ class Augmentation:
         if self.crop >= min(image_size):
             raise InputError(
                 f"--crop {self.crop} can move images of {image_size[0]}x{image_size[1]} pixels "
-                f"out of sight; type: --crop {min(image_size) // 8}, say"
+                f"out of sight; type: --crop {min(image_size) // 8}"
             )
 
     def __call__(self, images: Images, phase: Phase, epoch: int, samples: Indices) -> Images:

@@ -64,7 +64,7 @@ class PreparedFile(Dataset):
         for phase, rows in header.labels.items():
             for first in range(0, rows.shape[0], _LABELS_AT_ONCE):
                 found = np.empty(min(_LABELS_AT_ONCE, rows.shape[0] - first), rows.dtype)
-                self._fill(found, rows.offset + first * rows.row_bytes)
+                self._fill(found.data, rows.offset + first * rows.row_bytes)
                 if found.min() < 0 or found.max() >= self.classes:
                     raise InputError(
                         f"{self._path} has labels in {phase} outside of its {self.classes} "
@@ -73,11 +73,13 @@ class PreparedFile(Dataset):
 
     def _read(self, rows: Rows, samples: Indices) -> NDArray:
         values = np.empty((len(samples), *rows.shape[1:]), rows.dtype)
-        # In the file's order, which is the disk's.
-        for i in np.argsort(samples).tolist():
-            self._fill(values[i : i + 1], rows.offset + int(samples[i]) * rows.row_bytes)
+        places, size = values.data.cast("B"), rows.row_bytes
+        order = np.argsort(samples)  # the file's order is the disk's
+        offsets = rows.offset + samples[order] * size
+        for place, offset in zip((order * size).tolist(), offsets.tolist(), strict=True):
+            self._fill(places[place : place + size], offset)
         return values
 
-    def _fill(self, values: NDArray, offset: int) -> None:
-        if os.preadv(self._descriptor, [values.data], offset) != values.nbytes:
+    def _fill(self, place: memoryview, offset: int) -> None:
+        if os.preadv(self._descriptor, (place,), offset) != place.nbytes:
             raise InputError(f"{self._path} became shorter while it was read")

@@ -72,6 +72,8 @@ def read_header(path: Path) -> Header:
         InputError: it is not one, is damaged, or would make HDF5 read elsewhere.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise _UnfitError("it is no file")
         with h5py.File(path, "r", locking=False) as file:
             return _header(file, path.stat().st_size)
     except _UnfitError as error:
