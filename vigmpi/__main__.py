@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import mpi4py.run
 
 from vigmpi import launch
-from vigmpi.command_line import parse_config
+from vigmpi.command_line import parse_config, parse_predict
 from vigmpi.errors import InputError, RunError
 from vigmpi.host import prepare_process
 from vigmpi.stop_signal import StopSignal
 
-COMMANDS = ("train", "evaluate")
+COMMANDS = ("train", "evaluate", "predict")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +39,8 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> int:
         raise InputError(f"unknown command {command}; type: python -m vigmpi train --help")
     if {"-h", "--help"} & set(flags) and not speaks:
         return 0
+    if command == "predict":
+        return _predict(flags)
     stop = StopSignal()
     config = parse_config(flags, command)
 
@@ -55,6 +57,17 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> int:
     from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
 
     return evaluate(config, world)
+
+
+def _predict(flags: Sequence[str]) -> int:
+    if (started := launch.tasks(os.environ)) > 1:
+        raise InputError(f"predict takes one rank, {started} were started; type: it without mpirun")
+    config = parse_predict(flags)
+    prepare_process()
+    from vigmpi.commands.predict import predict  # noqa: PLC0415
+
+    predict(config)
+    return 0
 
 
 if __name__ == "__main__":

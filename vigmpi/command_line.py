@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vigmpi import manifest
-from vigmpi.config import RunConfig
+from vigmpi.config import PredictConfig, RunConfig
 from vigmpi.errors import InputError
 
 # Of one start of a run, and not of its checkpoints: never taken over.
@@ -51,6 +51,28 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
     config = RunConfig(**{**inherited, **given}, start=start)
     config.check()
     return config
+
+
+def parse_predict(arguments: Sequence[str]) -> PredictConfig:
+    """Like `parse_config`, for a prediction."""
+    parser = _Parser(
+        prog="python -m vigmpi predict",
+        description="The classes of some images, with their probabilities; on one rank.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, a folder of them, latest, or a file of weights of the study's model",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    given = parser.parse_args(arguments)
+    start = manifest.find(given.checkpoint, None)
+    if start is None:
+        raise InputError("there is no checkpoint here; type: --checkpoint PATH")
+    return PredictConfig(start, tuple(given.images), given.json)
 
 
 class _Parser(argparse.ArgumentParser):

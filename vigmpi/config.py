@@ -15,7 +15,7 @@ from vigmpi.phase import Phase
 from vigmpi.split import split_blocks
 
 PROGRESS = ("auto", "bar", "lines", "off")
-DATASETS = ("cifar10", "digits", "synthetic")
+DATASETS = ("cifar10", "folder", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -70,6 +70,21 @@ _of_train = partial(_setting, commands=("train",))
 
 
 @dataclass(frozen=True)
+class PredictConfig:
+    """What a user can set of a prediction.
+
+    Attributes:
+        start: the checkpoint.
+        images: files.
+        json: whether to print JSON.
+    """
+
+    start: Checkpoint
+    images: tuple[Path, ...]
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """What a user can set: a field is a flag, a key of the TOML file and an HDF5 attribute.
 
@@ -102,12 +117,28 @@ class RunConfig:
     )
     dataset: str | None = _setting(
         None,
-        "cifar10, digits or synthetic (default: cifar10 if it is in the data folder, else digits)",
+        "cifar10, folder (your own images), digits or synthetic (default: cifar10 if it is in the "
+        "data folder, else digits)",
         choices=DATASETS,
         metavar="NAME",
     )
-    data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
+    data_dir: Path = _setting(
+        Path("data"),
+        "folder of the data sets; with --dataset folder a prepared file, or class folders",
+        Path,
+        metavar="FOLDER",
+    )
     download: bool = _setting(False, "fetch the data set where it is not in the folder")
+    normalize: bool = _setting(
+        False, "bring each channel to the training images' mean 0 and deviation 1"
+    )
+    flip: bool = _of_train(False, "mirror training images at random, left to right")
+    crop: int = _of_train(
+        0,
+        "move training images at random by up to N pixels each way; 0: not",
+        _whole(0),
+        metavar="N",
+    )
     batch_size: int = _setting(100, "images of a replica's mini-batch", _whole(1), metavar="N")
     epochs: int = _of_train(
         3, "passes over the data, each followed by a test", _whole(1), metavar="N"
@@ -128,7 +159,9 @@ class RunConfig:
     warm_up: float = _of_train(
         0.0, "share of the run in which it rises from 0", _share, metavar="X"
     )
-    seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")
+    seed: int = _setting(
+        0, "of the weights, the sample order and random changes to images", _whole(0), metavar="N"
+    )
     threads: int | None = _setting(
         None,
         "cores that a rank computes on (default: OMP_NUM_THREADS, else the cores it may use "

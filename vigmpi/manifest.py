@@ -41,6 +41,8 @@ class Manifest:
         settings: of that run, by the names of `RunConfig`.
         image_size: height and width.
         class_names: what the logits stand for.
+        normalization: means and deviations of the channels that images were brought to 0 and 1
+            by; empty where they were not.
     """
 
     run: str
@@ -49,6 +51,7 @@ class Manifest:
     settings: Mapping[str, Any]
     image_size: tuple[int, int]
     class_names: Sequence[str]
+    normalization: Sequence[Sequence[float]] = ()
     shards: Sequence[Shard] = ()
 
     def encode(self) -> bytes:
@@ -203,5 +206,6 @@ def _decode(content: Any) -> Manifest:
         settings=dict(body["settings"]),
         image_size=(height, width),
         class_names=[str(name) for name in body["class_names"]],
+        normalization=[[float(value) for value in row] for row in body["normalization"]],
         shards=shards,
     )

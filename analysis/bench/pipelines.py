@@ -25,8 +25,8 @@ from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.waiting import wait
-from vigmpi.datasets import Synthetic
 from vigmpi.datasets.dataset import Images, Indices
+from vigmpi.datasets.synthetic import Synthetic
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm

@@ -18,7 +18,8 @@ from vigmpi.errors import InputError
 from vigmpi.manifest import Checkpoint, Manifest
 from vigmpi.position import Position
 from vigmpi.record import checkpoint as module
-from vigmpi.record.checkpoint import Checkpoints, load
+from vigmpi.record.checkpoint import Checkpoints
+from vigmpi.record.tensors import load
 
 ABOUT = Manifest("run", 0.0, Position(), {}, (6, 5), ["a"])
 SHAPES = {f"tensor {rank}": (50, 10 + rank) for rank in range(3)}

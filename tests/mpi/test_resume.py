@@ -14,7 +14,8 @@ from vigmpi.comm.topology import Topology
 from vigmpi.layout import Layout
 from vigmpi.manifest import Manifest
 from vigmpi.position import Position
-from vigmpi.record.checkpoint import Checkpoints, load
+from vigmpi.record.checkpoint import Checkpoints
+from vigmpi.record.tensors import load
 from vigmpi.runtime.state import model_state
 from vigmpi.runtime.trainer import Trainer
 

@@ -22,6 +22,7 @@ ABOUT = Manifest(
     settings={"stages": 2, "split": [4, 4], "lr": 1e-4, "dataset": "digits", "trace": False},
     image_size=(32, 30),
     class_names=["cat", "dög"],
+    normalization=[[0.5, 0.25, 0.125], [0.2, 0.1, 0.3]],
     shards=[SHARD],
 )
 

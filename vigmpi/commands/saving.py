@@ -43,7 +43,8 @@ class Saving:
             position=run.start,
             settings=settings_of(config, dataset),
             image_size=dataset.image_size,
-            class_names=[str(i) for i in range(dataset.classes)],
+            class_names=dataset.class_names,
+            normalization=session.augmentation.normalization,
         )
         self._since, self._saved_at = 0, time.monotonic()
         self.position = run.start

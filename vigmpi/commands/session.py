@@ -1,5 +1,6 @@
 """What every run needs before its first mini-batch: topology, data, model, trainer."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 
@@ -7,13 +8,15 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from vigmpi.comm.agreement import agreed
+from vigmpi.comm.agreement import agreed, all_equal
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.about import about_ranks
 from vigmpi.commands.weights import read_values
 from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
+from vigmpi.datasets.augmentation import Augmentation
+from vigmpi.errors import InputError
 from vigmpi.host import threads_per_rank
 from vigmpi.manifest import Checkpoint
 from vigmpi.model import ViG, ViGConfig
@@ -32,6 +35,7 @@ class Session:
 
     topology: Topology
     dataset: Dataset
+    augmentation: Augmentation
     model: ViG
     trainer: Trainer
     forecast: Forecast
@@ -64,6 +68,7 @@ def open_session(config: RunConfig, world: MPI.Intracomm) -> Session:
     with agreed(topology.world):
         forecast = forecast_memory(topology, layout, model, config.batch_size)
     ranks = about_ranks(topology, blocks, threads, forecast.rank)
+    augmentation = _augmentation(config, dataset, topology)
     plan = Plan(
         config.limits,
         config.batch_size,
@@ -73,9 +78,10 @@ def open_session(config: RunConfig, world: MPI.Intracomm) -> Session:
         config.lr_schedule,
         config.warm_up,
         config.on_nonfinite,
+        augmentation,
     )
     trainer = Trainer(topology, layout, model, dataset, plan)
-    return Session(topology, dataset, model, trainer, forecast, ranks)
+    return Session(topology, dataset, augmentation, model, trainer, forecast, ranks)
 
 
 def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
@@ -122,4 +128,28 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
         dataset.load(
             images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
         )
+    if not all_equal(topology.world, hashlib.sha256(dataset.identity.encode()).digest()):
+        raise InputError(
+            f"the ranks find different images in --data-dir {config.data_dir}; type: a folder "
+            f"that all hosts share, or copy it to each of them"
+        )
     return dataset
+
+
+def _augmentation(config: RunConfig, dataset: Dataset, topology: Topology) -> Augmentation:
+    mean = std = None
+    with agreed(topology.world):
+        if config.normalize and topology.previous == MPI.PROC_NULL:
+            mean, std = _channels(config, dataset)
+        augmentation = Augmentation(config.flip, config.crop, mean, std, config.seed)
+        augmentation.check(dataset.image_size)
+    return augmentation
+
+
+def _channels(config: RunConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation: those that the model was trained with, else the data set's."""
+    about = config.start.manifest if config.start else None
+    if about and about.normalization:
+        mean, std = np.array(about.normalization)
+        return mean, std
+    return dataset.mean_and_std()

@@ -9,7 +9,7 @@ import torch
 
 from vigmpi.errors import InputError
 from vigmpi.manifest import Checkpoint
-from vigmpi.record.checkpoint import fitting, load, read_tensors
+from vigmpi.record.tensors import fitting, load, read_tensors
 
 
 def read_values(

@@ -1,17 +1,32 @@
 """Labelled images, and the order in which a run sees them: numpy, no MPI."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from vigmpi.datasets.cifar10 import Cifar10
+from vigmpi.datasets.cifar10 import cifar10, cifar10_is_in
+from vigmpi.datasets.class_folders import ClassFolders
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.digits import Digits
+from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.synthetic import Synthetic
 
-__all__ = ["DATASETS", "Cifar10", "Dataset", "Digits", "Synthetic", "default_dataset"]
+__all__ = ["DATASETS", "Dataset", "default_dataset"]
 
-DATASETS: dict[str, type[Dataset]] = {d.name: d for d in (Cifar10, Digits, Synthetic)}
+
+def _folder(data: Path, seed: int) -> Dataset:  # noqa: ARG001
+    """A prepared file, or class folders."""
+    return PreparedFile(data, "folder") if data.is_file() else ClassFolders(data, "folder")
+
+
+# Each from the data folder and the seed.
+DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
+    "cifar10": cifar10,
+    "folder": _folder,
+    "digits": Digits,
+    "synthetic": Synthetic,
+}
 
 
 def default_dataset(data_dir: Path) -> str:
     """CIFAR-10 if it is in the data folder, else the digits, which are always there."""
-    return (Cifar10 if Cifar10.found_in(data_dir) else Digits).name
+    return "cifar10" if cifar10_is_in(data_dir) else "digits"

@@ -4,14 +4,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vigmpi.datasets.dataset import InMemory, Labels
+from vigmpi.datasets.dataset import Dataset, InMemory, Labels, Pixels
+from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
-_FOLDER, _ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
+_FOLDER, _ARCHIVE, _PREPARED = "cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10.h5"
+
+
+def cifar10(data_dir: Path, seed: int) -> Dataset:
+    """The prepared file where there is one, else the original archive."""
+    prepared = data_dir / _PREPARED
+    return PreparedFile(prepared, "cifar10") if prepared.exists() else Cifar10(data_dir, seed)
+
+
+def cifar10_is_in(data_dir: Path) -> bool:
+    return (
+        (data_dir / _PREPARED).is_file()
+        or (data_dir / _FOLDER).is_dir()
+        or (data_dir / _ARCHIVE).is_file()
+    )
 
 
 class Cifar10(InMemory):
@@ -21,12 +35,15 @@ class Cifar10(InMemory):
     """
 
     name = "cifar10"
-    about = "CIFAR-10"
+    class_names = (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    )
     samples = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
 
-    @classmethod
-    def found_in(cls, data_dir: Path) -> bool:
-        return (data_dir / _FOLDER).is_dir() or (data_dir / _ARCHIVE).is_file()
+    def __init__(self, data_dir: Path, seed: int) -> None:
+        super().__init__(data_dir, seed)
+        self.about = f"CIFAR-10, original archive in {data_dir}/"
 
     def prepare(self, *, download: bool) -> None:
         archive = self._data_dir / _ARCHIVE
@@ -35,7 +52,7 @@ class Cifar10(InMemory):
         if not (archive.is_file() or download):
             raise InputError(
                 f"CIFAR-10 is not in {self._data_dir}/; type: --download, or --data-dir FOLDER "
-                f"with {_ARCHIVE} or {_FOLDER}/ in it, or --dataset digits"
+                f"with {_PREPARED}, {_ARCHIVE} or {_FOLDER}/ in it, or --dataset digits"
             )
         cifar10 = torchvision_datasets().CIFAR10
         check = torchvision_datasets().utils.check_integrity
@@ -52,7 +69,7 @@ class Cifar10(InMemory):
                 f"there by hand, or type: --dataset digits"
             ) from error
 
-    def _read(self, phase: Phase) -> tuple[NDArray[np.uint8], Labels]:
+    def _read(self, phase: Phase) -> tuple[Pixels, Labels]:
         try:
             data: Any = torchvision_datasets().CIFAR10(self._data_dir, train=phase is Phase.TRAIN)
         except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:

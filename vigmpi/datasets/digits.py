@@ -1,7 +1,6 @@
 import numpy as np
-from numpy.typing import NDArray
 
-from vigmpi.datasets.dataset import InMemory, Labels
+from vigmpi.datasets.dataset import InMemory, Labels, Pixels
 from vigmpi.phase import Phase
 
 _TRAINING = 1500
@@ -18,7 +17,7 @@ class Digits(InMemory):
     about = "scikit-learn's handwritten digits brought to 32x32 RGB"
     samples = {Phase.TRAIN: _TRAINING, Phase.TEST: 297}  # noqa: RUF012
 
-    def _read(self, phase: Phase) -> tuple[NDArray[np.uint8], Labels]:
+    def _read(self, phase: Phase) -> tuple[Pixels, Labels]:
         from sklearn.datasets import load_digits  # noqa: PLC0415 (takes a second)
 
         digits = load_digits()

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,8 @@ class ViGConfig:
     def boundary_shape(self) -> tuple[int, int]:
         """Of one image's features between two blocks: channels, nodes."""
         return self.channels, self.nodes
+
+    @property
+    def image_bytes(self) -> int:
+        """Of one image, as the first block takes it."""
+        return 4 * prod(self.boundary_shape)

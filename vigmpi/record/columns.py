@@ -40,7 +40,11 @@ STEPS = (
 
 TIMINGS = (
     Column("step_s", "s", "the whole mini-batch on this rank"),
-    Column("data_s", "s", "making the images and labels of this rank"),
+    Column(
+        "data_s",
+        "s",
+        "waiting for the images and labels of this rank, which are read one step ahead",
+    ),
     Column("forward_s", "s", "forward, with the loss on the last stage"),
     Column("backward_s", "s", "backward"),
     Column(

@@ -12,6 +12,8 @@ from vigmpi.layout import Layout
 from vigmpi.model.memory import tape_memory
 from vigmpi.model.vig import ViG
 
+# The next mini-batch's images are there early, and the last one's until they are.
+_WAITING_BATCHES = 2
 _FIRST_STEP_BYTES = 96 * 2**20  # what libraries and MPI take at first use (measured)
 
 
@@ -42,7 +44,8 @@ def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: 
     tape = tape_memory(model)
     if topology.host.rank == 0:
         wait(topology.host.Ibarrier())
-    growing = tape.image * sum(map(len, share)) + tape.part_image * max(map(len, share))
+    loaded = _WAITING_BATCHES * model.config.image_bytes if topology.place.stage == 0 else 0
+    growing = (tape.image + loaded) * sum(map(len, share)) + tape.part_image * max(map(len, share))
     adam = 2 * sum(p.nbytes for p in model.parameters())
     fixed = tape.fixed * len(share) + adam + _FIRST_STEP_BYTES
     resident = resident_bytes()

@@ -1,5 +1,6 @@
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Channel
 from vigmpi.datasets import Dataset
+from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Indices
 from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
 from vigmpi.layout import Layout
@@ -23,6 +25,7 @@ from vigmpi.position import Position
 from vigmpi.runtime import state
 from vigmpi.runtime.executor import Batch, Executor, Outcome
 from vigmpi.runtime.learning_rate import lr_factor
+from vigmpi.runtime.loader import Loader
 from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
 
@@ -38,6 +41,7 @@ class Plan:
         epochs: that the run is meant to have.
         lr: learning rate of Adam, `lr_schedule` and `warm_up` what becomes of it.
         on_nonfinite: "go-on" where a step with such a loss or gradients is to be taken.
+        augmentation: of the images.
     """
 
     limits: Mapping[Phase, int]
@@ -48,6 +52,7 @@ class Plan:
     lr_schedule: str = "constant"
     warm_up: float = 0.0
     on_nonfinite: str = "stop"
+    augmentation: Augmentation = Augmentation()
 
 
 class StepResult(NamedTuple):
@@ -87,8 +92,17 @@ class Trainer:
         self._plan = plan
         self.model = model
         place = topology.place
-        self._first, self._last = place.stage == 0, place.stage == layout.stages - 1
-        self._stage = Stage(model, layout.chunks, first=self._first)
+        first, last = place.stage == 0, place.stage == layout.stages - 1
+        self._stage = Stage(model, layout.chunks, first=first)
+        self._loader = Loader(
+            dataset,
+            plan.augmentation,
+            layout,
+            place.replica,
+            self._stage.moments.dtype,
+            first=first,
+            last=last,
+        )
         self._stopwatch = Stopwatch()
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
@@ -107,9 +121,9 @@ class Trainer:
         images = plan.batch_size * self._layout.replicas
         left = mini_batches(rest, images, plan.limits[phase], start.step)
         in_epoch = min(samples, images * (plan.limits[phase] or samples))
-        for mini_batch in left:
+        for mini_batch, batch in self._loader.ahead(phase, epoch, left):
             self._set_lr((epoch + start.images / in_epoch) / plan.epochs)
-            yield self._step(phase, epoch, start.step, mini_batch)
+            yield self._step(phase, epoch, start.step, mini_batch, batch)
             start = start.after(len(mini_batch))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -141,14 +155,16 @@ class Trainer:
             digest.update(tensor.numpy().tobytes())
         return all_equal(self._topology.replicas, digest.digest())
 
-    def _step(self, phase: Phase, epoch: int, step: int, samples: Indices) -> StepResult:
+    def _step(
+        self, phase: Phase, epoch: int, step: int, samples: Indices, coming: "Future[Batch]"
+    ) -> StepResult:
         stopwatch = self._stopwatch
         stopwatch.spans = []
         self._stage.part_seconds[:] = 0
         with stopwatch("step"):
             shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
             with stopwatch("data"):
-                batch = self._load(phase, len(samples), shares[self._topology.place.replica])
+                batch = coming.result()
             self.model.train(phase is Phase.TRAIN)
             if phase is Phase.TRAIN:
                 self._stage.zero_gradients()
@@ -189,19 +205,6 @@ class Trainer:
             self._stage.update_running(images, moments.reshape(len(images), -1))
         with self._stopwatch("optimizer"):
             self._optimizer.step()
-
-    def _load(self, phase: Phase, images: int, share: list[Indices]) -> Batch:
-        mine = [samples for samples in share if len(samples)]
-        dtype = self._stage.moments.dtype
-        features = [
-            torch.from_numpy(self._dataset.images(phase, samples)).to(dtype).flatten(2)
-            for samples in mine
-            if self._first
-        ]
-        labels = [
-            torch.from_numpy(self._dataset.labels(phase, samples)) for samples in mine if self._last
-        ]
-        return Batch(images, [len(samples) for samples in mine], features, labels)
 
     @cache  # noqa: B019 (lives as long as the run)
     def _actions(self, phase: Phase, chunks: int) -> tuple[Action, ...]:

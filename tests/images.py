@@ -1,0 +1,83 @@
+"""Images for tests: prepared files, written by their format's description, and class folders."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from vigmpi.phase import Phase
+
+COUNTS = {Phase.TRAIN: 12, Phase.TEST: 5}
+
+
+def random_images(
+    sides: tuple[int, int], classes: int, counts: dict[Phase, int] = COUNTS, seed: int = 0
+) -> dict[Phase, tuple[np.ndarray, np.ndarray]]:
+    """Pixels [images, 3, height, width] and labels of each phase."""
+    random = np.random.default_rng(seed)
+    return {
+        phase: (
+            random.integers(256, size=(count, 3, *sides), dtype=np.uint8),
+            random.integers(classes, size=count),
+        )
+        for phase, count in counts.items()
+    }
+
+
+def fixed(text: str) -> np.ndarray:
+    return np.array(text.encode(), h5py.string_dtype("utf-8", len(text.encode())))
+
+
+def write_prepared(
+    path: Path,
+    images: dict[Phase, tuple[Any, Any]],
+    classes: int,
+    spoil: Callable[[h5py.File], None] | None = None,
+) -> None:
+    """Args: images: arrays, or shape and type of an empty dataset; spoil: what else to do."""
+    with h5py.File(path, "w") as file:
+        for phase, (pixels, labels) in images.items():
+            for name, values in (("images", pixels), ("labels", labels)):
+                filled = isinstance(values, np.ndarray)
+                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                how = {"data": values} if filled else {"shape": values[0], "dtype": values[1]}
+                file.create_dataset(f"{phase}/{name}", **how, dcpl=early)
+        file["classes"] = np.array([f"class {i}".encode() for i in range(classes)])
+        file.attrs["format"] = fixed("vigmpi images 1")
+        file.attrs["source"] = fixed("a test")
+        file.attrs["images_sha256"] = fixed("0" * 64)
+        file.attrs["mean"], file.attrs["std"] = np.array([0.5, 0.25, 0.125]), np.full(3, 0.5)
+        if spoil:
+            spoil(file)
+
+
+def write_pictures(
+    folder: Path,
+    classes: list[str],
+    sides: tuple[int, int],
+    *,
+    each: int = 4,
+    suffix: str = ".png",
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Make train/CLASS/IMAGE and test/CLASS/IMAGE, in an order that is not that of their names.
+
+    Returns:
+        Pixels [3, height, width] by path.
+    """
+    random = np.random.default_rng(seed)
+    names = [f"{p}/{c}/{i}{suffix}" for p in Phase for c in classes for i in range(each)]
+    random.shuffle(names)
+    made = {}
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(256, size=(*sides, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        made[name] = pixels.transpose(2, 0, 1)
+    return made

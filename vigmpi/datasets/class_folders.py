@@ -1,0 +1,72 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels, scaled
+from vigmpi.datasets.listing import Listing, list_images, read_file, walk
+from vigmpi.datasets.picture import decode, size_of
+from vigmpi.errors import InputError
+from vigmpi.phase import Phase
+
+
+class ClassFolders(Dataset):
+    """Image files of one size in class folders, read as they are: each is decoded when it is due.
+
+    A rank holds their names. For images of many sizes, or more of them than decoding keeps up
+    with, `data/prepare.py` makes a file.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self._folder = folder
+
+    @property
+    def identity(self) -> str:
+        names = "\0".join(name for phase in Phase for name in self._listing.files[phase])
+        return f"{super().identity} {hashlib.sha256(names.encode(errors='replace')).hexdigest()}"
+
+    def prepare(self, *, download: bool) -> None:  # noqa: ARG002
+        """See all images' sizes: later a single rank would find out."""
+        listing = self._list()
+        first, *others = [name for phase in Phase for name in listing.files[phase]]
+        size = self._size_of(first)
+        for name in others:
+            if self._size_of(name) != size:
+                raise InputError(
+                    f"{self._folder} has images of several sizes ({first} and {name}, say); "
+                    f"type: python -m data.prepare {self._folder} --image-size N"
+                )
+
+    def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (files can wait)
+        self._listing = self._list()
+        self.class_names = self._listing.classes
+        height, width = self.image_size = self._size_of(self._listing.files[Phase.TRAIN][0])
+        self.samples = {phase: len(files) for phase, files in self._listing.files.items()}
+        self.about = f"{self._folder}/: {self.classes} classes, {height}x{width} pixels"
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        pixels = np.empty((len(samples), 3, *self.image_size), np.uint8)
+        for image, sample in zip(pixels, samples.tolist(), strict=True):
+            name = self._listing.files[phase][sample]
+            image[:] = decode(self._read(name), name)
+        return scaled(pixels)
+
+    def labels(self, phase: Phase, samples: Indices) -> Labels:
+        return self._listing.labels[phase][samples]
+
+    def _list(self) -> Listing:
+        try:
+            names = ((member.name, member.is_folder) for member in walk(self._folder))
+            return list_images(names, self._folder)
+        except OSError as error:
+            raise InputError(
+                f"{error.filename} can't be read ({error.strerror}); type: --data-dir FOLDER with "
+                f"train/ and test/, or FILE that data/prepare.py wrote"
+            ) from error
+
+    def _size_of(self, name: str) -> tuple[int, int]:
+        return size_of(self._read(name), name)
+
+    def _read(self, name: str) -> bytes:
+        return read_file(self._folder / name, name)
