@@ -1,6 +1,7 @@
 """A source that is broken or means harm gets one line, status 2, and no file."""
 
 import io
+import os
 import struct
 import tarfile
 import zipfile
