@@ -86,7 +86,7 @@ def _torch(dataset: PreparedFile, batch_size: int) -> Contender:
             self.transform, self.target_transform = ToTensor(), None
 
     images = min(len(every), _MINI_BATCHES * batch_size)
-    loader = DataLoader(
+    loader: DataLoader = DataLoader(
         Subset(InMemory(), range(images)),
         batch_size,
         shuffle=True,
