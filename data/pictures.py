@@ -44,7 +44,8 @@ class Pictures(Source):
         }
 
     def read(self) -> Iterator[Some]:
-        processes = len(os.sched_getaffinity(0))
+        portions = -(-sum(self.samples.values()) // _AT_ONCE)
+        processes = min(len(os.sched_getaffinity(0)), portions)
         under_way: deque[tuple[list[str], Future[list[Pixels]]]] = deque()
         with ProcessPoolExecutor(
             processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import h5py
 import pytest
 
+from tests.images import random_images, write_pictures, write_prepared
 from tests.launching import finish, start, vigmpi
 
 
@@ -43,6 +45,23 @@ def test_a_launch_that_made_worlds_of_one() -> None:
 def test_data_that_is_not_there(tmp_path: Path) -> None:
     flags = ["--dataset", "cifar10", "--data-dir", str(tmp_path)]
     assert "CIFAR-10 is not in" in refused(vigmpi("--stages", "2", *flags, ranks=2))
+
+
+def test_a_prepared_file_that_reads_elsewhere(tmp_path: Path) -> None:
+    def spoil(file: h5py.File) -> None:
+        del file["test"]
+        file["test"] = h5py.ExternalLink("other.h5", "/test")
+
+    write_prepared(tmp_path / "cifar10.h5", random_images((6, 5), 3), 3, spoil)
+    line = refused(vigmpi("--stages", "2", "--data-dir", str(tmp_path), ranks=2))
+    assert "cifar10.h5 can't be read as a prepared file (" in line
+
+
+def test_a_crop_that_leaves_nothing_and_a_mean_that_is_not_there(tmp_path: Path) -> None:
+    folder = ["--dataset", "folder", "--data-dir", str(tmp_path)]
+    write_pictures(tmp_path, ["a", "b"], (6, 5))
+    assert "out of sight" in refused(vigmpi("--stages", "2", *folder, "--crop", "5", ranks=2))
+    assert "--no-normalize" in refused(vigmpi("--stages", "2", *folder, "--normalize", ranks=2))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from mpi4py import MPI
 
 from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
@@ -50,13 +51,20 @@ def opened(topology: Topology, dataset: Dataset) -> Dataset:
 
 
 def make_trainer(
-    topology: Topology, layout: Layout, batch_size: int, *, seed: int = 0, lr: float = 1e-3
+    topology: Topology,
+    layout: Layout,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    lr: float = 1e-3,
+    augmentation: Augmentation = Augmentation(),
 ) -> Trainer:
     stage = topology.place.stage
     blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
     model = ViG(CONFIG, blocks, readout=stage == layout.stages - 1, seed=seed)
     dataset = opened(topology, Noise(Path(), seed))
-    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, batch_size, seed, lr=lr)
+    limits = {Phase.TRAIN: 0, Phase.TEST: 0}
+    plan = Plan(limits, batch_size, seed, lr=lr, augmentation=augmentation)
     return Trainer(topology, layout, model, dataset, plan)
 
 

@@ -8,6 +8,7 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_trainer, on_first_ranks
+from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.layout import Layout
 from vigmpi.phase import Phase
 from vigmpi.position import Position
@@ -19,14 +20,20 @@ class Synchronous(MPI.Intracomm):
     Isend = MPI.Intracomm.Issend
 
 
-def train(folder: str, layouts: list[list[int]], synchronous: bool = False) -> None:
+AUGMENTATION = Augmentation(True, 2, np.full(3, 0.4), np.full(3, 0.3), seed=3)
+
+
+def train(
+    folder: str, layouts: list[list[int]], synchronous: bool = False, augmented: bool = False
+) -> None:
     """Two epochs in each layout; the first replica's ranks save weights, rank 0 the losses."""
+    augmentation = AUGMENTATION if augmented else Augmentation()
     for stages, replicas, chunks, batch_size in layouts:
         layout = Layout(stages, replicas, chunks)
         if topology := on_first_ranks(layout):
             if synchronous:
                 topology = replace(topology, pipeline=Synchronous(topology.pipeline))
-            trainer = make_trainer(topology, layout, batch_size)
+            trainer = make_trainer(topology, layout, batch_size, augmentation=augmentation)
             losses = [
                 global_loss(topology, result)
                 for epoch in range(2)
@@ -61,20 +68,26 @@ def _assert_equal(folder: Path, layouts: list[list[int]], compare: Any) -> None:
             compare(other_state[name], values, err_msg=f"{other} {name}")
 
 
-@pytest.mark.parametrize("replicas", [1, 3, 4])
-def test_stages_do_not_change_a_bit(on_ranks: OnRanks, tmp_path: Path, replicas: int) -> None:
-    stages = [1, 2, 4, 8] if replicas == 1 else [1, 2]
+@pytest.mark.parametrize(
+    ("replicas", "stages", "augmented"),
+    [(1, [1, 2, 4, 8], False), (3, [1, 2], False), (4, [1, 2], False), (1, [1, 2, 4], True)],
+)
+def test_stages_do_not_change_a_bit(
+    on_ranks: OnRanks, tmp_path: Path, replicas: int, stages: list[int], augmented: bool
+) -> None:
     layouts = [[s, replicas, 3, 5] for s in stages]
-    on_ranks(replicas * stages[-1], train, folder=str(tmp_path), layouts=layouts)
+    ranks = replicas * stages[-1]
+    on_ranks(ranks, train, folder=str(tmp_path), layouts=layouts, augmented=augmented)
     _assert_equal(tmp_path, layouts, np.testing.assert_array_equal)
 
 
+@pytest.mark.parametrize("augmented", [False, True])
 def test_replicas_equal_one_with_all_their_images_and_chunks(
-    on_ranks: OnRanks, tmp_path: Path
+    on_ranks: OnRanks, tmp_path: Path, augmented: bool
 ) -> None:
     """To fp32 rounding: losses, weights after 2 epochs, and running statistics."""
     layouts = [[1, 1, 6, 10], [2, 2, 3, 5], [1, 3, 2, 10 // 3 + 1]][:2]
-    on_ranks(4, train, folder=str(tmp_path), layouts=layouts)
+    on_ranks(4, train, folder=str(tmp_path), layouts=layouts, augmented=augmented)
 
     def compare(values: np.ndarray, expected: np.ndarray, err_msg: str = "") -> None:
         np.testing.assert_allclose(values, expected, rtol=2e-4, atol=2e-5, err_msg=err_msg)

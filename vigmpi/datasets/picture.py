@@ -14,7 +14,9 @@ from vigmpi.errors import InputError
 
 RESAMPLE = Image.Resampling.LANCZOS
 
-# Pillow only warns between its bound of 89 million pixels and twice as many.
+# Pillow's remarks on metadata help nobody here, but between its bound of 89 million pixels and
+# twice as many it only warns.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 Image.init()
 # Not EPS: Pillow hands it to Ghostscript, which runs it as a program.
