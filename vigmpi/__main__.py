@@ -3,26 +3,27 @@
 import os
 import sys
 from collections.abc import Sequence
-
-import mpi4py.run
+from traceback import format_exception
 
 from vigmpi import launch
+from vigmpi.comm.world import end_world
 from vigmpi.config import parse_config
-from vigmpi.errors import InputError
-from vigmpi.host import prepare_process
+from vigmpi.errors import InputError, RunError
+from vigmpi.host import prepare_process, process_name
+from vigmpi.runtime.activity import Activity, name_rank
 
 COMMANDS = ("train",)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], activity: Activity) -> int:
     """Run on this rank; return its exit status.
 
     Bad input is found by all ranks alike. Rank 0 alone says so and leaves with 2: a launcher
     that ends the others at the first status above 0 could otherwise swallow the message.
     """
-    speaks = launch.rank(os.environ) == 0
+    speaks = activity.rank == 0
     try:
-        _run(arguments, speaks=speaks)
+        _run(arguments, activity, speaks=speaks)
     except InputError as error:
         if speaks:
             print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str], *, speaks: bool) -> None:
+def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> None:
     command, flags = "train", arguments
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
@@ -39,6 +40,7 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> None:
     if {"-h", "--help"} & set(flags) and not speaks:
         return
     config = parse_config(flags)
+    activity.layout = config.layout
 
     prepare_process()
     # Not sooner: a wrong flag is told in 50 ms, torch and MPI take seconds.
@@ -48,14 +50,24 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> None:
     config.layout.check_world(world.size)
     from vigmpi.commands.train import train  # noqa: PLC0415
 
-    train(config, world)
+    train(config, world, activity)
+
+
+def why(error: BaseException, activity: Activity) -> str:
+    """What to say of an error that ends the run: one line, and where it comes from."""
+    if isinstance(error, RunError):
+        return f"{error}\n"
+    rank = name_rank(activity.rank, activity.layout, process_name())
+    line = f"{rank} failed in {activity.now}: {type(error).__name__}: {error}"
+    return "".join([line.rstrip(": "), "\n", *format_exception(error)])
 
 
 if __name__ == "__main__":
+    doing = Activity(launch.rank(os.environ))
     try:
-        status = main(sys.argv[1:])
+        status = main(sys.argv[1:], doing)
     except BaseException as error:
-        # Whatever leaves `main` on one rank ends them all.
-        mpi4py.run.set_abort_status(error)
-        raise
+        if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
+            raise  # after --help
+        end_world(why(error, doing))  # whatever leaves `main` on one rank ends them all
     sys.exit(status)

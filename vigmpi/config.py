@@ -17,6 +17,7 @@ PROGRESS = ("auto", "bar", "lines", "off")
 DATASETS = ("cifar10", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
+_LEAST_S = 3.0  # ranks give a sign of life every second
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -35,6 +36,13 @@ def _positive(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _some_seconds(text: str) -> float:
+    value = _positive(text)
+    if value < _LEAST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than {_LEAST_S:g} seconds")
     return value
 
 
@@ -108,6 +116,19 @@ class RunConfig:
     )
     overwrite: bool = _setting(False, "replace an existing record")
     trace: bool = _setting(False, "record every action of every rank with its start and end")
+    silence_s: float = _setting(
+        30.0,
+        "watchdog: seconds without a sign of life after which a rank counts as stopped",
+        _some_seconds,
+        metavar="S",
+    )
+    standstill_s: float | None = _setting(
+        None,
+        "watchdog: seconds in which no rank gets on, which end the run (default: 300, or 20 "
+        "mini-batches if that is longer; before the first mini-batch is through ten times as many)",
+        _some_seconds,
+        metavar="S",
+    )
     progress: str = _setting(
         "auto",
         "auto, bar (a terminal), lines (a log) or off",

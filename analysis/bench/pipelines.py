@@ -31,6 +31,7 @@ from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm
 from vigmpi.phase import Phase
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.stopwatch import seconds as spent
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
@@ -65,7 +66,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
         readout=stage == layout.stages - 1,
     )
     plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
-    trainer = Trainer(topology, layout, model, Premade(), plan, 1e-4)
+    trainer = Trainer(topology, layout, model, Premade(), plan, 1e-4, Activity(topology.world.rank))
 
     def step() -> None:
         [result] = trainer.run(Phase.TRAIN, 0)

@@ -10,6 +10,7 @@ from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.phase import Phase
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.trainer import Plan, StepResult, Trainer
 from vigmpi.split import split_blocks
 
@@ -57,7 +58,7 @@ def make_trainer(
     model = ViG(CONFIG, blocks, readout=stage == layout.stages - 1, seed=seed)
     dataset = opened(topology, Noise(Path(), seed))
     plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, batch_size, seed)
-    return Trainer(topology, layout, model, dataset, plan, lr)
+    return Trainer(topology, layout, model, dataset, plan, lr, Activity(topology.world.rank))
 
 
 def on_first_ranks(layout: Layout) -> Topology | None:

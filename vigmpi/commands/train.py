@@ -18,19 +18,26 @@ from vigmpi.datasets import DATASETS, Dataset, default_dataset
 from vigmpi.host import threads_per_rank
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.phase import Phase
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.forecast import forecast_memory
 from vigmpi.runtime.trace import Trace
 from vigmpi.runtime.trainer import Plan, Trainer
+from vigmpi.runtime.watchdog import watchdog
 
 
-def train(config: RunConfig, world: MPI.Intracomm) -> None:
+def train(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> None:
     """Run on every rank of a world that fits the layout.
 
     Raises:
         InputError: on all ranks alike.
     """
+    topology = make_topology(world, config.layout)
+    with watchdog(topology, config.layout, activity, config.silence_s, config.standstill_s):
+        _train(config, topology, activity)
+
+
+def _train(config: RunConfig, topology: Topology, activity: Activity) -> None:
     layout = config.layout
-    topology = make_topology(world, layout)
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
     blocks = config.stage_blocks[topology.place.stage]
@@ -53,7 +60,7 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
         report = Report(config, dataset, ranks, forecast) if topology.world.rank == 0 else None
 
     plan = Plan(config.limits, config.batch_size, config.seed)
-    trainer = Trainer(topology, layout, model, dataset, plan, config.lr)
+    trainer = Trainer(topology, layout, model, dataset, plan, config.lr, activity)
     trace = Trace(topology, config.chunks) if config.trace else None
     if report and trace:
         report.begin_trace(trace)
@@ -63,16 +70,20 @@ def train(config: RunConfig, world: MPI.Intracomm) -> None:
                 if report:
                     report.begin(phase, epoch)
                 for result in trainer.run(phase, epoch):
-                    rows = gather_rows(topology.world, pack(result, model.config.part_names))
-                    spans = trace.gather(result.spans) if trace else None
+                    with activity("timings"):
+                        rows = gather_rows(topology.world, pack(result, model.config.part_names))
+                        spans = trace.gather(result.spans) if trace else None
                     if report:
-                        report.step(result, unpack(rows), spans)
+                        with activity("record"):
+                            report.step(result, unpack(rows), spans)
                 if report:
                     report.end()
-    drift = trace.drift() if trace else None
-    same = gather_rows(topology.world, np.array([trainer.replicas_agree()]))
+    with activity("timings"):
+        drift = trace.drift() if trace else None
+        same = gather_rows(topology.world, np.array([trainer.replicas_agree()]))
     if report:
-        report.close(drift, replicas_bit_equal=bool(same.all()))
+        with activity("record"):
+            report.close(drift, replicas_bit_equal=bool(same.all()))
     if not same.all():
         raise RuntimeError("the replicas' weights or running statistics differ at the end")
 

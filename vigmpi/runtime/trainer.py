@@ -19,6 +19,7 @@ from vigmpi.layout import Layout
 from vigmpi.model.stage import Stage
 from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.executor import Batch, Executor
 from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
@@ -68,6 +69,7 @@ class Trainer:
         dataset: Dataset,
         plan: Plan,
         lr: float,
+        activity: Activity,
     ) -> None:
         self._topology = topology
         self._layout = layout
@@ -77,7 +79,7 @@ class Trainer:
         place = topology.place
         self._first, self._last = place.stage == 0, place.stage == layout.stages - 1
         self._stage = Stage(model, layout.chunks, first=self._first)
-        self._stopwatch = Stopwatch()
+        self._stopwatch = Stopwatch(activity)
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
         self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
