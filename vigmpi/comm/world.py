@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 _PATIENCE_S = 3
+_PASS_ON_S = 0.2  # a launcher may drop what it has not passed on when the world ends
 
 
 def start_mpi() -> "MPI.Intracomm":
@@ -39,6 +41,7 @@ def end_world(message: str) -> NoReturn:
     signal.alarm(_PATIENCE_S)  # unlike a thread, it does not need Python's lock
     with suppress(OSError):
         os.write(2, f"vigmpi: error: {message}".encode(errors="replace"))
+    time.sleep(_PASS_ON_S)
     module = sys.modules.get("mpi4py.MPI")
     if module and module.Is_initialized() and not module.Is_finalized():
         module.COMM_WORLD.Abort(1)
