@@ -6,56 +6,63 @@ from collections.abc import Sequence
 from traceback import format_exception
 
 from vigmpi import launch
-from vigmpi.comm.world import end_world
-from vigmpi.config import parse_config
-from vigmpi.errors import InputError, RunError
+from vigmpi.comm.world import end_world, start_mpi
+from vigmpi.command_line import parse_config
+from vigmpi.errors import InputError, RankError, RunError
 from vigmpi.host import prepare_process, process_name
 from vigmpi.runtime.activity import Activity, name_rank
+from vigmpi.stop_signal import StopSignal
 
-COMMANDS = ("train",)
+COMMANDS = ("train", "evaluate")
 
 
 def main(arguments: Sequence[str], activity: Activity) -> int:
     """Run on this rank; return its exit status.
 
-    Bad input is found by all ranks alike. Rank 0 alone says so and leaves with 2: a launcher
+    What all ranks know of is told by rank 0 alone, which leaves with that status: a launcher
     that ends the others at the first status above 0 could otherwise swallow the message.
     """
     speaks = activity.rank == 0
     try:
-        _run(arguments, activity, speaks=speaks)
-    except InputError as error:
+        return _run(arguments, activity, speaks=speaks)
+    except (InputError, RunError) as error:
         if speaks:
             print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
-            return 2
+            return 2 if isinstance(error, InputError) else 1
     return 0
 
 
-def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> None:
+def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> int:
     command, flags = "train", arguments
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command}; type: python -m vigmpi train --help")
     if {"-h", "--help"} & set(flags) and not speaks:
-        return
-    config = parse_config(flags)
+        return 0
+    stop = StopSignal()
+    config = parse_config(flags, command)
     activity.layout = config.layout
 
     prepare_process()
-    # Not sooner: a wrong flag is told in 50 ms, torch and MPI take seconds.
-    from vigmpi.comm.world import start_mpi  # noqa: PLC0415
-
     world = start_mpi()
     config.layout.check_world(world.size)
-    from vigmpi.commands.train import train  # noqa: PLC0415
+    # Not sooner: a wrong flag is told in 50 ms, MPI and torch take seconds.
+    from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
 
-    train(config, world, activity)
+    with watchdog(world, config.layout, activity, config.silence_s, config.standstill_s):
+        if command == "train":
+            from vigmpi.commands.train import train  # noqa: PLC0415
+
+            return train(config, world, activity, stop)
+        from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
+
+        return evaluate(config, world, activity)
 
 
 def why(error: BaseException, activity: Activity) -> str:
-    """What to say of an error that ends the run: one line, and where it comes from."""
-    if isinstance(error, RunError):
+    """What to say of an error that ends the run: one line first, then where it comes from."""
+    if isinstance(error, RankError):
         return f"{error}\n"
     rank = name_rank(activity.rank, activity.layout, process_name())
     line = f"{rank} failed in {activity.now}: {type(error).__name__}: {error}"

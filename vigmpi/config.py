@@ -1,15 +1,15 @@
-"""The settings of a run, from flags and a TOML file."""
+"""The settings of a run."""
 
 import argparse
-import difflib
-import tomllib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from vigmpi.errors import InputError
 from vigmpi.layout import Layout
+from vigmpi.manifest import Checkpoint
 from vigmpi.phase import Phase
 from vigmpi.split import split_blocks
 
@@ -18,6 +18,8 @@ DATASETS = ("cifar10", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
 _LEAST_S = 3.0  # ranks give a sign of life every second
+NOT_FINITE = ("stop", "skip", "go-on")
+COMMANDS = ("train", "evaluate")
 
 
 def _whole(least: int) -> Callable[[str], int]:
@@ -50,13 +52,27 @@ def _blocks_per_stage(text: str) -> tuple[int, ...]:
     return tuple(_whole(1)(number.strip()) for number in text.split(","))
 
 
-def _setting(default: Any, about: str, parse: Callable[[str], Any] = str, **argument: Any) -> Any:
-    return field(default=default, metadata={"help": about, "type": parse, **argument})
+def _setting(
+    default: Any,
+    about: str,
+    parse: Callable[[str], Any] = str,
+    commands: tuple[str, ...] = COMMANDS,
+    **argument: Any,
+) -> Any:
+    metadata = {"commands": commands, "argument": {"help": about, "type": parse, **argument}}
+    return field(default=default, metadata=metadata)
+
+
+_of_train = partial(_setting, commands=("train",))
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a user can set: a field is a flag, a key of the TOML file and an HDF5 attribute."""
+    """What a user can set: a field is a flag, a key of the TOML file and an HDF5 attribute.
+
+    Attributes:
+        start: the checkpoint that `resume` or `checkpoint` names; no setting of its own.
+    """
 
     stages: int = _setting(1, "pipeline stages, each a run of blocks", _whole(1), metavar="S")
     replicas: int = _setting(
@@ -90,16 +106,16 @@ class RunConfig:
     data_dir: Path = _setting(Path("data"), "folder of the data sets", Path, metavar="FOLDER")
     download: bool = _setting(False, "fetch the data set where it is not in the folder")
     batch_size: int = _setting(100, "images of a replica's mini-batch", _whole(1), metavar="N")
-    epochs: int = _setting(
+    epochs: int = _of_train(
         3, "passes over the data, each followed by a test", _whole(1), metavar="N"
     )
-    steps: int = _setting(
+    steps: int = _of_train(
         0, "mini-batches of an epoch that are trained on; 0: all", _whole(0), metavar="N"
     )
     test_steps: int = _setting(
         0, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
     )
-    lr: float = _setting(1e-4, "learning rate of Adam", _positive, metavar="X")
+    lr: float = _of_train(1e-4, "learning rate of Adam", _positive, metavar="X")
     seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")
     threads: int | None = _setting(
         None,
@@ -115,6 +131,40 @@ class RunConfig:
         metavar="FILE",
     )
     overwrite: bool = _setting(False, "replace an existing record")
+    checkpoint: str | None = _setting(
+        None,
+        "what to evaluate: a checkpoint, a folder of them, latest, or a file of weights; its "
+        "run's model and data hold where no flag is given",
+        commands=("evaluate",),
+        metavar="PATH",
+    )
+    resume: str | None = _of_train(
+        None,
+        "go on from a checkpoint, a folder of them, latest, or a file of weights; its run's "
+        "settings hold where no flag is given",
+        metavar="PATH",
+    )
+    checkpoint_dir: Path | None = _of_train(
+        None,
+        "folder of the checkpoints (default: the record's name, with .checkpoints)",
+        Path,
+        metavar="FOLDER",
+    )
+    checkpoint_steps: int = _of_train(
+        0, "training steps from one checkpoint to the next; 0: any number", _whole(0), metavar="N"
+    )
+    checkpoint_minutes: float = _of_train(
+        10.0, "minutes from one checkpoint to the next at most", _positive, metavar="X"
+    )
+    keep: int = _of_train(
+        2, "newest checkpoints that are kept; 0: none are written", _whole(0), metavar="N"
+    )
+    on_nonfinite: str = _of_train(
+        "stop",
+        "where loss or gradients are not finite: stop, skip the step, or go-on",
+        choices=NOT_FINITE,
+        metavar="HOW",
+    )
     trace: bool = _setting(False, "record every action of every rank with its start and end")
     silence_s: float = _setting(
         30.0,
@@ -135,6 +185,8 @@ class RunConfig:
         choices=PROGRESS,
         metavar="HOW",
     )
+
+    start: Checkpoint | None = None
 
     @property
     def layout(self) -> Layout:
@@ -162,86 +214,3 @@ class RunConfig:
                 f"--chunks {self.chunks} is more than the {self.batch_size} images of a "
                 f"mini-batch; type: --chunks {self.batch_size} or fewer, or a larger --batch-size"
             )
-
-
-def parse_config(arguments: Sequence[str]) -> RunConfig:
-    """Flags over the TOML file that `--config` names over the defaults.
-
-    Raises:
-        InputError: an unknown or impossible setting.
-        SystemExit: after `--help`.
-    """
-    parser = _parser()
-    path = parser.parse_known_args(arguments)[0].config
-    settings = _read_toml(path) if path else []
-    parsed, unknown = parser.parse_known_args([*settings, *arguments])
-    if unknown:
-        raise InputError(_unknown(unknown[0], [f"--{_flag(f.name)}" for f in fields(RunConfig)]))
-    values = vars(parsed)
-    del values["config"]
-    config = RunConfig(**values)
-    config.check()
-    return config
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; type: {self.prog} --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m vigmpi",
-        usage="mpirun -n (S x R) python -m vigmpi [train] [--stages S] [--replicas R] [...]",
-        description="Train the Vision GNN over MPI ranks: R replicas of a pipeline of S stages.",
-        epilog="Example: mpirun -n 4 python -m vigmpi --stages 2 --replicas 2 --chunks 5",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file with these settings; flags win"
-    )
-    for setting in fields(RunConfig):
-        argument: dict[str, Any] = dict(setting.metadata)
-        about = argument.pop("help")
-        if isinstance(setting.default, bool):
-            del argument["type"]
-            argument["action"] = argparse.BooleanOptionalAction
-        elif setting.default is not None:
-            about += f" (default: {setting.default})"
-        parser.add_argument(
-            f"--{_flag(setting.name)}", default=setting.default, help=about, **argument
-        )
-    return parser
-
-
-def _read_toml(path: Path) -> list[str]:
-    """The settings of a TOML file, as the flags that mean the same."""
-    try:
-        settings = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"--config {path} can't be read: {error}") from error
-    known = {_flag(setting.name): setting for setting in fields(RunConfig)}
-    flags = []
-    for key, value in settings.items():
-        name = _flag(key)
-        if name not in known:
-            raise InputError(f"in {path}: {_unknown(key, list(known))}")
-        if isinstance(value, bool) != isinstance(known[name].default, bool):
-            raise InputError(f"in {path}: {key} = {str(value).lower()} is of the wrong type")
-        if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, list):
-            flags.append(f"--{name}={','.join(map(str, value))}")
-        else:
-            flags.append(f"--{name}={value}")
-    return flags
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _unknown(given: str, known: Sequence[str]) -> str:
-    given = given.partition("=")[0]
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"unknown setting {given}; type: {close[0] if close else 'python -m vigmpi --help'}"

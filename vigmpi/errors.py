@@ -1,4 +1,4 @@
-"""Errors that one line explains."""
+"""What ends a run with one line."""
 
 
 class InputError(Exception):
@@ -8,8 +8,12 @@ class InputError(Exception):
     """
 
 
-class RunError(Exception):
-    """What ends a run although program and input are right, such as a full disk: one line.
+class RankError(Exception):
+    """A failure that one rank alone knows of, such as a full disk: one line, no traceback.
 
-    `__main__` prints it without a traceback, and ends all ranks with status 1.
+    It ends all ranks.
     """
+
+
+class RunError(Exception):
+    """A run that failed in a way that all ranks know of: one line, and status 1."""

@@ -31,6 +31,7 @@ from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm
 from vigmpi.phase import Phase
+from vigmpi.position import Position
 from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.stopwatch import seconds as spent
 from vigmpi.runtime.trainer import Plan, Trainer
@@ -69,7 +70,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
     trainer = Trainer(topology, layout, model, Premade(), plan, 1e-4, Activity(topology.world.rank))
 
     def step() -> None:
-        [result] = trainer.run(Phase.TRAIN, 0)
+        [result] = trainer.run(Position())
         if seconds is not None:
             seconds.update(spent(result.spans))
 

@@ -10,6 +10,7 @@ from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
 from vigmpi.layout import Layout
 from vigmpi.model import ViG
 from vigmpi.phase import Phase
+from vigmpi.position import Position
 
 SEED = int(np.random.SeedSequence().generate_state(1)[0])  # fresh inputs every time
 
@@ -33,7 +34,7 @@ def compare_gradients(seed: int) -> None:
             whole = ViG(CONFIG, path="reference", seed=seed)
             order = shuffled(Noise.samples[Phase.TRAIN], seed, 0)
             batches = mini_batches(order, batch_size * replicas, 0)
-            for mini_batch, result in zip(batches, trainer.run(Phase.TRAIN, 0), strict=True):
+            for mini_batch, result in zip(batches, trainer.run(Position()), strict=True):
                 whole.zero_grad()
                 loss = _backward(whole, mini_batch, layout, seed)
                 assert abs(global_loss(topology, result) - loss) < 1e-11 * loss

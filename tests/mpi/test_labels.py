@@ -12,6 +12,7 @@ from vigmpi.model import ViG
 from vigmpi.model.graph import PixelLattice
 from vigmpi.model.vig import Part
 from vigmpi.phase import Phase
+from vigmpi.position import Position
 from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
@@ -59,7 +60,7 @@ def share_found(shuffled_apart: bool) -> float:
     correct = np.zeros(1)
     images = 0
     for phase in Phase:
-        for result in trainer.run(phase, 0):
+        for result in trainer.run(Position(phase=phase)):
             correct += result.correct
             images += result.images
     total = np.empty(1)

@@ -10,6 +10,7 @@ from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_trainer, on_first_ranks
 from vigmpi.layout import Layout
 from vigmpi.phase import Phase
+from vigmpi.position import Position
 
 
 class Synchronous(MPI.Intracomm):
@@ -30,7 +31,7 @@ def train(folder: str, layouts: list[list[int]], synchronous: bool = False) -> N
                 global_loss(topology, result)
                 for epoch in range(2)
                 for phase in Phase
-                for result in trainer.run(phase, epoch)
+                for result in trainer.run(Position(epoch=epoch, phase=phase))
             ]
             assert trainer.replicas_agree()
             name = f"{folder}/{stages}-{replicas}-{chunks}"

@@ -16,10 +16,10 @@ from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.transport import Channel
-from vigmpi.commands.row import pack, unpack
+from vigmpi.commands.row import Wishes, pack, unpack
 from vigmpi.layout import Layout
 from vigmpi.model.stage import Stage
-from vigmpi.phase import Phase
+from vigmpi.position import Position
 from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
 from vigmpi.runtime.trainer import Trainer
@@ -55,9 +55,9 @@ def plant(column: str) -> None:  # on every rank
 
     def measured() -> Ledger:
         ledgers = []
-        for result in trainer.run(Phase.TRAIN, 0):
+        for result in trainer.run(Position()):
             names = trainer.model.config.part_names
-            timings = unpack(gather_rows(topology.world, pack(result, names))).timings
+            timings = unpack(gather_rows(topology.world, pack(result, names, Wishes()))).timings
             by_name = {c.name: timings[:, i] for i, c in enumerate(TIMINGS)}
             ledgers.append(ledger(by_name, layout.replicas, CHUNKS))
         return mean(ledgers[1:])

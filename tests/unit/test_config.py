@@ -1,10 +1,12 @@
+import re
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from vigmpi.command_line import parse_config
+from vigmpi.config import COMMANDS, RunConfig
 from vigmpi.config import DATASETS as NAMES
-from vigmpi.config import RunConfig, parse_config
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 
@@ -59,13 +61,16 @@ def test_a_wrong_file_is_told_in_one_line(tmp_path: Path, text: str, message: st
     assert "\n" not in str(error.value)
 
 
-def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as leaving:
-        parse_config(["--help"])
+        parse_config(["--help"], command)
     assert leaving.value.code == 0
     text = capsys.readouterr().out
     for setting in fields(RunConfig):
-        assert f"--{setting.name.replace('_', '-')}" in text
+        flag = f"--{setting.name.replace('_', '-')}"
+        told = re.search(rf"^ *{flag}[ ,]", text, re.MULTILINE) is not None
+        assert told == (command in setting.metadata.get("commands", ())), flag
 
 
 def test_the_flag_offers_the_data_sets_that_there_are() -> None:

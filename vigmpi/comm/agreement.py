@@ -28,3 +28,8 @@ def all_equal(comm: MPI.Comm, digest: bytes) -> bool:
     """Whether all ranks hold the same digest. Collective."""
     rows = gather_rows(comm, np.frombuffer(digest, dtype=np.uint8))
     return bool((rows == rows[0]).all())
+
+
+def everywhere(comm: MPI.Comm, holds: bool) -> bool:
+    """Whether something holds on every rank. Collective."""
+    return bool(gather_rows(comm, np.array([holds])).all())

@@ -38,18 +38,20 @@ class Lines(NamedTuple):
     processes: list[str]
 
 
-def open_lines(world: MPI.Intracomm, hubs: Sequence[int], *, one_host: bool) -> Lines | None:
+def open_lines(world: MPI.Intracomm, hubs: Sequence[int]) -> Lines | None:
     """Connect every rank with every hub. Collective.
 
     Where each rank listens travels over MPI, with a token that a caller must show.
 
     Args:
         hubs: ranks.
-        one_host: whether all ranks share one, so that nobody outside needs to reach them.
 
     Returns:
         None on all ranks if any could not connect.
     """
+    host = world.Split_type(MPI.COMM_TYPE_SHARED)
+    one_host = host.size == world.size  # then nobody outside needs to reach them
+    host.Free()
     down: dict[int, socket.socket] = {}
     address = ""
     if world.rank in hubs and world.size > 1:

@@ -20,24 +20,30 @@ from vigmpi.datasets import Dataset
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
 
 
-def about_run(config: RunConfig, dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Attributes of the record, by group."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config)}
+def settings_of(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """All settings as numbers, texts and lists, with what was chosen where none was given."""
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
     settings["dataset"] = dataset.name
     settings["split"] = [len(blocks) for blocks in config.stage_blocks]
     return {
+        name: value if isinstance(value, int | float | list) else str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+
+
+def about_run(config: RunConfig, dataset: Dataset, run: str) -> dict[str, dict[str, Any]]:
+    """Attributes of the record, by group."""
+    return {
         "": {
             "about": "a run of vigmpi; every dataset carries its unit and meaning",
+            "run": run,
             "command": " ".join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset": dataset.description,
             "rank_order": "rank = replica * stages + stage",
         },
-        "configuration": {
-            name: value if isinstance(value, int | float | list) else str(value)
-            for name, value in settings.items()
-            if value is not None
-        },
+        "configuration": settings_of(config, dataset),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},

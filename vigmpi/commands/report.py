@@ -1,6 +1,5 @@
-import os
 from collections import defaultdict
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,15 @@ import numpy as np
 
 from vigmpi.commands.about import about_run
 from vigmpi.commands.row import Rows
+from vigmpi.commands.session import Session
 from vigmpi.config import RunConfig
-from vigmpi.datasets import Dataset
 from vigmpi.datasets.order import micro_batches, mini_batches, steps
-from vigmpi.model import ViGConfig
 from vigmpi.phase import Phase
+from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS, TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
 from vigmpi.record.recorder import Recorder, Row
 from vigmpi.record.terminal import Terminal, gib, ledger_table, table
-from vigmpi.runtime.forecast import Forecast
 from vigmpi.runtime.trace import KINDS, Trace
 from vigmpi.runtime.trainer import StepResult
 
@@ -36,36 +34,34 @@ class Report:
     """
 
     def __init__(
-        self,
-        config: RunConfig,
-        dataset: Dataset,
-        ranks: dict[str, np.ndarray],
-        forecast: Forecast,
+        self, config: RunConfig, session: Session, run: str, path: Path, start: Position
     ) -> None:
-        self._steps = {
-            phase: steps(dataset.samples[phase], config.mini_batch_images, limit)
-            for phase, limit in config.limits.items()
-        }
         self._config = config
+        self._samples = session.dataset.samples
         self._seconds: dict[Phase, list[float]] = defaultdict(list)
-        self._path = config.output or _default_output()
-        parts = ViGConfig(blocks=config.blocks).part_names
-        about = about_run(config, dataset)
-        self._recorder = Recorder(self._path, about, ranks, parts, overwrite=config.overwrite)
-        self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
-        self._terminal = Terminal(config.progress)
-        self._terminal.note(f"data: {dataset.description}")
-        self._terminal.note(_layout_line(config, ranks))
-        self._terminal.note(
-            f"memory: forecast {gib(forecast.host)} at the peak on this host, which has "
-            f"{gib(forecast.available)} for it; {gib(ranks['forecast_rss_bytes'].max())} on the "
-            f"largest rank"
+        self._path = path
+        self._recorder = Recorder(
+            path,
+            about_run(config, session.dataset, run),
+            session.ranks,
+            session.model.config.part_names,
+            overwrite=config.overwrite,
+            goes_on_from=start.mini_batches,
         )
-        if _has_single_images(config, dataset.samples[Phase.TRAIN]):
-            self._terminal.note(_ONE_IMAGE)
+        self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
+        self._warm: set[Phase] = set()
+        self._terminal = Terminal(config.progress)
+        for line in _first_lines(config, session, start):
+            self.note(line)
 
-    def begin(self, phase: Phase, epoch: int) -> None:
-        self._terminal.begin(phase, epoch, self._config.epochs, self._steps[phase])
+    def note(self, text: str) -> None:
+        self._terminal.note(text)
+
+    def begin(self, start: Position) -> None:
+        rest = self._samples[start.phase] - start.images
+        limit = self._config.limits[start.phase]
+        left = steps(rest, self._config.mini_batch_images, limit, start.step)
+        self._terminal.begin(start.phase, start.epoch, self._config.epochs, start.step, left)
 
     def begin_trace(self, trace: Trace) -> None:
         offset, error = trace.clock
@@ -73,7 +69,8 @@ class Report:
         self._recorder.begin_trace(KINDS, clocks)
 
     def step(self, result: StepResult, rows: Rows, spans: np.ndarray | None) -> None:
-        warm_up = result.epoch == result.step == 0
+        warm_up = result.phase not in self._warm
+        self._warm.add(result.phase)
         loss, accuracy = float(rows.loss.sum()), float(rows.correct.sum()) / result.images
         if spans is not None:
             self._recorder.add_spans(spans)
@@ -87,6 +84,7 @@ class Report:
                     "images": result.images,
                     "loss": loss,
                     "accuracy": accuracy,
+                    "finite": result.finite and np.isfinite(loss),
                 },
                 rows.timings,
                 self._of_replicas(rows.parts),
@@ -113,6 +111,9 @@ class Report:
     def end(self) -> None:
         self._terminal.end()
 
+    def flush(self) -> None:
+        self._recorder.flush()
+
     def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
         """Args: drift: of the clocks, where there is a trace."""
         if drift is not None:
@@ -132,9 +133,26 @@ class Report:
         print(f"record: {self._path}", flush=True)
 
 
-def _default_output() -> Path:
-    job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path(f"vigmpi-{job}.h5")
+def _first_lines(config: RunConfig, session: Session, start: Position) -> Iterator[str]:
+    """What a user should know before the first mini-batch."""
+    forecast, ranks = session.forecast, session.ranks
+    yield f"data: {session.dataset.description}"
+    yield _layout_line(config, ranks)
+    yield (
+        f"memory: forecast {gib(forecast.host)} at the peak on this host, which has "
+        f"{gib(forecast.available)} for it; {gib(ranks['forecast_rss_bytes'].max())} on the "
+        f"largest rank"
+    )
+    if config.start:
+        yield from (f"warning: {reason}: passed over" for reason in config.start.refused)
+        yield (
+            f"start: {config.start.path}, epoch {start.epoch + 1}, {start.phase} step "
+            f"{start.step + 1}"
+        )
+    elif config.resume:
+        yield "start: there is no checkpoint yet, so from the beginning"
+    if _has_single_images(config, session.dataset.samples[Phase.TRAIN]):
+        yield _ONE_IMAGE
 
 
 def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:

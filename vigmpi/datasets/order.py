@@ -16,20 +16,21 @@ def shuffled(samples: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, epoch]).permutation(samples)
 
 
-def mini_batches(order: Indices, images: int, limit: int) -> Iterator[Indices]:
+def mini_batches(order: Indices, images: int, limit: int, done: int = 0) -> Iterator[Indices]:
     """Cut an order into global mini-batches of `images`; the last may be shorter.
 
     Args:
-        limit: of these, at most so many; 0 for all.
+        limit: of an epoch, at most so many mini-batches; 0 for all.
+        done: how many of the epoch came before this order.
     """
-    for step in range(steps(len(order), images, limit)):
+    for step in range(steps(len(order), images, limit, done)):
         yield order[step * images : (step + 1) * images]
 
 
-def steps(samples: int, images: int, limit: int) -> int:
+def steps(samples: int, images: int, limit: int, done: int = 0) -> int:
     """How many mini-batches `mini_batches` yields."""
     whole = -(-samples // images)
-    return min(whole, limit) if limit else whole
+    return min(whole, max(0, limit - done)) if limit else whole
 
 
 def micro_batches(mini_batch: Indices, replicas: int, chunks: int) -> list[list[Indices]]:

@@ -31,10 +31,11 @@ STEPS = (
     Column("epoch", "1", "pass over the data, from 0", np.int32),
     Column("step", "1", "mini-batch of its epoch and phase, from 0", np.int32),
     Column("phase", "1", "0: train, 1: test", np.uint8),
-    Column("warm_up", "1", "1: the first mini-batch of a phase; left out of tables", np.uint8),
+    Column("warm_up", "1", "1: the first of its phase since a start; left out of tables", np.uint8),
     Column("images", "images", "of the global mini-batch", np.int32),
     Column("loss", "1", "mean cross-entropy over these images"),
     Column("accuracy", "1", "share of these images whose class was found"),
+    Column("finite", "1", "1: loss and gradients were", np.uint8),
 )
 
 TIMINGS = (
@@ -42,7 +43,11 @@ TIMINGS = (
     Column("data_s", "s", "making the images and labels of this rank"),
     Column("forward_s", "s", "forward, with the loss on the last stage"),
     Column("backward_s", "s", "backward"),
-    Column("receive_wait_s", "s", "waiting for features or gradients to arrive"),
+    Column(
+        "receive_wait_s",
+        "s",
+        "waiting for features or gradients to arrive, and for word that all are finite",
+    ),
     Column("send_wait_s", "s", "handing features and gradients to MPI, and their last leaving"),
     Column("gradient_sum_s", "s", "waiting for the sum over replicas after the last backward"),
     Column("statistics_s", "s", "merging batch-norm statistics over micro-batches and replicas"),

@@ -9,10 +9,17 @@ import numpy as np
 
 from vigmpi.errors import InputError
 from vigmpi.record.columns import CLOCKS, PARTS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
+from vigmpi.record.past import Past, read_past
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
 
+_AXES = {
+    "rank": "rank in MPI_COMM_WORLD",
+    "replica": "copy of the pipeline",
+    "part": "block, or the readout",
+    "mini_batch": "in the order of the run",
+}
 _GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
     "steps": (STEPS, ["mini_batch"]),
     "timings": (TIMINGS, ["mini_batch", "rank"]),
@@ -49,9 +56,12 @@ class Recorder:
         attributes: groups of attributes by name; "" for those of the file itself.
         ranks: a value for each rank, [ranks], of each of `RANKS`.
         parts: names of the blocks and of the readout.
+        goes_on_from: how many mini-batches the run had done at the checkpoint that it goes on
+            from. What its record holds up to there is taken over into a new file, which then
+            takes the old one's place.
 
     Raises:
-        InputError: the file exists, or cannot be written.
+        InputError: the file exists, cannot be written, or is not of the run that goes on.
     """
 
     def __init__(
@@ -61,24 +71,42 @@ class Recorder:
         ranks: Mapping[str, np.ndarray],
         parts: Sequence[str],
         *,
-        overwrite: bool,
+        overwrite: bool = False,
+        goes_on_from: int = 0,
     ) -> None:
-        self._file = _create(path, overwrite=overwrite)
+        self._size = len(next(iter(ranks.values())))
+        replicas = int(max(ranks["replica"])) + 1
+        axes = {
+            "rank": np.arange(self._size, dtype=np.int32),
+            "replica": np.arange(replicas, dtype=np.int32),
+            "part": np.array(parts, dtype="S"),
+        }
+        past = None
+        if goes_on_from and path.exists() and not overwrite:
+            past = read_past(path, attributes[""]["run"], goes_on_from, axes)
+        new = path.with_name(f".{path.name}.new") if past else path
+        self._file = _create(new, overwrite=overwrite or past is not None)
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
-        self._size = len(next(iter(ranks.values())))
-        self._make_axes(int(max(ranks["replica"])) + 1, parts)
+        self._make_axes(axes)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
         self.add_ranks("ranks", PEAK, np.zeros(self._size, PEAK.dtype))
-        for group, (columns, axes) in _GROUPS.items():
+        for group, (columns, names) in _GROUPS.items():
             for column in columns:
-                self._make(group, column, axes)
+                self._make(group, column, names)
         self._rows: list[Row] = []
         self._spans: list[np.ndarray] = []
         self._flushed_at = 0.0
-        self._steps_done = 0
+        self._next = goes_on_from
+        self._trace_from_s = 0.0
+        if past:
+            self._take_over(past)
+        if goes_on_from:
+            before = past.attributes.get("resumed_at", []) if past else []
+            self._file.attrs["resumed_at"] = [*before, goes_on_from]
         self.flush()
+        new.rename(path)
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
         """Write what is known of each rank once a run, [ranks]."""
@@ -92,9 +120,8 @@ class Recorder:
             kinds: the names that spans give by number.
             clocks: a value for each rank of the `CLOCKS` that are known so far.
         """
-        for column in TRACE:
-            self._make("trace", column, ["span"])
-        self._file["trace"].attrs["kinds"] = list(kinds)
+        if "trace" not in self._file:
+            self._make_trace(kinds)
         for column in CLOCKS:
             if column.name in clocks:
                 self.add_ranks("trace", column, clocks[column.name])
@@ -107,28 +134,27 @@ class Recorder:
 
     def add_spans(self, spans: np.ndarray) -> None:
         """Take spans of time, [spans, len(TRACE)]."""
-        self._spans.append(spans)
+        later = [self._trace_from_s if column.unit == "s" else 0 for column in TRACE]
+        self._spans.append(spans + later)
 
     def flush(self) -> None:
-        start, end = self._steps_done, self._steps_done + len(self._rows)
         if self._spans:
             for column, values in zip(TRACE, np.concatenate(self._spans).T, strict=True):
-                self._write("trace", column, values)
+                self._write(f"trace/{column.name}", values)
         if self._rows:
-            self._file["mini_batch"].resize(end, axis=0)
-            self._file["mini_batch"][start:] = np.arange(start, end)
+            self._write("mini_batch", np.arange(self._next, self._next + len(self._rows)))
             for column in STEPS:
-                self._write("steps", column, [row.step[column.name] for row in self._rows])
+                self._write(f"steps/{column.name}", [row.step[column.name] for row in self._rows])
             for i, column in enumerate(TIMINGS):
-                self._write("timings", column, [row.timings[:, i] for row in self._rows])
+                self._write(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
             for i, column in enumerate(PARTS):
-                self._write("parts", column, [row.parts[:, i] for row in self._rows])
+                self._write(f"parts/{column.name}", [row.parts[:, i] for row in self._rows])
             self._file[f"ranks/{PEAK.name}"][:] = self._rows[-1].peak_rss_bytes
-        self._file.attrs["steps_done"] = end
+        self._file.attrs["steps_done"] = len(self._file["mini_batch"])
         self._file.flush()
+        self._next += len(self._rows)
         self._rows.clear()
         self._spans.clear()
-        self._steps_done = end
         self._flushed_at = time.monotonic()
 
     def close(self, **attributes: Any) -> None:
@@ -137,17 +163,27 @@ class Recorder:
         self._file.attrs.update(attributes)
         self._file.close()
 
-    def _make_axes(self, replicas: int, parts: Sequence[str]) -> None:
-        for name, values, about in (
-            ("rank", np.arange(self._size, dtype=np.int32), "rank in MPI_COMM_WORLD"),
-            ("replica", np.arange(replicas, dtype=np.int32), "copy of the pipeline"),
-            ("part", np.array(parts, dtype="S"), "block, or the readout"),
-            ("mini_batch", np.empty(0, np.int32), "in the order of the run"),
-        ):
-            growing = {"maxshape": (None,), "chunks": (_CHUNK_STEPS,)} if not len(values) else {}
-            axis = self._file.create_dataset(name, data=values, **growing)
-            axis.attrs.update(unit="1", about=about)
+    def _take_over(self, past: Past) -> None:
+        if past.kinds:
+            self._make_trace(past.kinds)
+        for name, values in past.rows.items():
+            self._write(name, values)
+            if name == "trace/end_s" and len(values):
+                self._trace_from_s = values.max()
+        self._file.attrs["started"] = past.attributes["started"]
+
+    def _make_axes(self, axes: Mapping[str, np.ndarray]) -> None:
+        growing = {"mini_batch": np.empty(0, np.int32)}
+        for name, values in {**axes, **growing}.items():
+            grows = {"maxshape": (None,), "chunks": (_CHUNK_STEPS,)} if name in growing else {}
+            axis = self._file.create_dataset(name, data=values, **grows)
+            axis.attrs.update(unit="1", about=_AXES[name])
             axis.make_scale(name)
+
+    def _make_trace(self, kinds: Sequence[str]) -> None:
+        for column in TRACE:
+            self._make("trace", column, ["span"])
+        self._file["trace"].attrs["kinds"] = list(kinds)
 
     def _make(self, group: str, column: Column, axes: Sequence[str]) -> None:
         fixed = [len(self._file[axis]) for axis in axes[1:]]
@@ -167,9 +203,9 @@ class Recorder:
             if axis in self._file:
                 dimension.attach_scale(self._file[axis])
 
-    def _write(self, group: str, column: Column, values: Any) -> None:
+    def _write(self, name: str, values: Any) -> None:
         """Append."""
-        dataset = self._file[f"{group}/{column.name}"]
+        dataset = self._file[name]
         done = len(dataset)
         dataset.resize(done + len(values), axis=0)
         dataset[done:] = values

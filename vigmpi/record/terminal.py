@@ -32,13 +32,15 @@ class Terminal:
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def begin(self, phase: Phase, epoch: int, epochs: int, steps: int) -> None:
+    def begin(self, phase: Phase, epoch: int, epochs: int, done: int, left: int) -> None:
+        """Args: done, left: mini-batches of this phase before and from now on."""
         self._title = f"{phase:5} {epoch + 1}/{epochs}"
-        self._steps, self._step, self._images = steps, 0, 0
+        self._first, self._step, self._steps, self._images = done, done, done + left, 0
         self._loss, self._correct = 0.0, 0.0
         self._started = self._said = time.monotonic()
         self._bar = tqdm(
-            total=steps,
+            total=self._steps,
+            initial=done,
             desc=self._title,
             unit="step",
             disable=self._progress != "bar",
@@ -55,8 +57,10 @@ class Terminal:
         rate = self._images / (now - self._started)
         self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.1f} images/s", refresh=False)
         self._bar.update()
-        if self._progress == "lines" and (now - self._said > _LINE_S or self._step == 1):
-            left = (now - self._started) / self._step * (self._steps - self._step)
+        if self._progress == "lines" and (
+            now - self._said > _LINE_S or self._step == self._first + 1
+        ):
+            left = (now - self._started) / (self._step - self._first) * (self._steps - self._step)
             self._said = now
             self.note(
                 f"{self._title}  step {self._step}/{self._steps}  loss {loss:.4g}  "
@@ -65,7 +69,7 @@ class Terminal:
 
     def end(self) -> None:
         self._bar.close()
-        if self._progress != "off":
+        if self._progress != "off" and self._images:
             self.note(
                 f"{self._title}  done: loss {self._loss / self._images:.4g}, accuracy "
                 f"{self._correct / self._images:.1%}, {self._images} images in "

@@ -67,7 +67,9 @@ ACTIONS: dict[str, What] = {
     "optimizer": What("optimizer", _nobody),
     "last sends": What("last sends", _neighbours),
     "timings": What("gather of timings", _everybody, together=True),
+    "agreement": What("agreement", _everybody, together=True),
     "record": What("record", _nobody),
+    "checkpoint": What("checkpoint", _everybody, together=True),
     "end": What("end of the run", _everybody, together=True),
 }
 

@@ -14,14 +14,15 @@ class Trace:
 
     Args:
         chunks: micro-batches of a replica's mini-batch at most.
+        mini_batches: done before the trace begins.
     """
 
-    def __init__(self, topology: Topology, chunks: int) -> None:
+    def __init__(self, topology: Topology, chunks: int, mini_batches: int = 0) -> None:
         self._world = topology.world
         self._room = np.empty((6 * chunks + len(KINDS), _WIDTH))
         self.clock = compare_clocks(self._world)
         self._origin: float | None = None
-        self._mini_batches = 0
+        self._mini_batches = mini_batches
 
     def gather(self, spans: list[Span]) -> np.ndarray:
         """A row of `vigmpi.record.columns.TRACE` for each span of a mini-batch."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vigmpi.comm.agreement import all_equal
+from vigmpi.comm.agreement import all_equal, everywhere
 from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.gradients import GradientSum
 from vigmpi.comm.topology import Topology
@@ -19,8 +19,10 @@ from vigmpi.layout import Layout
 from vigmpi.model.stage import Stage
 from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
+from vigmpi.position import Position
+from vigmpi.runtime import state
 from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.executor import Batch, Executor
+from vigmpi.runtime.executor import Batch, Executor, Outcome
 from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
 
@@ -33,11 +35,13 @@ class Plan:
         limits: mini-batches of each phase at most (0: all there are).
         batch_size: images of a replica's mini-batch.
         seed: of the sample order.
+        on_nonfinite: "go-on" where a step with such a loss or gradients is to be taken.
     """
 
     limits: Mapping[Phase, int]
     batch_size: int
     seed: int
+    on_nonfinite: str = "stop"
 
 
 class StepResult(NamedTuple):
@@ -45,6 +49,7 @@ class StepResult(NamedTuple):
 
     Attributes:
         loss, correct: its shares.
+        finite: whether all ranks' gradients and loss were (of training).
         parts: forward and backward seconds of each block, and of the readout, that it runs.
     """
 
@@ -54,6 +59,7 @@ class StepResult(NamedTuple):
     images: int
     loss: float
     correct: int
+    finite: bool
     spans: list[Span]
     parts: dict[str, tuple[float, float]]
 
@@ -85,13 +91,41 @@ class Trainer:
         self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
         self._optimizer = torch.optim.Adam(model.parameters(), lr=lr)
 
-    def run(self, phase: Phase, epoch: int) -> Iterator[StepResult]:
-        """Go through a phase, mini-batch by mini-batch; every rank must take every result."""
-        plan, samples = self._plan, self._dataset.samples[phase]
+    def run(self, start: Position) -> Iterator[StepResult]:
+        """Go through what is left of a phase; every rank must take every result.
+
+        The weights do not change while a result is looked at.
+        """
+        plan, phase, epoch = self._plan, start.phase, start.epoch
+        samples = self._dataset.samples[phase]
         order = shuffled(samples, plan.seed, epoch) if phase is Phase.TRAIN else np.arange(samples)
+        rest = order[start.images :]
         images = plan.batch_size * self._layout.replicas
-        for step, mini_batch in enumerate(mini_batches(order, images, plan.limits[phase])):
+        left = mini_batches(rest, images, plan.limits[phase], start.step)
+        for step, mini_batch in enumerate(left, start.step):
             yield self._step(phase, epoch, step, mini_batch)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """This rank's share of what a checkpoint holds: weights, statistics, optimizer.
+
+        Replicas hold the same, so they share it out.
+        """
+        whole = state.model_state(self.model) | state.optimizer_state(self.model, self._optimizer)
+        names = sorted(whole)[self._topology.place.replica :: self._layout.replicas]
+        return {name: whole[name] for name in names}
+
+    def shapes(self, *, optimizer: bool) -> dict[str, tuple[int, ...]]:
+        """Of what this stage holds, by name."""
+        whole = state.model_state(self.model)
+        if optimizer:
+            whole |= state.optimizer_state(self.model, self._optimizer)
+        return {name: values.shape for name, values in whole.items()}
+
+    def load(self, values: Mapping[str, np.ndarray]) -> None:
+        """Take over values of this stage: all of `shapes`, with the optimizer's or without."""
+        state.load_model(self.model, values)
+        if values.keys() >= self.shapes(optimizer=True).keys():
+            state.load_optimizer(self.model, self._optimizer, values)
 
     def replicas_agree(self) -> bool:
         """Whether all replicas of this stage hold the same bits. Collective."""
@@ -112,19 +146,31 @@ class Trainer:
             if phase is Phase.TRAIN:
                 self._stage.zero_gradients()
             outcome = self._executor.run(phase, self._actions(phase, len(batch.sizes)), batch)
+            finite = True
             if phase is Phase.TRAIN:
-                self._update(np.array([len(m) for share in shares for m in share]))
+                finite = self._gradients_are_whole(outcome)
+                if finite or self._plan.on_nonfinite == "go-on":
+                    self._update(np.array([len(m) for share in shares for m in share]))
             with stopwatch("last sends"):
                 for channel in self._channels:
                     channel.finish()
         of_parts = [(float(f), float(b)) for f, b in self._stage.part_seconds]
         parts = dict(zip((part.name for part in self._stage.parts), of_parts, strict=True))
         loss, correct = outcome.loss, outcome.correct
-        return StepResult(phase, epoch, step, len(samples), loss, correct, stopwatch.spans, parts)
+        images, spans = len(samples), stopwatch.spans
+        return StepResult(phase, epoch, step, images, loss, correct, finite, spans, parts)
 
-    def _update(self, images: Indices) -> None:
+    def _gradients_are_whole(self, outcome: Outcome) -> bool:
+        """Sum them over the replicas; whether they and the loss are finite on all ranks."""
         with self._stopwatch("gradient sum"):
             self._sums.finish()
+        with self._stopwatch("agreement"):
+            largest = [float(bucket.abs().max()) for bucket in self._stage.buckets]
+            return everywhere(
+                self._topology.world, bool(np.isfinite([*largest, outcome.loss]).all())
+            )
+
+    def _update(self, images: Indices) -> None:
         with self._stopwatch("statistics"):
             moments = gather_rows(self._topology.replicas, self._stage.moments.numpy())
             self._stage.update_running(images, moments.reshape(len(images), -1))

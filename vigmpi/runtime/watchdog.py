@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from traceback import format_exc
 
+from mpi4py import MPI
+
 from vigmpi.comm.lines import Lines, open_lines
-from vigmpi.comm.topology import Topology
 from vigmpi.comm.waiting import wait
 from vigmpi.comm.world import end_world
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, RunError
 from vigmpi.layout import Layout
 from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.beat import INTERVAL_S, SIZE_BYTES, Beat, Word
@@ -23,7 +24,7 @@ _READ_BYTES = 4096
 
 @contextmanager
 def watchdog(
-    topology: Topology,
+    world: MPI.Intracomm,
     layout: Layout,
     activity: Activity,
     silence_s: float,
@@ -39,8 +40,7 @@ def watchdog(
         silence_s: a rank without a sign for so long counts as stopped.
         standstill_s: some rank must get on within so long; None: as `standstill_bound` has it.
     """
-    world = topology.world
-    lines = open_lines(world, judges(world.size), one_host=topology.host.size == world.size)
+    lines = open_lines(world, judges(world.size))
     if lines is None:
         if world.rank == 0:
             print("warning: no watchdog: some ranks can't connect over TCP", file=sys.stderr)
@@ -55,7 +55,7 @@ def watchdog(
         with activity("end"):
             wait(world.Ibarrier())
         last_word = Word.GOODBYE
-    except InputError:  # on all ranks alike
+    except (InputError, RunError):  # on all ranks alike
         last_word = Word.GOODBYE
         raise
     finally:

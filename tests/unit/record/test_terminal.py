@@ -17,7 +17,7 @@ def test_the_closing_table_holds_the_studys_statistics() -> None:
 @pytest.mark.parametrize("progress", ["lines", "bar", "off"])
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str], progress: str) -> None:
     terminal = Terminal(progress)
-    terminal.begin(Phase.TRAIN, epoch=0, epochs=3, steps=2)
+    terminal.begin(Phase.TRAIN, epoch=0, epochs=3, done=0, left=2)
     terminal.step(images=10, loss=4.0, accuracy=0.5)
     terminal.step(images=30, loss=2.0, accuracy=0.1)
     terminal.end()

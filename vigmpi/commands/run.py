@@ -1,0 +1,102 @@
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from vigmpi.comm.agreement import agreed
+from vigmpi.comm.gather import gather_rows, gather_texts
+from vigmpi.commands.report import Report
+from vigmpi.commands.row import Rows, Wishes, pack, unpack
+from vigmpi.commands.session import Session
+from vigmpi.config import RunConfig
+from vigmpi.position import Position
+from vigmpi.runtime.trace import Trace
+from vigmpi.runtime.trainer import StepResult
+
+
+class Run:
+    """A session with its record: goes through phases and tells rank 0 of every mini-batch.
+
+    Attributes:
+        id: the run's, kept by those that go on from its checkpoints.
+        output: its record; both are the same on all ranks.
+        start: where it began this time.
+
+    Raises:
+        InputError: the record cannot be written (on all ranks alike).
+    """
+
+    def __init__(self, config: RunConfig, session: Session, start: Position) -> None:
+        self._world = world = session.topology.world
+        self._session = session
+        self.start = start
+        about = config.start.manifest if config.start else None
+        self.id = _of_rank_0(world, about.run if about else uuid.uuid4().hex)
+        self.output = Path(_of_rank_0(world, str(config.output or _default_output(config))))
+        self._report = None
+        with agreed(world):
+            if world.rank == 0:
+                self._report = Report(config, session, self.id, self.output, start)
+        self._trace = None
+        if config.trace:
+            self._trace = Trace(session.topology, config.chunks, start.mini_batches)
+        if self._report and self._trace:
+            self._report.begin_trace(self._trace)
+
+    def phase(
+        self, start: Position, wishes: Callable[[], Wishes] = Wishes
+    ) -> Iterator[tuple[Position, StepResult, Rows]]:
+        """What is left of a phase, mini-batch by mini-batch. Collective.
+
+        Args:
+            wishes: what this rank would like to happen next, asked after each mini-batch.
+
+        Yields:
+            the position behind the mini-batch, what this rank knows of it, and all ranks' rows.
+        """
+        names, activity = self._session.model.config.part_names, self._session.activity
+        if self._report:
+            self._report.begin(start)
+        for result in self._session.trainer.run(start):
+            with activity("timings"):
+                rows = unpack(gather_rows(self._world, pack(result, names, wishes())))
+                spans = self._trace.gather(result.spans) if self._trace else None
+            if self._report:
+                with activity("record"):
+                    self._report.step(result, rows, spans)
+            start = start.after(result.images)
+            yield start, result, rows
+        if self._report:
+            self._report.end()
+
+    def note(self, text: str) -> None:
+        """Tell the user."""
+        if self._report:
+            self._report.note(text)
+
+    def flush(self) -> None:
+        """Bring the record up to date."""
+        if self._report:
+            self._report.flush()
+
+    def close(self, **attributes: Any) -> None:
+        """End the record and show the closing tables. Collective."""
+        drift = self._trace.drift() if self._trace else None
+        if self._report:
+            with self._session.activity("record"):
+                self._report.close(drift, **attributes)
+
+
+def _of_rank_0(world: MPI.Comm, text: str) -> str:
+    return gather_texts(world, text)[0]
+
+
+def _default_output(config: RunConfig) -> Path:
+    if config.resume and config.start and (record := config.start.record):
+        return record
+    job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path(f"vigmpi-{job}.h5")

@@ -1,0 +1,118 @@
+"""What every run needs before its first mini-batch: topology, data, model, trainer."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from vigmpi.comm.agreement import agreed
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.commands.about import about_ranks
+from vigmpi.commands.weights import read_values
+from vigmpi.config import RunConfig
+from vigmpi.datasets import DATASETS, Dataset, default_dataset
+from vigmpi.host import threads_per_rank
+from vigmpi.manifest import Checkpoint
+from vigmpi.model import ViG, ViGConfig
+from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
+from vigmpi.runtime.forecast import Forecast, forecast_memory
+from vigmpi.runtime.trainer import Plan, Trainer
+
+
+@dataclass(frozen=True)
+class Session:
+    """One rank's share of a run.
+
+    Attributes:
+        ranks: what the record says of each rank.
+    """
+
+    topology: Topology
+    dataset: Dataset
+    model: ViG
+    trainer: Trainer
+    forecast: Forecast
+    ranks: dict[str, np.ndarray]
+    activity: Activity
+
+
+def open_session(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> Session:
+    """Collective.
+
+    Raises:
+        InputError: on all ranks alike.
+    """
+    layout = config.layout
+    topology = make_topology(world, layout)
+    threads = _set_threads(config, topology)
+    dataset = _open_dataset(config, topology)
+    blocks = config.stage_blocks[topology.place.stage]
+    model = ViG(
+        ViGConfig(
+            blocks=config.blocks,
+            classes=dataset.classes,
+            readout=config.readout,
+            image_size=dataset.image_size,
+        ),
+        blocks,
+        path=config.model_path,
+        readout=topology.place.stage == layout.stages - 1,
+        seed=config.seed,
+    )
+    with agreed(topology.world):
+        forecast = forecast_memory(topology, layout, model, config.batch_size)
+    ranks = about_ranks(topology, blocks, threads, forecast.rank)
+    plan = Plan(config.limits, config.batch_size, config.seed, config.on_nonfinite)
+    trainer = Trainer(topology, layout, model, dataset, plan, config.lr, activity)
+    return Session(topology, dataset, model, trainer, forecast, ranks, activity)
+
+
+def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
+    """Take over what a checkpoint holds of this rank's stage; where it was. Collective.
+
+    Raises:
+        InputError: it is damaged, or of another model (on all ranks alike).
+    """
+    if checkpoint is None:
+        return Position()
+    about, trainer = checkpoint.manifest, session.trainer
+    with agreed(session.topology.world):
+        trainer.load(read_values(checkpoint, trainer.shapes(optimizer=about is not None)))
+    return about.position if about else Position()
+
+
+def _set_threads(config: RunConfig, topology: Topology) -> int:
+    cores = np.zeros(os.sysconf("SC_NPROCESSORS_CONF"), dtype=np.uint8)
+    cores[list(os.sched_getaffinity(0))] = 1
+    sets = [frozenset(np.flatnonzero(row).tolist()) for row in gather_rows(topology.host, cores)]
+    from_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = (
+        config.threads
+        or (int(from_openmp) if from_openmp.isdecimal() else 0)
+        or threads_per_rank(sets, topology.host.rank)
+    )
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
+    """Choose as rank 0 sees its data folder, prepare on each host, load what each rank needs."""
+    names = list(DATASETS)
+    chosen = np.array([names.index(config.dataset or default_dataset(config.data_dir))])
+    topology.world.Bcast(chosen)
+    dataset = DATASETS[names[int(chosen[0])]](config.data_dir, config.seed)
+    world_first, host_first = topology.world.rank == 0, topology.host.rank == 0
+    for turn in (world_first, host_first and not world_first):
+        # Rank 0 goes first: the hosts may share the folder, and the others then find it ready.
+        with agreed(topology.world):
+            if turn:
+                dataset.prepare(download=config.download)
+    with agreed(topology.world):
+        dataset.load(
+            images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
+        )
+    return dataset
