@@ -1,5 +1,7 @@
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, RankError
 from vigmpi.record.columns import CLOCKS, PARTS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
 from vigmpi.record.past import Past, read_past
 
@@ -62,6 +64,8 @@ class Recorder:
 
     Raises:
         InputError: the file exists, cannot be written, or is not of the run that goes on.
+        RankError: by any method, once the file takes no more. What was flushed stays readable if
+            the file is then left alone; even Python's end would close it, and write.
     """
 
     def __init__(
@@ -85,6 +89,9 @@ class Recorder:
         if goes_on_from and path.exists() and not overwrite:
             past = read_past(path, attributes[""]["run"], goes_on_from, axes)
         new = path.with_name(f".{path.name}.new") if past else path
+        self._path = path
+        # Kept open: one that is dropped writes what it still holds, and h5py ignores errors then.
+        self._growing: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or past is not None)
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
@@ -92,6 +99,7 @@ class Recorder:
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
         self.add_ranks("ranks", PEAK, np.zeros(self._size, PEAK.dtype))
+        self._peak = self._file[f"ranks/{PEAK.name}"]
         for group, (columns, names) in _GROUPS.items():
             for column in columns:
                 self._make(group, column, names)
@@ -110,8 +118,9 @@ class Recorder:
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
         """Write what is known of each rank once a run, [ranks]."""
-        dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
-        self._describe(dataset, column, ["rank"])
+        with _takes(self._path):
+            dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
+            self._describe(dataset, column, ["rank"])
 
     def begin_trace(self, kinds: Sequence[str], clocks: Mapping[str, np.ndarray]) -> None:
         """Make room for `add_spans`.
@@ -138,6 +147,17 @@ class Recorder:
         self._spans.append(spans + later)
 
     def flush(self) -> None:
+        with _takes(self._path):
+            self._append()
+            self._file.flush()  # HDF5 goes on after a chunk that found no room: count it later
+            self._file.attrs["steps_done"] = len(self._file["mini_batch"])
+            self._file.flush()
+        self._next += len(self._rows)
+        self._rows.clear()
+        self._spans.clear()
+        self._flushed_at = time.monotonic()
+
+    def _append(self) -> None:
         if self._spans:
             for column, values in zip(TRACE, np.concatenate(self._spans).T, strict=True):
                 self._write(f"trace/{column.name}", values)
@@ -149,19 +169,14 @@ class Recorder:
                 self._write(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
             for i, column in enumerate(PARTS):
                 self._write(f"parts/{column.name}", [row.parts[:, i] for row in self._rows])
-            self._file[f"ranks/{PEAK.name}"][:] = self._rows[-1].peak_rss_bytes
-        self._file.attrs["steps_done"] = len(self._file["mini_batch"])
-        self._file.flush()
-        self._next += len(self._rows)
-        self._rows.clear()
-        self._spans.clear()
-        self._flushed_at = time.monotonic()
+            self._peak[:] = self._rows[-1].peak_rss_bytes
 
     def close(self, **attributes: Any) -> None:
         """Write what is left, and attributes that only the end of the run knows."""
         self.flush()
-        self._file.attrs.update(attributes)
-        self._file.close()
+        with _takes(self._path):
+            self._file.attrs.update(attributes)
+            self._file.close()
 
     def _take_over(self, past: Past) -> None:
         if past.kinds:
@@ -179,6 +194,8 @@ class Recorder:
             axis = self._file.create_dataset(name, data=values, **grows)
             axis.attrs.update(unit="1", about=_AXES[name])
             axis.make_scale(name)
+            if name in growing:
+                self._growing[name] = axis
 
     def _make_trace(self, kinds: Sequence[str]) -> None:
         for column in TRACE:
@@ -195,6 +212,7 @@ class Recorder:
             chunks=(_CHUNK_STEPS, *fixed),
         )
         self._describe(dataset, column, axes)
+        self._growing[dataset.name.strip("/")] = dataset
 
     def _describe(self, dataset: h5py.Dataset, column: Column, axes: Sequence[str]) -> None:
         dataset.attrs.update(unit=column.unit, about=column.about)
@@ -205,10 +223,23 @@ class Recorder:
 
     def _write(self, name: str, values: Any) -> None:
         """Append."""
-        dataset = self._file[name]
+        dataset = self._growing[name]
         done = len(dataset)
         dataset.resize(done + len(values), axis=0)
         dataset[done:] = values
+
+
+@contextmanager
+def _takes(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        told = re.search("error message = '([^']+)'", str(error))
+        reason = told[1] if told else " ".join(str(error).split())
+        raise RankError(
+            f"the record {path} takes no more ({reason}); it is whole up to its steps_done: make "
+            f"room, then type: --resume latest, with the same --output"
+        ) from error
 
 
 def _create(path: Path, *, overwrite: bool) -> h5py.File:
