@@ -74,7 +74,7 @@ def plant() -> None:
     def planted(self: Activity, kind: str, micro_batch: int = -1) -> Now:
         nonlocal left
         outer = begin(self, kind, micro_batch)
-        left -= kind == DRILL["phase"]
+        left -= kind == DRILL["kind"]
         if left == 0:
             left = -1
             if DRILL["delay_s"]:
