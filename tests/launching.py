@@ -6,8 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import h5py
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +69,19 @@ def vigmpi(*arguments: str, ranks: int | None = None) -> list[str]:
     """The command line of a run; without a launcher where `ranks` is None."""
     launcher = mpiexec(ranks) if ranks else []
     return [*launcher, sys.executable, "-m", "vigmpi", *arguments]
+
+
+def steps_done(record: Path) -> int:
+    """Mini-batches that a record holds by now."""
+    try:
+        with h5py.File(record, locking=False) as file:
+            return int(file.attrs["steps_done"])
+    except (OSError, KeyError):  # not there yet, or caught in the middle of a flush
+        return 0
+
+
+def wait_until(holds: Callable[[], bool], timeout: float = 120) -> None:
+    limit = time.monotonic() + timeout
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
@@ -17,7 +18,8 @@ _OF_A_START = {
     *("resume", "checkpoint", "checkpoint_dir", "output", "overwrite"),
     *("download", "threads", "trace", "progress", "silence_s", "standstill_s"),
 }
-_OF_THE_LAYOUT = {"stages", "replicas", "chunks", "split"}
+# Nor for an evaluation: what says how long, and on what layout, its run trained.
+_OF_THE_TRAINING = {"stages", "replicas", "chunks", "split", "test_steps"}
 _USAGE = {
     "train": "mpirun -n (S x R) python -m vigmpi [train] [--stages S] [--replicas R] [...]",
     "evaluate": "mpirun -n (S x R) python -m vigmpi evaluate --checkpoint PATH [...]",
@@ -93,9 +95,18 @@ def _find(command: str, given: Mapping[str, Any]) -> manifest.Checkpoint | None:
     name = given.get("resume" if command == "train" else "checkpoint")
     if name is None and command == "evaluate":
         raise InputError("there is nothing to evaluate; type: evaluate --checkpoint PATH")
-    output: Path | None = given.get("output")
-    beside = output.with_suffix(manifest.SUFFIX) if output and command == "train" else None
-    return manifest.find(name, given.get("checkpoint_dir") or beside) if name else None
+    return manifest.find(name, _folder(command, given)) if name else None
+
+
+def _folder(command: str, given: Mapping[str, Any]) -> Path | None:
+    """Where a run like this one would keep its checkpoints, if that can be told."""
+    if "checkpoint_dir" in given:
+        return given["checkpoint_dir"]
+    if command == "train" and "output" in given:
+        return given["output"].with_suffix(manifest.SUFFIX)
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        return Path(f"vigmpi-{os.environ['SLURM_JOB_ID']}{manifest.SUFFIX}")
+    return None
 
 
 def _taken_over(
@@ -104,7 +115,7 @@ def _taken_over(
     """Those settings of a checkpoint's run that hold for one that starts from it."""
     left_out = set(_OF_A_START)
     if command == "evaluate":
-        left_out |= _OF_THE_LAYOUT
+        left_out |= _OF_THE_TRAINING
     elif {"stages", "blocks"} & given.keys():
         left_out.add("split")
     return {name: value for name, value in settings.items() if name not in left_out}

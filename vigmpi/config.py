@@ -1,6 +1,7 @@
 """The settings of a run."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ DATASETS = ("cifar10", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
 _LEAST_S = 3.0  # ranks give a sign of life every second
+LR_SCHEDULES = ("constant", "linear", "cosine")
 NOT_FINITE = ("stop", "skip", "go-on")
 COMMANDS = ("train", "evaluate")
 
@@ -32,11 +34,7 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    if not 0 < (value := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
@@ -46,6 +44,19 @@ def _some_seconds(text: str) -> float:
     if value < _LEAST_S:
         raise argparse.ArgumentTypeError(f"{text!r} is less than {_LEAST_S:g} seconds")
     return value
+
+
+def _share(text: str) -> float:
+    if not 0 <= (value := _number(text)) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share, from 0 to 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _blocks_per_stage(text: str) -> tuple[int, ...]:
@@ -116,6 +127,15 @@ class RunConfig:
         0, "mini-batches of the test images after each epoch; 0: all", _whole(0), metavar="N"
     )
     lr: float = _of_train(1e-4, "learning rate of Adam", _positive, metavar="X")
+    lr_schedule: str = _of_train(
+        "constant",
+        "how it changes over the run: constant, linear or cosine (both down to 0)",
+        choices=LR_SCHEDULES,
+        metavar="HOW",
+    )
+    warm_up: float = _of_train(
+        0.0, "share of the run in which it rises from 0", _share, metavar="X"
+    )
     seed: int = _setting(0, "of the weights and the sample order", _whole(0), metavar="N")
     threads: int | None = _setting(
         None,
@@ -208,6 +228,12 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise InputError where settings do not fit each other."""
+        about = self.start.manifest if self.start else None
+        if about and self.resume and about.position.epoch >= self.epochs:
+            raise InputError(
+                f"--resume {self.resume} has no epoch left: its run is through {self.epochs}; "
+                f"type: --epochs {about.position.epoch + 1} or more"
+            )
         _ = self.stage_blocks
         if self.chunks > self.batch_size:
             raise InputError(

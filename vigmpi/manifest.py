@@ -188,20 +188,20 @@ def _decode(content: Any) -> Manifest:
     if body["format"] != _FORMAT:
         raise ValueError(f"not of the format {_FORMAT!r}")
     position = Position(**body["position"])
-    numbers = (position.mini_batches, position.epoch, position.step, position.images)
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a position that none can be at")
+    height, width = body["image_size"]
+    counts = (position.mini_batches, position.epoch, position.step, position.images)
+    if not all(type(number) is int and number >= 0 for number in (*counts, height, width)):
+        raise ValueError("a position or size that cannot be")
     shards = [Shard(**shard) for shard in body["shards"]]
     for shard in shards:
         if not _SHARD.fullmatch(shard.name):
             raise ValueError(f"{shard.name!r} is no name of a shard")
-    height, width = body["image_size"]
     return Manifest(
         run=str(body["run"]),
         created=float(body["created"]),
         position=position._replace(phase=Phase(position.phase)),
         settings=dict(body["settings"]),
-        image_size=(int(height), int(width)),
+        image_size=(height, width),
         class_names=[str(name) for name in body["class_names"]],
         shards=shards,
     )

@@ -67,7 +67,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
         readout=stage == layout.stages - 1,
     )
     plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
-    trainer = Trainer(topology, layout, model, Premade(), plan, 1e-4, Activity(topology.world.rank))
+    trainer = Trainer(topology, layout, model, Premade(), plan, Activity(topology.world.rank))
 
     def step() -> None:
         [result] = trainer.run(Position())

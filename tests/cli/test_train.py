@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.launching import ROOT, finish, start, vigmpi
+from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 
 TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
 TIMINGS += ["gradient_sum_s", "statistics_s", "optimizer_s"]
@@ -142,19 +141,8 @@ def test_a_killed_run_leaves_its_steps(tmp_path: Path) -> None:
     flags = ["--batch-size", "2", "--blocks", "1", "--output", str(path)]
     process = start(vigmpi("--stages", "1", "--replicas", "2", *flags, ranks=2))
 
-    def steps_done() -> int:
-        try:
-            with h5py.File(path, locking=False) as file:
-                return int(file.attrs["steps_done"])
-        except (OSError, KeyError):  # not there yet, or caught in the middle of a flush
-            return 0
-
-    limit = time.monotonic() + 100
-    while steps_done() < 20:
-        assert time.monotonic() < limit
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.2)
-    seen = steps_done()
+    wait_until(lambda: steps_done(path) >= 20)
+    seen = steps_done(path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     with h5py.File(path) as file:

@@ -57,8 +57,8 @@ def make_trainer(
     blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
     model = ViG(CONFIG, blocks, readout=stage == layout.stages - 1, seed=seed)
     dataset = opened(topology, Noise(Path(), seed))
-    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, batch_size, seed)
-    return Trainer(topology, layout, model, dataset, plan, lr, Activity(topology.world.rank))
+    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, batch_size, seed, lr=lr)
+    return Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
 
 
 def on_first_ranks(layout: Layout) -> Topology | None:

@@ -55,8 +55,8 @@ def share_found(shuffled_apart: bool) -> float:
     model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], readout=stage == 1)
     dataset = opened(topology, Coded(Path(), 0))
     order_seed = stage if shuffled_apart else 0
-    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed)
-    trainer = Trainer(topology, layout, model, dataset, plan, 1e-3, Activity(topology.world.rank))
+    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
+    trainer = Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
     correct = np.zeros(1)
     images = 0
     for phase in Phase:

@@ -1,6 +1,7 @@
 """The commands and jobs of the README on a real Slurm."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.launching import ROOT, finish, start, vigmpi
+from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 
 SMALL = ["--dataset", "digits", "--batch-size", "10"]
 Environment = Mapping[str, str]
@@ -81,6 +82,34 @@ def test_a_job_of_one_layout(slurm: Environment, tmp_path: Path) -> None:
     output = ["--output", str(tmp_path / "a.h5")]
     run([*command, "2", "1", "5", "1", "data", *SMALL, *output], slurm)
     assert_whole(tmp_path / "a.h5", steps=2, ranks=2)
+
+
+def test_a_job_that_is_told_to_stop_is_put_back_and_goes_on(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    """Checkpoint, status 75 through srun, requeue, and the same record without a gap."""
+    output = tmp_path / "a.h5"
+    _, _, *command = job("layout.sbatch", tmp_path, "--ntasks=2")
+    long = ["--epochs", "1", "--steps", "40", "--test-steps", "1", "--blocks", "2"]
+    arguments = ["2", "1", "2", "40", "data", *SMALL, *long, "--output", str(output)]
+    number = re.findall(r"\d+", run(["sbatch", "--parsable", *command, *arguments], slurm))[0]
+
+    def state() -> str:
+        return run(["squeue", "-h", "-o", "%T %r", "-j", number], slurm).strip()
+
+    wait_until(lambda: steps_done(output) > 0)
+    run(["scancel", "-s", "USR1", number], slurm)
+    wait_until(lambda: state().startswith("PENDING"))
+    at = steps_done(output)
+    assert 0 < at < 41
+    run(["scontrol", "update", f"JobId={number}", "StartTime=now"], slurm)  # not in two minutes
+    wait_until(lambda: steps_done(output) == 41)
+    wait_until(lambda: not state().startswith(("RUNNING", "COMPLETING")))
+    with h5py.File(output) as file:
+        assert file.attrs["resumed_at"].tolist() == [at]
+        assert file["mini_batch"][:].tolist() == list(range(41))
+        assert file["steps/step"][:].tolist() == [*range(40), 0]
+        assert file.attrs["replicas_bit_equal"]
 
 
 def test_the_array_has_a_task_for_every_layout() -> None:

@@ -50,6 +50,7 @@ class Report:
         )
         self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._warm: set[Phase] = set()
+        self._peaks = np.zeros(config.layout.ranks)
         self._terminal = Terminal(config.progress)
         for line in _first_lines(config, session, start):
             self.note(line)
@@ -145,10 +146,8 @@ def _first_lines(config: RunConfig, session: Session, start: Position) -> Iterat
     )
     if config.start:
         yield from (f"warning: {reason}: passed over" for reason in config.start.refused)
-        yield (
-            f"start: {config.start.path}, epoch {start.epoch + 1}, {start.phase} step "
-            f"{start.step + 1}"
-        )
+        where = f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
+        yield f"start: {config.start.path}{where if config.resume else ''}"
     elif config.resume:
         yield "start: there is no checkpoint yet, so from the beginning"
     if _has_single_images(config, session.dataset.samples[Phase.TRAIN]):

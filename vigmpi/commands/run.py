@@ -34,6 +34,7 @@ class Run:
         self._world = world = session.topology.world
         self._session = session
         self.start = start
+        self._warned = False
         about = config.start.manifest if config.start else None
         self.id = _of_rank_0(world, about.run if about else uuid.uuid4().hex)
         self.output = Path(_of_rank_0(world, str(config.output or _default_output(config))))
@@ -77,6 +78,12 @@ class Run:
         """Tell the user."""
         if self._report:
             self._report.note(text)
+
+    def warn_once(self, text: str) -> None:
+        """Tell the user the first of many."""
+        if not self._warned:
+            self.note(f"warning: {text}")
+        self._warned = True
 
     def flush(self) -> None:
         """Bring the record up to date."""

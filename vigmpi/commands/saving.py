@@ -23,12 +23,19 @@ class Saving:
     """
 
     def __init__(self, config: RunConfig, session: Session, run: Run) -> None:
+        """Collective.
+
+        Raises:
+            InputError: the folder holds another run's.
+        """
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._on = config.keep > 0
         self._trainer, self._activity = session.trainer, session.activity
         self._run = run
         self.folder = config.checkpoint_dir or run.output.with_suffix(SUFFIX)
         self._checkpoints = Checkpoints(session.topology.world, self.folder, config.keep)
+        if self._on and not (config.start and config.start.manifest):
+            self._checkpoints.begin(overwrite=config.overwrite)
         dataset = session.dataset
         self._about = Manifest(
             run=run.id,

@@ -66,8 +66,17 @@ def open_session(config: RunConfig, world: MPI.Intracomm, activity: Activity) ->
     with agreed(topology.world):
         forecast = forecast_memory(topology, layout, model, config.batch_size)
     ranks = about_ranks(topology, blocks, threads, forecast.rank)
-    plan = Plan(config.limits, config.batch_size, config.seed, config.on_nonfinite)
-    trainer = Trainer(topology, layout, model, dataset, plan, config.lr, activity)
+    plan = Plan(
+        config.limits,
+        config.batch_size,
+        config.seed,
+        config.epochs,
+        config.lr,
+        config.lr_schedule,
+        config.warm_up,
+        config.on_nonfinite,
+    )
+    trainer = Trainer(topology, layout, model, dataset, plan, activity)
     return Session(topology, dataset, model, trainer, forecast, ranks, activity)
 
 

@@ -15,6 +15,7 @@ from vigmpi.position import Position
 from vigmpi.runtime.activity import Activity
 from vigmpi.stop_signal import StopSignal
 
+_NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
 REQUEUE = 75  # stopped with a checkpoint, and there is more to do
 
 
@@ -41,7 +42,7 @@ def train(config: RunConfig, world: MPI.Intracomm, activity: Activity, stop: Sto
     if position.epoch >= config.epochs:
         return 0
     if not saving.latest:
-        raise RunError("stopped by a signal, without a checkpoint (--keep 0)")
+        raise RunError("stopped by a signal, with no checkpoint since the start to go on from")
     run.note(f"stopped by a signal; type: --resume {saving.latest}, to go on")
     return REQUEUE
 
@@ -54,15 +55,13 @@ def _train(
         phase = run.phase(position, lambda: Wishes(stop.received, saving.overdue()))
         for after, result, rows in phase:
             if not result.finite:
-                found = (
-                    f"loss or gradients are not finite: epoch {result.epoch}, step {result.step}"
-                )
+                failure = _NOT_FINITE.format(result.epoch + 1, result.step + 1)
                 if config.on_nonfinite == "stop":
                     return position, (
-                        f"{found}; type: --resume {saving.folder} with --on-nonfinite skip, or "
+                        f"{failure}; type: --resume {saving.folder} with --on-nonfinite skip, or "
                         f"with a lower --lr"
                     )
-                run.note(f"warning: {found} (--on-nonfinite {config.on_nonfinite})")
+                run.warn_once(f"{failure} (--on-nonfinite {config.on_nonfinite})")
             position = after
             if rows.stop.any():
                 return position, ""

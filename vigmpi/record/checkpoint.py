@@ -37,6 +37,23 @@ class Checkpoints:
         self._folder = folder
         self._keep = keep
 
+    def begin(self, *, overwrite: bool) -> None:
+        """Make sure that no other run's checkpoints could be taken for this one's. Collective.
+
+        Raises:
+            InputError: there are some, and they are not to be lost.
+        """
+        with agreed(self._comm), _told(self._folder):
+            if self._comm.rank == 0 and (others := list(self._folder.glob("mini-batch-*"))):
+                if not overwrite:
+                    raise InputError(
+                        f"{self._folder} holds checkpoints; type: --resume latest to go on from "
+                        f"them, or --overwrite to lose them"
+                    )
+                for path in others:
+                    _retire(path)
+                self._sweep()
+
     def save(self, tensors: Tensors, about: Manifest) -> Path:
         """Write a checkpoint. Collective.
 

@@ -1,4 +1,5 @@
-import re
+import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from vigmpi.record.past import Past, read_past
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
+_SLACK_BYTES = 2**16
 
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
@@ -86,8 +88,8 @@ class Recorder:
             "part": np.array(parts, dtype="S"),
         }
         past = None
-        if goes_on_from and path.exists() and not overwrite:
-            past = read_past(path, attributes[""]["run"], goes_on_from, axes)
+        if goes_on_from and path.exists():
+            past = _past(path, attributes[""]["run"], goes_on_from, axes, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if past else path
         self._path = path
         # Kept open: one that is dropped writes what it still holds, and h5py ignores errors then.
@@ -118,7 +120,7 @@ class Recorder:
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
         """Write what is known of each rank once a run, [ranks]."""
-        with _takes(self._path):
+        with self._room():
             dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
             self._describe(dataset, column, ["rank"])
 
@@ -147,9 +149,12 @@ class Recorder:
         self._spans.append(spans + later)
 
     def flush(self) -> None:
-        with _takes(self._path):
+        rows = {
+            name: sum(map(len, self._spans)) if name.startswith("trace/") else len(self._rows)
+            for name in self._growing
+        }
+        with self._room(self._bytes_of_new_chunks(rows)):
             self._append()
-            self._file.flush()  # HDF5 goes on after a chunk that found no room: count it later
             self._file.attrs["steps_done"] = len(self._file["mini_batch"])
             self._file.flush()
         self._next += len(self._rows)
@@ -174,18 +179,49 @@ class Recorder:
     def close(self, **attributes: Any) -> None:
         """Write what is left, and attributes that only the end of the run knows."""
         self.flush()
-        with _takes(self._path):
+        with self._room():
             self._file.attrs.update(attributes)
             self._file.close()
 
     def _take_over(self, past: Past) -> None:
         if past.kinds:
             self._make_trace(past.kinds)
-        for name, values in past.rows.items():
-            self._write(name, values)
-            if name == "trace/end_s" and len(values):
-                self._trace_from_s = values.max()
+        rows = {name: len(values) for name, values in past.rows.items()}
+        with self._room(self._bytes_of_new_chunks(rows)):
+            for name, values in past.rows.items():
+                self._write(name, values)
+        if len(ends := past.rows.get("trace/end_s", ())):
+            self._trace_from_s = max(ends)
         self._file.attrs["started"] = past.attributes["started"]
+
+    @contextmanager
+    def _room(self, size_bytes: int = 0) -> Iterator[None]:
+        """Have the disk set aside what is about to be written, before HDF5 begins.
+
+        HDF5 goes on where a write found no room, and so may leave a file that does not open.
+
+        Args:
+            size_bytes: of new chunks; there is always some room for what describes them.
+        """
+        try:
+            end = self._file.id.get_filesize() + size_bytes + _SLACK_BYTES
+            os.posix_fallocate(self._file.id.get_vfd_handle(), 0, end)
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise RankError(
+                f"the record {self._path} takes no more ({reason}); it is whole up to its "
+                f"steps_done: make room, then type: --resume latest, with the same --output"
+            ) from error
+
+    def _bytes_of_new_chunks(self, rows: Mapping[str, int]) -> int:
+        """Args: rows: to be appended, by dataset."""
+        total = 0
+        for name, more in rows.items():
+            dataset = self._growing[name]
+            done, whole = len(dataset), math.prod(dataset.chunks) * dataset.dtype.itemsize
+            total += (-(-(done + more) // _CHUNK_STEPS) - -(-done // _CHUNK_STEPS)) * whole
+        return total
 
     def _make_axes(self, axes: Mapping[str, np.ndarray]) -> None:
         growing = {"mini_batch": np.empty(0, np.int32)}
@@ -229,17 +265,15 @@ class Recorder:
         dataset[done:] = values
 
 
-@contextmanager
-def _takes(path: Path) -> Iterator[None]:
+def _past(
+    path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray], *, overwrite: bool
+) -> Past | None:
     try:
-        yield
-    except (OSError, RuntimeError) as error:
-        told = re.search("error message = '([^']+)'", str(error))
-        reason = told[1] if told else " ".join(str(error).split())
-        raise RankError(
-            f"the record {path} takes no more ({reason}); it is whole up to its steps_done: make "
-            f"room, then type: --resume latest, with the same --output"
-        ) from error
+        return read_past(path, run, mini_batches, axes)
+    except InputError:
+        if overwrite:
+            return None
+        raise
 
 
 def _create(path: Path, *, overwrite: bool) -> h5py.File:

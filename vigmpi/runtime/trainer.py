@@ -23,6 +23,7 @@ from vigmpi.position import Position
 from vigmpi.runtime import state
 from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.executor import Batch, Executor, Outcome
+from vigmpi.runtime.learning_rate import lr_factor
 from vigmpi.runtime.stopwatch import Span, Stopwatch
 from vigmpi.schedule import SCHEDULES, Action, with_messages
 
@@ -35,12 +36,18 @@ class Plan:
         limits: mini-batches of each phase at most (0: all there are).
         batch_size: images of a replica's mini-batch.
         seed: of the sample order.
+        epochs: that the run is meant to have.
+        lr: learning rate of Adam, `lr_schedule` and `warm_up` what becomes of it.
         on_nonfinite: "go-on" where a step with such a loss or gradients is to be taken.
     """
 
     limits: Mapping[Phase, int]
     batch_size: int
     seed: int
+    epochs: int = 1
+    lr: float = 1e-4
+    lr_schedule: str = "constant"
+    warm_up: float = 0.0
     on_nonfinite: str = "stop"
 
 
@@ -74,7 +81,6 @@ class Trainer:
         model: ViG,
         dataset: Dataset,
         plan: Plan,
-        lr: float,
         activity: Activity,
     ) -> None:
         self._topology = topology
@@ -89,7 +95,7 @@ class Trainer:
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
         self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=plan.lr)
 
     def run(self, start: Position) -> Iterator[StepResult]:
         """Go through what is left of a phase; every rank must take every result.
@@ -102,8 +108,11 @@ class Trainer:
         rest = order[start.images :]
         images = plan.batch_size * self._layout.replicas
         left = mini_batches(rest, images, plan.limits[phase], start.step)
-        for step, mini_batch in enumerate(left, start.step):
-            yield self._step(phase, epoch, step, mini_batch)
+        in_epoch = min(samples, images * (plan.limits[phase] or samples))
+        for mini_batch in left:
+            self._set_lr((epoch + start.images / in_epoch) / plan.epochs)
+            yield self._step(phase, epoch, start.step, mini_batch)
+            start = start.after(len(mini_batch))
 
     def state(self) -> dict[str, np.ndarray]:
         """This rank's share of what a checkpoint holds: weights, statistics, optimizer.
@@ -159,6 +168,12 @@ class Trainer:
         loss, correct = outcome.loss, outcome.correct
         images, spans = len(samples), stopwatch.spans
         return StepResult(phase, epoch, step, images, loss, correct, finite, spans, parts)
+
+    def _set_lr(self, done: float) -> None:
+        """Args: done: share of the run."""
+        factor = lr_factor(self._plan.lr_schedule, min(done, 1.0), self._plan.warm_up)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._plan.lr * factor
 
     def _gradients_are_whole(self, outcome: Outcome) -> bool:
         """Sum them over the replicas; whether they and the loss are finite on all ranks."""

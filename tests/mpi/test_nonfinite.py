@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from tests.mpi.small import CONFIG, Noise, opened
+from vigmpi.comm.topology import make_topology
+from vigmpi.datasets.dataset import Images, Indices
+from vigmpi.layout import Layout
+from vigmpi.model import ViG
+from vigmpi.phase import Phase
+from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
+from vigmpi.runtime.trainer import Plan, Trainer
+from vigmpi.split import split_blocks
+
+
+class Spoiled(Noise):
+    """One image, which one micro-batch of one replica holds, is not a number."""
+
+    def images(self, phase: Phase, samples: Indices) -> Images:
+        images = super().images(phase, samples)
+        images[samples == 5] = np.nan
+        return images
+
+
+def meet_it(on_nonfinite: str) -> None:
+    layout = Layout(stages=2, replicas=2, chunks=2)
+    topology = make_topology(MPI.COMM_WORLD, layout)
+    stage = topology.place.stage
+    model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], readout=stage == 1)
+    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite)
+    trainer = Trainer(
+        topology, layout, model, opened(topology, Spoiled(Path(), 0)), plan, Activity(0)
+    )
+    steps = trainer.run(Position())
+    verdicts = []
+    before = {name: values.copy() for name, values in trainer.state().items()}
+    for result in steps:
+        after = {name: values.copy() for name, values in trainer.state().items()}
+        same = all(np.array_equal(after[name], values) for name, values in before.items())
+        verdicts.append(result.finite)
+        assert same == (not result.finite and on_nonfinite != "go-on")
+        before = after
+    if on_nonfinite == "go-on":
+        first = verdicts.index(False)
+        assert not any(verdicts[first:])
+    else:
+        assert verdicts.count(False) == 1
+        assert all(np.isfinite(values).all() for values in before.values())
+
+
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "go-on"])
+def test_a_step_that_is_not_finite_on_one_rank_changes_nothing_on_any(
+    on_ranks: OnRanks, on_nonfinite: str
+) -> None:
+    """Unless it was to go on all the same: then everything is lost from there."""
+    on_ranks(4, meet_it, on_nonfinite=on_nonfinite)

@@ -1,0 +1,84 @@
+"""A run that was stopped and goes on is the run that was never stopped."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from tests.mpi.small import global_loss, make_trainer, on_first_ranks
+from vigmpi import manifest
+from vigmpi.comm.topology import Topology
+from vigmpi.layout import Layout
+from vigmpi.manifest import Manifest
+from vigmpi.position import Position
+from vigmpi.record.checkpoint import Checkpoints, load
+from vigmpi.runtime.state import model_state
+from vigmpi.runtime.trainer import Trainer
+
+EPOCHS = 2
+Losses = list[float]
+
+
+def about(position: Position) -> Manifest:
+    return Manifest("run", position.mini_batches, position, {}, (6, 5), ["a", "b"])
+
+
+def go_on(
+    trainer: Trainer, topology: Topology, start: Position
+) -> Iterator[tuple[Position, float]]:
+    while start.epoch < EPOCHS:
+        for result in trainer.run(start):
+            start = start.after(result.images)
+            yield start, global_loss(topology, result)
+        start = start.next_phase()
+
+
+def stop_everywhere(folder: str, other: list[int]) -> None:
+    """Checkpoint after every mini-batch of a 2x2 run; go on from each in `other` layout."""
+    layout = Layout(stages=2, replicas=2, chunks=2)
+    topology = on_first_ranks(layout)
+    assert topology
+    trainer = make_trainer(topology, layout, batch_size=4)
+    positions, losses = [], []
+    for position, loss in go_on(trainer, topology, Position()):
+        positions.append(position)
+        losses.append(loss)
+        checkpoints = Checkpoints(topology.world, Path(folder) / str(position.mini_batches), 1)
+        checkpoints.save(trainer.state(), about(position))
+    MPI.COMM_WORLD.Barrier()  # ranks that the other layout leaves out wait here
+    layout = Layout(*other)
+    if other_topology := on_first_ranks(layout):
+        for done, position in enumerate(positions, 1):
+            _go_on_from(Path(folder), position, other_topology, layout, losses[done:])
+
+
+def _go_on_from(
+    folder: Path, position: Position, topology: Topology, layout: Layout, expected: Losses
+) -> None:
+    found = manifest.find(str(folder / str(position.mini_batches)), None)
+    last = manifest.find(str(folder / str(len(list(folder.iterdir())))), None)
+    assert found
+    assert found.manifest
+    assert last
+    assert last.manifest
+    assert found.manifest.position == position
+    trainer = make_trainer(topology, layout, batch_size=4 * 2 // layout.replicas)
+    for weight in trainer.model.parameters():
+        weight.data.fill_(7)
+    shapes = trainer.shapes(optimizer=True)
+    trainer.load(load(found.path, found.manifest, shapes))
+    losses = [loss for _, loss in go_on(trainer, topology, position)]
+    assert losses == expected
+    ended = load(last.path, last.manifest, shapes)
+    for name, values in model_state(trainer.model).items():
+        np.testing.assert_array_equal(values, ended[name], err_msg=name)
+
+
+@pytest.mark.parametrize("other", [[2, 2, 2], [1, 2, 2]])
+def test_at_every_mini_batch_and_for_other_stages_to_the_bit(
+    on_ranks: OnRanks, tmp_path: Path, other: list[int]
+) -> None:
+    on_ranks(4, stop_everywhere, folder=str(tmp_path), other=other)
