@@ -66,7 +66,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", f"size={RUN_KIB}k", "tmpfs", str(folder)]
     subprocess.run(mount, check=True)
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def assert_told_once(command: list[str], record: Path, reason: str) -> None:
