@@ -78,6 +78,8 @@ class Drill(NamedTuple):
 def drill(launcher: str, fault: str, rank: int, phase: str, moment: random.Random) -> Drill:
     kinds, _, times = PHASES[phase]
     first = 2 if phase == "checkpoint" else 1
+    if fault in {"loop", "deadlock"}:
+        first = 5  # not in the first mini-batch, whose kernels have more time
     by_a_signal = fault in {"kill", "stop"}
     delay_s = moment.uniform(0, 0.01) if by_a_signal else 0.0
     return Drill(launcher, fault, rank, phase, kinds[rank], moment.randint(first, times), delay_s)
