@@ -15,7 +15,7 @@ import h5py
 ROOT = Path(__file__).parents[1]
 
 # What Open MPI's mpiexec wants before it runs as root, or more ranks than cores.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -30,7 +30,7 @@ def start(
     return subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, **_ENVIRONMENT, **(environ or {})},
+        env={**os.environ, **ENVIRONMENT, **(environ or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,27 +3,28 @@
 import os
 import sys
 from collections.abc import Sequence
-
-import mpi4py.run
+from traceback import format_exception
 
 from vigmpi import launch
+from vigmpi.comm.world import end_world, start_mpi
 from vigmpi.command_line import parse_config, parse_predict
-from vigmpi.errors import InputError, RunError
-from vigmpi.host import prepare_process
+from vigmpi.errors import InputError, RankError, RunError
+from vigmpi.host import prepare_process, process_name
+from vigmpi.runtime.activity import Activity, name_rank
 from vigmpi.stop_signal import StopSignal
 
 COMMANDS = ("train", "evaluate", "predict")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], activity: Activity) -> int:
     """Run on this rank; return its exit status.
 
     What all ranks know of is told by rank 0 alone, which leaves with that status: a launcher
     that ends the others at the first status above 0 could otherwise swallow the message.
     """
-    speaks = launch.rank(os.environ) == 0
+    speaks = activity.rank == 0
     try:
-        return _run(arguments, speaks=speaks)
+        return _run(arguments, activity, speaks=speaks)
     except (InputError, RunError) as error:
         if speaks:
             print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _run(arguments: Sequence[str], *, speaks: bool) -> int:
+def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> int:
     command, flags = "train", arguments
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
@@ -43,20 +44,31 @@ def _run(arguments: Sequence[str], *, speaks: bool) -> int:
         return _predict(flags)
     stop = StopSignal()
     config = parse_config(flags, command)
+    activity.layout = config.layout
 
     prepare_process()
-    # Not sooner: a wrong flag is told in 50 ms, torch and MPI take seconds.
-    from vigmpi.comm.world import start_mpi  # noqa: PLC0415
-
     world = start_mpi()
     config.layout.check_world(world.size)
-    if command == "train":
-        from vigmpi.commands.train import train  # noqa: PLC0415
+    # Not sooner: a wrong flag is told in 50 ms, MPI and torch take seconds.
+    from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
 
-        return train(config, world, stop)
-    from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
+    with watchdog(world, config.layout, activity, config.silence_s, config.standstill_s):
+        if command == "train":
+            from vigmpi.commands.train import train  # noqa: PLC0415
 
-    return evaluate(config, world)
+            return train(config, world, activity, stop)
+        from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
+
+        return evaluate(config, world, activity)
+
+
+def why(error: BaseException, activity: Activity) -> str:
+    """What to say of an error that ends the run: one line first, then where it comes from."""
+    if isinstance(error, RankError):
+        return f"{error}\n"
+    rank = name_rank(activity.rank, activity.layout, process_name())
+    line = f"{rank} failed in {activity.now}: {type(error).__name__}: {error}"
+    return "".join([line.rstrip(": "), "\n", *format_exception(error)])
 
 
 def _predict(flags: Sequence[str]) -> int:
@@ -71,10 +83,11 @@ def _predict(flags: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    doing = Activity(launch.rank(os.environ))
     try:
-        status = main(sys.argv[1:])
+        status = main(sys.argv[1:], doing)
     except BaseException as error:
-        # Whatever leaves `main` on one rank ends them all.
-        mpi4py.run.set_abort_status(error)
-        raise
+        if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
+            raise  # after --help
+        end_world(why(error, doing))  # whatever leaves `main` on one rank ends them all
     sys.exit(status)

@@ -16,7 +16,7 @@ from vigmpi.errors import InputError
 # Of one start of a run, and not of its checkpoints: never taken over.
 _OF_A_START = {
     *("resume", "checkpoint", "checkpoint_dir", "output", "overwrite"),
-    *("download", "threads", "trace", "progress"),
+    *("download", "threads", "trace", "progress", "silence_s", "standstill_s"),
 }
 # Nor for an evaluation: what says how long, and on what layout, its run trained.
 _OF_THE_TRAINING = {"stages", "replicas", "chunks", "split", "test_steps"}

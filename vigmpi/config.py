@@ -18,6 +18,7 @@ PROGRESS = ("auto", "bar", "lines", "off")
 DATASETS = ("cifar10", "folder", "digits", "synthetic")
 MODEL_PATHS = ("collapsed", "reference")
 READOUTS = ("sum", "mean")
+_LEAST_S = 3.0  # ranks give a sign of life every second
 LR_SCHEDULES = ("constant", "linear", "cosine")
 NOT_FINITE = ("stop", "skip", "go-on")
 COMMANDS = ("train", "evaluate")
@@ -35,6 +36,13 @@ def _whole(least: int) -> Callable[[str], int]:
 def _positive(text: str) -> float:
     if not 0 < (value := _number(text)) < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _some_seconds(text: str) -> float:
+    value = _positive(text)
+    if value < _LEAST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is less than {_LEAST_S:g} seconds")
     return value
 
 
@@ -211,6 +219,19 @@ class RunConfig:
         metavar="HOW",
     )
     trace: bool = _setting(False, "record every action of every rank with its start and end")
+    silence_s: float = _setting(
+        30.0,
+        "watchdog: seconds without a sign of life after which a rank counts as stopped",
+        _some_seconds,
+        metavar="S",
+    )
+    standstill_s: float | None = _setting(
+        None,
+        "watchdog: seconds in which no rank gets on, which end the run (default: 300, or 20 "
+        "mini-batches if that is longer; before the first mini-batch is through ten times as many)",
+        _some_seconds,
+        metavar="S",
+    )
     progress: str = _setting(
         "auto",
         "auto, bar (a terminal), lines (a log) or off",

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,11 @@ def give_back_from(size_bytes: int) -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, size_bytes)
+
+
+def process_name() -> str:
+    """Where to find this process."""
+    return f"pid {os.getpid()} on {platform.node()}"
 
 
 def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:

@@ -32,6 +32,7 @@ from vigmpi.model import ViG, ViGConfig
 from vigmpi.model.normalization import LinearBeforeNorm
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.stopwatch import seconds as spent
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
@@ -66,7 +67,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
         readout=stage == layout.stages - 1,
     )
     plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
-    trainer = Trainer(topology, layout, model, Premade(), plan)
+    trainer = Trainer(topology, layout, model, Premade(), plan, Activity(topology.world.rank))
 
     def step() -> None:
         [result] = trainer.run(Position())

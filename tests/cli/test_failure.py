@@ -20,4 +20,8 @@ def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = finish(start(vigmpi(*flags, ranks=2), environ=environ), timeout=150)
     assert done.returncode != 0
-    assert "RuntimeError: planted" in done.stderr
+    messages = [line for line in done.stderr.splitlines() if line.startswith("vigmpi: error:")]
+    assert len(messages) == 1
+    assert messages[0].startswith("vigmpi: error: rank 1 (stage 1, replica 0; pid ")
+    assert messages[0].endswith(" failed in optimizer (mini-batch 1): RuntimeError: planted")
+    assert "Traceback" in done.stderr.partition(messages[0])[2]  # for developers, and after it

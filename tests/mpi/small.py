@@ -11,6 +11,7 @@ from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.layout import Layout
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.phase import Phase
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.trainer import Plan, StepResult, Trainer
 from vigmpi.split import split_blocks
 
@@ -65,7 +66,7 @@ def make_trainer(
     dataset = opened(topology, Noise(Path(), seed))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
     plan = Plan(limits, batch_size, seed, lr=lr, augmentation=augmentation)
-    return Trainer(topology, layout, model, dataset, plan)
+    return Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
 
 
 def on_first_ranks(layout: Layout) -> Topology | None:

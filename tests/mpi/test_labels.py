@@ -13,6 +13,7 @@ from vigmpi.model.graph import PixelLattice
 from vigmpi.model.vig import Part
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
 
@@ -55,7 +56,7 @@ def share_found(shuffled_apart: bool) -> float:
     dataset = opened(topology, Coded(Path(), 0))
     order_seed = stage if shuffled_apart else 0
     plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
-    trainer = Trainer(topology, layout, model, dataset, plan)
+    trainer = Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
     correct = np.zeros(1)
     images = 0
     for phase in Phase:

@@ -12,6 +12,7 @@ from vigmpi.layout import Layout
 from vigmpi.model import ViG
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.trainer import Plan, Trainer
 from vigmpi.split import split_blocks
 
@@ -31,7 +32,9 @@ def meet_it(on_nonfinite: str) -> None:
     stage = topology.place.stage
     model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], readout=stage == 1)
     plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite)
-    trainer = Trainer(topology, layout, model, opened(topology, Spoiled(Path(), 0)), plan)
+    trainer = Trainer(
+        topology, layout, model, opened(topology, Spoiled(Path(), 0)), plan, Activity(0)
+    )
     steps = trainer.run(Position())
     verdicts = []
     before = {name: values.copy() for name, values in trainer.state().items()}

@@ -1,5 +1,9 @@
 import os
-from typing import TYPE_CHECKING
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import mpi4py
 
@@ -7,6 +11,9 @@ from vigmpi import launch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+_PATIENCE_S = 3
+_PASS_ON_S = 0.2  # a launcher may drop what it has not passed on when the world ends
 
 
 def start_mpi() -> "MPI.Intracomm":
@@ -23,3 +30,19 @@ def start_mpi() -> "MPI.Intracomm":
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
     launch.check_world(os.environ, MPI.COMM_WORLD.size)
     return MPI.COMM_WORLD
+
+
+def end_world(message: str) -> NoReturn:
+    """Say why, then end all ranks, whatever they are at. Any thread may call it.
+
+    It takes no lock, flushes nothing and runs no exit handlers: they could wait for what has
+    failed. Where MPI itself does not come back, the kernel ends this process.
+    """
+    signal.alarm(_PATIENCE_S)  # unlike a thread, it does not need Python's lock
+    with suppress(OSError):
+        os.write(2, f"vigmpi: error: {message}".encode(errors="replace"))
+    time.sleep(_PASS_ON_S)
+    module = sys.modules.get("mpi4py.MPI")
+    if module and module.Is_initialized() and not module.Is_finalized():
+        module.COMM_WORLD.Abort(1)
+    os._exit(1)

@@ -10,16 +10,17 @@ from vigmpi.commands.session import open_session, start_from
 from vigmpi.config import RunConfig
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 
 
-def evaluate(config: RunConfig, world: MPI.Intracomm) -> int:
+def evaluate(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> int:
     """Run on every rank of a world that fits the layout; return the exit status.
 
     Raises:
         InputError: on all ranks alike.
     """
     config = replace(config, epochs=1)
-    session = open_session(config, world)
+    session = open_session(config, world, activity)
     start_from(config.start, session)
     start = Position(phase=Phase.TEST)
     run = Run(config, session, start)

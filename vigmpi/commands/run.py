@@ -59,14 +59,16 @@ class Run:
         Yields:
             the position behind the mini-batch, what this rank knows of it, and all ranks' rows.
         """
-        names = self._session.model.config.part_names
+        names, activity = self._session.model.config.part_names, self._session.activity
         if self._report:
             self._report.begin(start)
         for result in self._session.trainer.run(start):
-            rows = unpack(gather_rows(self._world, pack(result, names, wishes())))
-            spans = self._trace.gather(result.spans) if self._trace else None
+            with activity("timings"):
+                rows = unpack(gather_rows(self._world, pack(result, names, wishes())))
+                spans = self._trace.gather(result.spans) if self._trace else None
             if self._report:
-                self._report.step(result, rows, spans)
+                with activity("record"):
+                    self._report.step(result, rows, spans)
             start = start.after(result.images)
             yield start, result, rows
         if self._report:
@@ -92,7 +94,8 @@ class Run:
         """End the record and show the closing tables. Collective."""
         drift = self._trace.drift() if self._trace else None
         if self._report:
-            self._report.close(drift, **attributes)
+            with self._session.activity("record"):
+                self._report.close(drift, **attributes)
 
 
 def _of_rank_0(world: MPI.Comm, text: str) -> str:

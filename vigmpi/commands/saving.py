@@ -30,7 +30,7 @@ class Saving:
         """
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._on = config.keep > 0
-        self._trainer = session.trainer
+        self._trainer, self._activity = session.trainer, session.activity
         self._run = run
         self.folder = config.checkpoint_dir or run.output.with_suffix(SUFFIX)
         self._checkpoints = Checkpoints(session.topology.world, self.folder, config.keep)
@@ -70,13 +70,17 @@ class Saving:
         start = time.monotonic()
         if self._on:
             self._run.flush()  # so that the record is never behind a checkpoint
-            about = replace(self._about, created=time.time(), position=position)
-            try:
-                self.latest = self._checkpoints.save(self._trainer.state(), about)
-                self.position, self.failure = position, ""
-                self.written += 1
-            except InputError as error:
-                self.failure = str(error)
-                self._run.note(f"warning: {error}")
+            with self._activity("checkpoint"):
+                self._save(position)
         self._since, self._saved_at = 0, time.monotonic()
         self.seconds += self._saved_at - start
+
+    def _save(self, position: Position) -> None:
+        about = replace(self._about, created=time.time(), position=position)
+        try:
+            self.latest = self._checkpoints.save(self._trainer.state(), about)
+            self.position, self.failure = position, ""
+            self.written += 1
+        except InputError as error:
+            self.failure = str(error)
+            self._run.note(f"warning: {error}")

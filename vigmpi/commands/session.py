@@ -21,6 +21,7 @@ from vigmpi.host import threads_per_rank
 from vigmpi.manifest import Checkpoint
 from vigmpi.model import ViG, ViGConfig
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.forecast import Forecast, forecast_memory
 from vigmpi.runtime.trainer import Plan, Trainer
 
@@ -40,9 +41,10 @@ class Session:
     trainer: Trainer
     forecast: Forecast
     ranks: dict[str, np.ndarray]
+    activity: Activity
 
 
-def open_session(config: RunConfig, world: MPI.Intracomm) -> Session:
+def open_session(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> Session:
     """Collective.
 
     Raises:
@@ -80,8 +82,8 @@ def open_session(config: RunConfig, world: MPI.Intracomm) -> Session:
         config.on_nonfinite,
         augmentation,
     )
-    trainer = Trainer(topology, layout, model, dataset, plan)
-    return Session(topology, dataset, augmentation, model, trainer, forecast, ranks)
+    trainer = Trainer(topology, layout, model, dataset, plan, activity)
+    return Session(topology, dataset, augmentation, model, trainer, forecast, ranks, activity)
 
 
 def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:

@@ -12,19 +12,20 @@ from vigmpi.config import RunConfig
 from vigmpi.errors import RunError
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
 from vigmpi.stop_signal import StopSignal
 
 _NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
 REQUEUE = 75  # stopped with a checkpoint, and there is more to do
 
 
-def train(config: RunConfig, world: MPI.Intracomm, stop: StopSignal) -> int:
+def train(config: RunConfig, world: MPI.Intracomm, activity: Activity, stop: StopSignal) -> int:
     """Run on every rank of a world that fits the layout; return the exit status.
 
     Raises:
         InputError, RunError: on all ranks alike.
     """
-    session = open_session(config, world)
+    session = open_session(config, world, activity)
     start = start_from(config.start, session)
     run = Run(config, session, start)
     saving = Saving(config, session, run)

@@ -1,5 +1,8 @@
+import math
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,12 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, RankError
 from vigmpi.record.columns import CLOCKS, PARTS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
 from vigmpi.record.past import Past, read_past
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
+_SLACK_BYTES = 2**16
 
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
@@ -62,6 +66,8 @@ class Recorder:
 
     Raises:
         InputError: the file exists, cannot be written, or is not of the run that goes on.
+        RankError: by any method, once the file takes no more. What was flushed stays readable if
+            the file is then left alone; even Python's end would close it, and write.
     """
 
     def __init__(
@@ -85,6 +91,9 @@ class Recorder:
         if goes_on_from and path.exists():
             past = _past(path, attributes[""]["run"], goes_on_from, axes, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if past else path
+        self._path = path
+        # Kept open: one that is dropped writes what it still holds, and h5py ignores errors then.
+        self._growing: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or past is not None)
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
@@ -92,6 +101,7 @@ class Recorder:
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
         self.add_ranks("ranks", PEAK, np.zeros(self._size, PEAK.dtype))
+        self._peak = self._file[f"ranks/{PEAK.name}"]
         for group, (columns, names) in _GROUPS.items():
             for column in columns:
                 self._make(group, column, names)
@@ -110,8 +120,9 @@ class Recorder:
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
         """Write what is known of each rank once a run, [ranks]."""
-        dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
-        self._describe(dataset, column, ["rank"])
+        with self._room():
+            dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
+            self._describe(dataset, column, ["rank"])
 
     def begin_trace(self, kinds: Sequence[str], clocks: Mapping[str, np.ndarray]) -> None:
         """Make room for `add_spans`.
@@ -138,6 +149,20 @@ class Recorder:
         self._spans.append(spans + later)
 
     def flush(self) -> None:
+        rows = {
+            name: sum(map(len, self._spans)) if name.startswith("trace/") else len(self._rows)
+            for name in self._growing
+        }
+        with self._room(self._bytes_of_new_chunks(rows)):
+            self._append()
+            self._file.attrs["steps_done"] = len(self._file["mini_batch"])
+            self._file.flush()
+        self._next += len(self._rows)
+        self._rows.clear()
+        self._spans.clear()
+        self._flushed_at = time.monotonic()
+
+    def _append(self) -> None:
         if self._spans:
             for column, values in zip(TRACE, np.concatenate(self._spans).T, strict=True):
                 self._write(f"trace/{column.name}", values)
@@ -149,28 +174,54 @@ class Recorder:
                 self._write(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
             for i, column in enumerate(PARTS):
                 self._write(f"parts/{column.name}", [row.parts[:, i] for row in self._rows])
-            self._file[f"ranks/{PEAK.name}"][:] = self._rows[-1].peak_rss_bytes
-        self._file.attrs["steps_done"] = len(self._file["mini_batch"])
-        self._file.flush()
-        self._next += len(self._rows)
-        self._rows.clear()
-        self._spans.clear()
-        self._flushed_at = time.monotonic()
+            self._peak[:] = self._rows[-1].peak_rss_bytes
 
     def close(self, **attributes: Any) -> None:
         """Write what is left, and attributes that only the end of the run knows."""
         self.flush()
-        self._file.attrs.update(attributes)
-        self._file.close()
+        with self._room():
+            self._file.attrs.update(attributes)
+            self._file.close()
 
     def _take_over(self, past: Past) -> None:
         if past.kinds:
             self._make_trace(past.kinds)
-        for name, values in past.rows.items():
-            self._write(name, values)
-            if name == "trace/end_s" and len(values):
-                self._trace_from_s = values.max()
+        rows = {name: len(values) for name, values in past.rows.items()}
+        with self._room(self._bytes_of_new_chunks(rows)):
+            for name, values in past.rows.items():
+                self._write(name, values)
+        if len(ends := past.rows.get("trace/end_s", ())):
+            self._trace_from_s = max(ends)
         self._file.attrs["started"] = past.attributes["started"]
+
+    @contextmanager
+    def _room(self, size_bytes: int = 0) -> Iterator[None]:
+        """Have the disk set aside what is about to be written, before HDF5 begins.
+
+        HDF5 goes on where a write found no room, and so may leave a file that does not open.
+
+        Args:
+            size_bytes: of new chunks; there is always some room for what describes them.
+        """
+        try:
+            end = self._file.id.get_filesize() + size_bytes + _SLACK_BYTES
+            os.posix_fallocate(self._file.id.get_vfd_handle(), 0, end)
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise RankError(
+                f"the record {self._path} takes no more ({reason}); it is whole up to its "
+                f"steps_done: make room, then type: --resume latest, with the same --output"
+            ) from error
+
+    def _bytes_of_new_chunks(self, rows: Mapping[str, int]) -> int:
+        """Args: rows: to be appended, by dataset."""
+        total = 0
+        for name, more in rows.items():
+            dataset = self._growing[name]
+            done, whole = len(dataset), math.prod(dataset.chunks) * dataset.dtype.itemsize
+            total += (-(-(done + more) // _CHUNK_STEPS) - -(-done // _CHUNK_STEPS)) * whole
+        return total
 
     def _make_axes(self, axes: Mapping[str, np.ndarray]) -> None:
         growing = {"mini_batch": np.empty(0, np.int32)}
@@ -179,6 +230,8 @@ class Recorder:
             axis = self._file.create_dataset(name, data=values, **grows)
             axis.attrs.update(unit="1", about=_AXES[name])
             axis.make_scale(name)
+            if name in growing:
+                self._growing[name] = axis
 
     def _make_trace(self, kinds: Sequence[str]) -> None:
         for column in TRACE:
@@ -195,6 +248,7 @@ class Recorder:
             chunks=(_CHUNK_STEPS, *fixed),
         )
         self._describe(dataset, column, axes)
+        self._growing[dataset.name.strip("/")] = dataset
 
     def _describe(self, dataset: h5py.Dataset, column: Column, axes: Sequence[str]) -> None:
         dataset.attrs.update(unit=column.unit, about=column.about)
@@ -205,7 +259,7 @@ class Recorder:
 
     def _write(self, name: str, values: Any) -> None:
         """Append."""
-        dataset = self._file[name]
+        dataset = self._growing[name]
         done = len(dataset)
         dataset.resize(done + len(values), axis=0)
         dataset[done:] = values

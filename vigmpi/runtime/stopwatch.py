@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from vigmpi.runtime.activity import Activity
 from vigmpi.schedule import Kind
 
 # What a rank spends a step on, and the column of the record that it counts in.
@@ -39,16 +40,19 @@ class Span(NamedTuple):
 
 
 class Stopwatch:
-    """The spans of a step."""
+    """The spans of a step; they are this rank's activity."""
 
-    def __init__(self) -> None:
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
         self.spans: list[Span] = []
 
     @contextmanager
     def __call__(self, kind: str, micro_batch: int = -1) -> Iterator[None]:
+        outer = self._activity.begin(kind, micro_batch)
         start = time.perf_counter()
         yield
         self.spans.append(Span(kind, micro_batch, start, time.perf_counter()))
+        self._activity.end(outer)
 
 
 def seconds(spans: list[Span]) -> dict[str, float]:

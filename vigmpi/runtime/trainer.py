@@ -23,6 +23,7 @@ from vigmpi.model.vig import ViG
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.runtime import state
+from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.executor import Batch, Executor, Outcome
 from vigmpi.runtime.learning_rate import lr_factor
 from vigmpi.runtime.loader import Loader
@@ -85,6 +86,7 @@ class Trainer:
         model: ViG,
         dataset: Dataset,
         plan: Plan,
+        activity: Activity,
     ) -> None:
         self._topology = topology
         self._layout = layout
@@ -103,7 +105,7 @@ class Trainer:
             first=first,
             last=last,
         )
-        self._stopwatch = Stopwatch()
+        self._stopwatch = Stopwatch(activity)
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
         self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)

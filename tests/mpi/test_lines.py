@@ -1,0 +1,73 @@
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from vigmpi.comm import lines as module
+from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.lines import open_lines
+
+
+def every_rank_is_heard_by_the_hubs() -> None:
+    world = MPI.COMM_WORLD
+    hubs = sorted({0, world.size - 1})
+    lines = open_lines(world, hubs)
+    assert lines
+    others = set(range(world.size)) - {world.rank}
+    assert lines.up.keys() == set(hubs) - {world.rank}
+    assert lines.down.keys() == (others if world.rank in hubs else set())
+    assert len(set(lines.processes)) == world.size
+    for line in lines.up.values():
+        line.setblocking(True)
+        line.sendall(bytes([world.rank]))
+    for rank, line in lines.down.items():
+        line.setblocking(True)
+        assert line.recv(10) == bytes([rank])
+    world.Barrier()
+
+
+def strangers_are_shown_out(shown: str) -> None:
+    """Rank 1 comes to rank 0 first as a stranger, then with the token."""
+    world = MPI.COMM_WORLD
+    call, answers = module._call, []
+
+    def call_twice(address: str, rank: int) -> socket.socket | None:
+        token, port, host = address.split()
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            stranger.sendall(shown.encode()[:36] or token.encode()[:5])
+            stranger.shutdown(socket.SHUT_WR)
+            answers.append(stranger.recv(1))
+        return call(address, rank)
+
+    module._call = call_twice
+    lines = open_lines(world, [0])
+    assert lines
+    assert answers == [b""] * world.rank
+    assert lines.down.keys() == {1} - {world.rank}
+
+
+def all_go_without_where_one_has_no_way() -> None:
+    world = MPI.COMM_WORLD
+    if world.rank == 2:
+        module._call = lambda *_: None
+    module._TIMEOUT_S = 2.0
+    found: Any = open_lines(world, [0, 2])
+    assert found is None
+    assert not gather_rows(world, np.array([found is not None])).any()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_every_rank_is_heard_by_the_hubs(on_ranks: OnRanks, ranks: int) -> None:
+    on_ranks(ranks, every_rank_is_heard_by_the_hubs)
+
+
+@pytest.mark.parametrize("shown", ["", "0" * 36])
+def test_who_does_not_show_the_token_is_shown_out(on_ranks: OnRanks, shown: str) -> None:
+    on_ranks(2, strangers_are_shown_out, shown=shown)
+
+
+def test_all_go_without_where_one_has_no_way(on_ranks: OnRanks) -> None:
+    on_ranks(3, all_go_without_where_one_has_no_way)

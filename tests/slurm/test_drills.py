@@ -1,0 +1,29 @@
+"""The same faults where srun started the ranks, on two nodes."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.faults.drill import drill, run
+from tests.faults.test_drills import assert_ended
+
+SRUN = ["srun", "--overcommit", "-N", "2", "-n", "4"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "rank", "phase"),
+    [
+        ("kill", 1, "forward"),
+        ("kill", 0, "timings"),
+        ("stop", 3, "gradient sum"),
+        ("loop", 2, "backward"),
+        ("raise", 1, "checkpoint"),
+    ],
+)
+def test_a_fault_on_a_rank_ends_the_step(
+    slurm: Mapping[str, str], tmp_path: Path, fault: str, rank: int, phase: str
+) -> None:
+    planned = drill("srun", fault, rank, phase, random.Random(rank))
+    assert_ended(planned, run(planned, tmp_path / "run", SRUN, slurm))

@@ -1,0 +1,174 @@
+"""Who is to blame where ranks are silent, gone, or don't get on: no thread, no socket, no MPI."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from vigmpi.layout import Layout
+from vigmpi.runtime.activity import ACTIONS, Now, name_rank
+from vigmpi.runtime.beat import INTERVAL_S, Beat, Word
+
+_STANDSTILL_S = 300.0
+_STANDSTILL_STEPS = 20  # of a mini-batch's median
+_START_UP = 10  # times as much before the first mini-batch is through: kernels, downloads
+_HUSH_S = 10.0  # for a rank that has told of a failure to end the run
+
+
+def judges(ranks: int) -> list[int]:
+    """Rank 0 judges all others, the last rank judges rank 0."""
+    return sorted({0, ranks - 1})
+
+
+def standstill_bound(setting: float | None, step_s: Sequence[float]) -> float:
+    """Seconds in which some rank must get on.
+
+    Args:
+        setting: the user's, if any.
+        step_s: the newest mini-batches' seconds.
+    """
+    if not step_s:
+        return _START_UP * (setting or _STANDSTILL_S)
+    return setting or max(_STANDSTILL_S, _STANDSTILL_STEPS * median(step_s))
+
+
+def blocked_by(layout: Layout, kinds: Sequence[str]) -> list[list[int]]:
+    """The wait-for graph: for each rank, those that it waits for.
+
+    Args:
+        kinds: what each rank is doing, [ranks]. In a collective it waits for those elsewhere.
+    """
+    graph = []
+    for rank, kind in enumerate(kinds):
+        what = ACTIONS[kind]
+        peers = what.waits_for(layout, rank)
+        graph.append([p for p in peers if not (what.together and kinds[p] == kind)])
+    return graph
+
+
+def at_fault(layout: Layout, kinds: Sequence[str]) -> tuple[list[int], str]:
+    """Which ranks keep the others from getting on, and how: those that compute, else a circle."""
+    computing = [r for r, kind in enumerate(kinds) if not ACTIONS[kind].waits_for(layout, r)]
+    if computing:
+        return computing, "without end, and all others wait"
+    graph = blocked_by(layout, kinds)
+    path: list[int] = [next((rank for rank, peers in enumerate(graph) if peers), 0)]
+    while graph[path[-1]]:
+        following = graph[path[-1]][0]
+        if following in path:
+            return sorted(path[path.index(following) :]), "each waits for the next, in a circle"
+        path.append(following)
+    return [r for r, kind in enumerate(kinds) if kind == kinds[path[-1]]], "it does not end"
+
+
+@dataclass
+class _Seen:
+    """What a judge knows of a rank; times by its own clock."""
+
+    now: Now
+    heard: float
+    moved: float
+    left: bool = False
+    lost: bool = False
+
+
+class Judge:
+    """What one rank knows of the others, and what it makes of it.
+
+    Args:
+        rank: whose.
+        processes: process id and host of each rank, [ranks].
+        silence_s: after so long without a sign a rank counts as stopped.
+        now: of the clock that all methods are given.
+    """
+
+    def __init__(
+        self, rank: int, layout: Layout, processes: Sequence[str], silence_s: float, now: float
+    ) -> None:
+        self._rank = rank
+        self._layout = layout
+        self._processes = processes
+        self._silence_s = silence_s
+        self._seen = [_Seen(Now("start", -1, 0, 0, 0.0), now, now) for _ in processes]
+        self._judges = judges(len(processes))
+        self._tick = now
+        self._hush_until = now
+
+    def hear(self, beat: Beat, now: float) -> None:
+        seen = self._seen[beat.rank]
+        if beat.now.moves != seen.now.moves:
+            seen.moved = now
+        seen.now, seen.heard = beat.now, now
+        seen.left |= beat.word is Word.GOODBYE
+        if beat.word is Word.TOLD:
+            self._hush_until = now + _HUSH_S
+
+    def lose(self, rank: int) -> None:
+        """The line to a rank has ended."""
+        self._seen[rank].lost = True
+
+    def verdict(self, now: float, standstill_s: float) -> str | None:
+        """The message to end the run with, if it has to end."""
+        self._forgive(now)
+        if now < self._hush_until:
+            return None
+        if self._rank not in self._judges:
+            return self._without_judges()
+        others = range(1, len(self._seen)) if self._rank == 0 else [0]
+        here = [rank for rank in others if not self._seen[rank].left]
+        if died := [rank for rank in here if self._seen[rank].lost]:
+            return self._message(died, "died", now)
+        silence = max((now - self._seen[rank].heard for rank in here), default=0.0)
+        if silence > self._silence_s:
+            stopped = [r for r in here if now - self._seen[r].heard > self._silence_s]
+            how = f"stopped, or keeps Python's lock: silent for {silence:.1f} s"
+            return self._message(stopped, how, now)
+        still = now - max(seen.moved for seen in self._seen)
+        if self._rank == 0 and still > standstill_s:
+            blamed, how = at_fault(self._layout, [seen.now.kind for seen in self._seen])
+            return self._message(blamed, f"{how}: no rank has got on for {still:.1f} s", now)
+        return None
+
+    def _forgive(self, now: float) -> None:
+        """A judge that overslept gives all ranks that time again."""
+        overslept = now - self._tick - 2 * INTERVAL_S
+        if overslept > 0:
+            for seen in self._seen:
+                seen.heard += overslept
+                seen.moved += overslept
+        self._tick = now
+
+    def _without_judges(self) -> str | None:
+        if not all(self._seen[rank].lost and not self._seen[rank].left for rank in self._judges):
+            return None
+        names = " and ".join(self._name(rank) for rank in self._judges)
+        return f"{names}, which watch over the run: died [told by rank {self._rank}]\n"
+
+    def _message(self, blamed: Sequence[int], how: str, now: float) -> str:
+        who = ", ".join(f"{self._name(rank)}, {self._doing(rank, now)}" for rank in blamed)
+        rows = "".join(f"  {row}\n" for row in self._table(now))
+        return f"{who}: {how} [told by rank {self._rank}]\n{rows}"
+
+    def _doing(self, rank: int, now: float) -> str:
+        seen = self._seen[rank]
+        return f"heard {now - seen.heard:.1f} s ago in {seen.now}"
+
+    def _name(self, rank: int) -> str:
+        return name_rank(rank, self._layout, self._processes[rank])
+
+    def _table(self, now: float) -> Iterator[str]:
+        """The wait-for table: a row for each rank."""
+        graph = blocked_by(self._layout, [seen.now.kind for seen in self._seen])
+        width = max(len(str(seen.now)) for seen in self._seen)
+        for rank, (seen, peers) in enumerate(zip(self._seen, graph, strict=True)):
+            place, silent_s = self._layout.place(rank), now - seen.heard
+            yield (
+                f"rank {rank}  stage {place.stage}  replica {place.replica}  "
+                f"{seen.now!s:{width}}  {seen.now.since + silent_s:6.1f} s  "
+                f"{_waits_for(peers):16}  heard {silent_s:.1f} s ago"
+            )
+
+
+def _waits_for(peers: Sequence[int]) -> str:
+    if not peers:
+        return "waits for nobody"
+    return f"waits for rank{'s' * (len(peers) > 1)} {', '.join(map(str, peers))}"
