@@ -1,6 +1,7 @@
 """Figures of runs: `python -m analysis.figures RECORD... --output FOLDER` (SVG and PNG)."""
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.read import PHASES, Record, read
@@ -81,25 +84,58 @@ def rank_map(record: Record) -> Figure:
 
 
 def learning(records: Sequence[Record]) -> Figure:
-    """Training loss against steps and against images seen, and test accuracy."""
+    """Training loss against steps and against images seen, and test accuracy.
+
+    Records that differ in their seed alone, and end in `-seedN`, make one line: their mean, in a
+    band from the least to the largest.
+    """
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     by_step, by_images, accuracy = figure.subplots(1, 3)
-    for colour, record in zip(_colours(), records, strict=False):
-        line = {"color": colour, "lw": 1.2}
-        train = record.steps[record.steps.phase == "train"]
-        by_step.plot(np.arange(1, len(train) + 1), train.loss, label=record.name, **line)
-        by_images.plot(train.seen, train.loss, **line)
-        test = record.steps[record.steps.phase == "test"]
-        right = (test.accuracy * test.images).groupby(test.epoch).sum()
-        shares = right / test.images.groupby(test.epoch).sum()
-        seen = test.seen.groupby(test.epoch).max()
-        accuracy.plot(seen, 100 * shares, marker="o", ms=3, **line)
+    runs: dict[str, list[Record]] = {}
+    for record in records:
+        runs.setdefault(re.sub(r"-seed\d+$", "", record.name), []).append(record)
+    for colour, (name, group) in zip(_colours(), runs.items(), strict=False):
+        label = name if len(group) == 1 else f"{name} ({len(group)} seeds)"
+        losses = pd.concat([_training(record) for record in group], axis=1)
+        losses.columns = ["seen", "loss"] * len(group)
+        seen = losses["seen"].to_numpy().reshape(len(losses), -1)[:, 0]
+        _band(by_step, np.arange(1, len(losses) + 1), losses["loss"], colour, label)
+        _band(by_images, seen, losses["loss"], colour)
+        shares = pd.concat([_test_accuracy(record) for record in group], axis=1)
+        _band(accuracy, shares.index.to_numpy(), 100 * shares, colour, marker="o", ms=3)
     for axes, label in ((by_step, "training steps"), (by_images, "training images seen")):
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
     accuracy.set(xlabel="training images seen", ylabel="test accuracy, %")
     accuracy.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
+
+
+def _training(record: Record) -> pd.DataFrame:
+    train = record.steps[record.steps.phase == "train"]
+    return train[["seen", "loss"]].reset_index(drop=True)
+
+
+def _test_accuracy(record: Record) -> pd.Series:
+    """Of each epoch, by the training images seen before."""
+    test = record.steps[record.steps.phase == "test"]
+    right = (test.accuracy * test.images).groupby(test.seen).sum()
+    return right / test.images.groupby(test.seen).sum()
+
+
+def _band(
+    axes: Axes,
+    x: np.ndarray,
+    values: pd.DataFrame | pd.Series,
+    colour: str,
+    label: str = "",
+    **line: Any,
+) -> None:
+    """The mean of some runs, and the least and largest of them."""
+    runs = values.to_numpy().reshape(len(x), -1)
+    axes.plot(x, runs.mean(axis=1), color=colour, lw=1.2, label=label or None, **line)
+    if runs.shape[1] > 1:
+        axes.fill_between(x, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.2, lw=0)
 
 
 def step_times(records: Sequence[Record]) -> Figure:
