@@ -85,6 +85,8 @@ def _probabilities(
 def _pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         return decode(path.read_bytes(), str(path), size)
-    except (OSError, InputError) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("; type: ")[0]
-        raise InputError(f"{path} can't be read ({reason}); type: the path of an image") from error
+    except OSError as error:
+        reason = f"{path} can't be read ({error.strerror})"
+    except InputError as error:
+        reason = str(error).partition("; type: ")[0]
+    raise InputError(f"{reason}; type: the path of an image")

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.launching import finish, start, vigmpi
+from vigmpi import manifest
+from vigmpi.datasets.digits import Digits
+from vigmpi.model import ViG, ViGConfig
+from vigmpi.phase import Phase
+from vigmpi.record.tensors import load
+from vigmpi.runtime.state import load_model, model_state
+
+
+def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
+    done = finish(start(vigmpi(*arguments, ranks=ranks)), timeout=150)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a short run that normalised its images."""
+    output = tmp_path_factory.mktemp("run") / "a.h5"
+    flags = ["--dataset", "digits", "--blocks", "1", "--batch-size", "20", "--steps", "3"]
+    more = ["--epochs", "1", "--readout", "mean", "--normalize", "--output", str(output)]
+    run(*flags, *more)
+    found = manifest.find(str(output.with_suffix(".checkpoints")), None)
+    assert found
+    return found.path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarray]:
+    """Some digits as files, and as an array [images, 3, 32, 32] in [0, 1]."""
+    folder = tmp_path_factory.mktemp("pictures")
+    digits = Digits(folder, 0)
+    digits.load(images=True, labels=False)
+    images = digits.images(Phase.TEST, np.arange(3))
+    paths = [str(folder / f"{i}.png") for i in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(np.round(255 * image).astype(np.uint8).transpose(1, 2, 0)).save(path)
+    return paths, images
+
+
+def test_the_classes_are_those_of_the_model(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray]
+) -> None:
+    paths, images = pictures
+    about = manifest.read(checkpoint)
+    model = ViG(ViGConfig(blocks=1, readout="mean")).eval()
+    shapes = {name: values.shape for name, values in model_state(model).items()}
+    load_model(model, load(checkpoint, about, shapes))
+    mean, std = np.array(about.normalization, dtype=np.float32)[:, None, :, None, None]
+    with torch.no_grad():
+        expected = model(torch.from_numpy((images - mean) / std)).softmax(dim=1).numpy()
+
+    answers = json.loads(run("predict", "--checkpoint", str(checkpoint), "--json", *paths))
+    assert [answer["image"] for answer in answers] == paths
+    for answer, row in zip(answers, expected, strict=True):
+        assert list(answer["classes"]) == list("0123456789")
+        np.testing.assert_allclose(list(answer["classes"].values()), row, rtol=1e-3, atol=1e-6)
+
+    table = run("predict", "--checkpoint", str(checkpoint), *paths).splitlines()
+    for line, path, row in zip(table, paths, expected, strict=True):
+        name, first, share, *_ = line.split()
+        assert (name, int(first)) == (path, row.argmax())
+        assert float(share.rstrip("%")) == pytest.approx(100 * row.max(), abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_under_the_names_of_the_studys_code_will_do(
+    tmp_path: Path, pictures: tuple[list[str], np.ndarray], suffix: str
+) -> None:
+    paths, images = pictures
+    model = ViG(seed=3).eval()
+    file = tmp_path / f"study{suffix}"
+    if suffix == ".pt":
+        torch.save(model.state_dict(), file)
+    else:
+        save_file(model.state_dict(), file)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).argmax(dim=1)
+    answers = json.loads(run("predict", "--checkpoint", str(file), "--json", *paths))
+    for answer, label in zip(answers, expected, strict=True):
+        shares = answer["classes"]
+        assert list(shares).index(max(shares, key=shares.__getitem__)) == label
+
+
+def test_what_cannot_be_predicted_is_told_in_one_line(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
+) -> None:
+    [picture, *_], _ = pictures
+    (tmp_path / "a.png").write_text("no image")
+    (tmp_path / "b.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    at = ["predict", "--checkpoint", str(checkpoint)]
+    for flags, message in (
+        ([*at, str(tmp_path / "a.png")], "Pillow reads); type: the path of an image"),
+        ([*at, str(tmp_path / "none.png")], "No such file or directory"),
+        ([*at], "IMAGE; type: python -m vigmpi predict --help"),
+        (["predict", picture], "--checkpoint; type: python -m vigmpi predict --help"),
+        (["predict", "--checkpoint", str(tmp_path / "b.pt"), picture], "can't be read as weights"),
+    ):
+        told = run(*flags, status=2)
+        assert message in told
+        assert told.count("\n") == 1
+    assert "takes one rank" in run(*at, picture, ranks=2, status=2)
