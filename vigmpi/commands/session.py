@@ -72,15 +72,15 @@ def open_session(config: RunConfig, world: MPI.Intracomm, activity: Activity) ->
     ranks = about_ranks(topology, blocks, threads, forecast.rank)
     augmentation = _augmentation(config, dataset, topology)
     plan = Plan(
-        config.limits,
-        config.batch_size,
-        config.seed,
-        config.epochs,
-        config.lr,
-        config.lr_schedule,
-        config.warm_up,
-        config.on_nonfinite,
-        augmentation,
+        limits=config.limits,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=config.epochs,
+        lr=config.lr,
+        lr_schedule=config.lr_schedule,
+        warm_up=config.warm_up,
+        on_nonfinite=config.on_nonfinite,
+        augmentation=augmentation,
     )
     trainer = Trainer(topology, layout, model, dataset, plan, activity)
     return Session(topology, dataset, augmentation, model, trainer, forecast, ranks, activity)
@@ -90,8 +90,13 @@ def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
     """Take over what a checkpoint holds of this rank's stage; where it was. Collective.
 
     Raises:
-        InputError: it is damaged, or of another model (on all ranks alike).
+        InputError: it is damaged, of another model, or not the same on all ranks (on all alike).
     """
+    found = repr((checkpoint.path, checkpoint.manifest) if checkpoint else None)
+    if not all_equal(session.topology.world, hashlib.sha256(found.encode()).digest()):
+        raise InputError(
+            "the ranks find different checkpoints; type: a --checkpoint-dir that all hosts share"
+        )
     if checkpoint is None:
         return Position()
     about, trainer = checkpoint.manifest, session.trainer
