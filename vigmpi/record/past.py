@@ -6,8 +6,11 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
+from vigmpi.record.columns import PARTS, STEPS, TIMINGS, TRACE
 
-_GROWING = ("steps", "timings", "parts")
+_GROWING = {"steps": STEPS, "timings": TIMINGS, "parts": PARTS}
+# What h5py raises for a damaged file.
+_DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 
 
 class Past(NamedTuple):
@@ -44,22 +47,24 @@ def read_past(path: Path, run: str, mini_batches: int, axes: Mapping[str, np.nda
             if not all(np.array_equal(file[name][:], axis) for name, axis in axes.items()):
                 raise InputError(f"the record {path} is of another layout; type: {other}")
             return Past(_rows(file, mini_batches), attributes, _kinds(file))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the record {path} can't be read ({reason}); type: {other}") from error
 
 
 def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     numbers = file["mini_batch"][: int(file.attrs["steps_done"])]
-    keep = slice(0, int(np.count_nonzero(numbers < mini_batches)))
-    rows = {"mini_batch": numbers[keep]}
-    for group in _GROWING:
-        rows |= {f"{group}/{name}": values[keep] for name, values in file[group].items()}
+    keep = np.count_nonzero(numbers < mini_batches)
+    rows = {"mini_batch": numbers[:keep]}
+    for group, columns in _GROWING.items():
+        for name in (f"{group}/{column.name}" for column in columns):
+            rows[name] = file[name][:keep]
+    if {len(values) for values in rows.values()} != {keep}:
+        raise ValueError("its columns are of different lengths")
     if "trace" in file:
-        trace = file["trace"]
-        before = trace["mini_batch"][:] < mini_batches
-        spans = {f"trace/{n}": v[:] for n, v in trace.items() if v.shape == before.shape}
-        rows |= {name: values[before] for name, values in spans.items()}
+        before = file["trace/mini_batch"][:] < mini_batches
+        for name in (f"trace/{column.name}" for column in TRACE):
+            rows[name] = file[name][:][before]
     return rows
 
 
