@@ -4,13 +4,13 @@ from tests.launching import ROOT, finish, start, vigmpi
 
 PLANTED = """
 import os
-import torch
+import vigmpi.runtime.adam
 
 def step(self, closure=None):
     raise RuntimeError("planted")
 
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
-    torch.optim.Adam.step = step
+    vigmpi.runtime.adam.Adam.step = step
 """
 
 

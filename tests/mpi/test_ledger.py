@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
@@ -22,6 +21,7 @@ from vigmpi.model.stage import Stage
 from vigmpi.position import Position
 from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
+from vigmpi.runtime.adam import Adam
 from vigmpi.runtime.trainer import Trainer
 
 NAMES = [column.name for column in LEDGER]
@@ -34,7 +34,7 @@ PLANTED: dict[str, tuple[type, str, int, int]] = {
     "network_s": (Channel, "receive", 1, CHUNKS),
     "gradient_sum_s": (GradientSum, "finish", 2, 1),
     "data_s": (Trainer, "_load", 0, 1),
-    "optimizer_s": (torch.optim.Adam, "step", 3, 1),
+    "optimizer_s": (Adam, "step", 3, 1),
 }
 
 

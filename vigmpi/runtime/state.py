@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OPTIMIZER = ("exp_avg", "exp_avg_sq", "step")
+from vigmpi.runtime.adam import Adam
 
 
 def model_state(model: nn.Module) -> dict[str, np.ndarray]:
@@ -14,33 +14,20 @@ def model_state(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, np.ndarray]:
+def optimizer_state(optimizer: Adam) -> dict[str, np.ndarray]:
     """Adam's moments and step counts, as `optimizer.<what>.<name of the weight>`."""
-    return {name: tensor.numpy() for name, tensor in _of_adam(model, optimizer).items()}
+    return {f"optimizer.{name}": tensor.numpy() for name, tensor in optimizer.state.items()}
 
 
-@torch.no_grad()
 def load_model(model: nn.Module, values: Mapping[str, np.ndarray]) -> None:
-    for name, tensor in model.state_dict().items():
-        tensor.copy_(torch.tensor(values[name]))
+    _load(model.state_dict(), values)
+
+
+def load_optimizer(optimizer: Adam, values: Mapping[str, np.ndarray]) -> None:
+    _load({f"optimizer.{name}": tensor for name, tensor in optimizer.state.items()}, values)
 
 
 @torch.no_grad()
-def load_optimizer(
-    model: nn.Module, optimizer: torch.optim.Adam, values: Mapping[str, np.ndarray]
-) -> None:
-    for name, tensor in _of_adam(model, optimizer).items():
+def _load(tensors: Mapping[str, Tensor], values: Mapping[str, np.ndarray]) -> None:
+    for name, tensor in tensors.items():
         tensor.copy_(torch.tensor(values[name]))
-
-
-def _of_adam(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """The optimizer's tensors; zeros, as before its first step, where there are none yet."""
-    found: dict[str, Tensor] = {}
-    for name, weight in model.named_parameters():
-        state = optimizer.state[weight]
-        if not state:  # Adam makes it at its first step
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(weight)
-            state["exp_avg_sq"] = torch.zeros_like(weight)
-        found |= {f"optimizer.{what}.{name}": state[what] for what in _OPTIMIZER}
-    return found

@@ -6,7 +6,6 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vigmpi.comm.agreement import all_equal, everywhere
 from vigmpi.comm.gather import gather_rows
@@ -24,6 +23,7 @@ from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.runtime import state
 from vigmpi.runtime.activity import Activity
+from vigmpi.runtime.adam import Adam
 from vigmpi.runtime.executor import Batch, Executor, Outcome
 from vigmpi.runtime.learning_rate import lr_factor
 from vigmpi.runtime.loader import Loader
@@ -109,7 +109,7 @@ class Trainer:
         self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
         self._channels = self._make_channels()
         self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=plan.lr)
+        self._optimizer = Adam(dict(model.named_parameters()), plan.lr)
 
     def run(self, start: Position) -> Iterator[StepResult]:
         """Go through what is left of a phase; every rank must take every result.
@@ -133,7 +133,7 @@ class Trainer:
 
         Replicas hold the same, so they share it out.
         """
-        whole = state.model_state(self.model) | state.optimizer_state(self.model, self._optimizer)
+        whole = state.model_state(self.model) | state.optimizer_state(self._optimizer)
         names = sorted(whole)[self._topology.place.replica :: self._layout.replicas]
         return {name: whole[name] for name in names}
 
@@ -141,14 +141,14 @@ class Trainer:
         """Of what this stage holds, by name."""
         whole = state.model_state(self.model)
         if optimizer:
-            whole |= state.optimizer_state(self.model, self._optimizer)
+            whole |= state.optimizer_state(self._optimizer)
         return {name: values.shape for name, values in whole.items()}
 
     def load(self, values: Mapping[str, np.ndarray]) -> None:
         """Take over values of this stage: all of `shapes`, with the optimizer's or without."""
         state.load_model(self.model, values)
         if values.keys() >= self.shapes(optimizer=True).keys():
-            state.load_optimizer(self.model, self._optimizer, values)
+            state.load_optimizer(self._optimizer, values)
 
     def replicas_agree(self) -> bool:
         """Whether all replicas of this stage hold the same bits. Collective."""
@@ -188,8 +188,7 @@ class Trainer:
     def _set_lr(self, done: float) -> None:
         """Args: done: share of the run."""
         factor = lr_factor(self._plan.lr_schedule, min(done, 1.0), self._plan.warm_up)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._plan.lr * factor
+        self._optimizer.lr = self._plan.lr * factor
 
     def _gradients_are_whole(self, outcome: Outcome) -> bool:
         """Sum them over the replicas; whether they and the loss are finite on all ranks."""

@@ -4,10 +4,8 @@ import ctypes
 import json
 import os
 import signal
-import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -85,12 +83,6 @@ def plant() -> None:
 
     Activity.begin = planted  # type: ignore[method-assign]
 
-
-# Adam imports torch's compiler only to keep it off: a third of a small run's start.
-_compiler: Any = types.ModuleType("torch._dynamo")
-_compiler.disable = lambda function, *_, **__: function
-_compiler.graph_break = lambda: None
-sys.modules["torch._dynamo"] = _compiler
 
 if launch.rank(os.environ) == DRILL["rank"]:
     plant()
