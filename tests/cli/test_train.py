@@ -13,7 +13,7 @@ import pytest
 from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 
 TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
-TIMINGS += ["gradient_sum_s", "statistics_s", "optimizer_s"]
+TIMINGS += ["gradient_sum_s", "agreement_s", "statistics_s", "optimizer_s"]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from vigmpi.position import Position
 from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
 from vigmpi.runtime.adam import Adam
-from vigmpi.runtime.trainer import Trainer
 
 NAMES = [column.name for column in LEDGER]
 CHUNKS = 2
@@ -33,7 +33,7 @@ PLANTED: dict[str, tuple[type, str, int, int]] = {
     "forward_s": (Stage, "forward", 1, CHUNKS),
     "network_s": (Channel, "receive", 1, CHUNKS),
     "gradient_sum_s": (GradientSum, "finish", 2, 1),
-    "data_s": (Trainer, "_load", 0, 1),
+    "data_s": (Future, "result", 0, 1),
     "optimizer_s": (Adam, "step", 3, 1),
 }
 

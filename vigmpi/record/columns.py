@@ -47,13 +47,10 @@ TIMINGS = (
     ),
     Column("forward_s", "s", "forward, with the loss on the last stage"),
     Column("backward_s", "s", "backward"),
-    Column(
-        "receive_wait_s",
-        "s",
-        "waiting for features or gradients to arrive, and for word that all are finite",
-    ),
+    Column("receive_wait_s", "s", "waiting for features or gradients to arrive"),
     Column("send_wait_s", "s", "handing features and gradients to MPI, and their last leaving"),
     Column("gradient_sum_s", "s", "waiting for the sum over replicas after the last backward"),
+    Column("agreement_s", "s", "waiting for word that loss and gradients are finite everywhere"),
     Column("statistics_s", "s", "merging batch-norm statistics over micro-batches and replicas"),
     Column("optimizer_s", "s", "Adam"),
 )

@@ -31,9 +31,9 @@ LEDGER = (
         "the rest of the waiting: messages under way, and micro-batches of uneven times, which "
         "can bring it below 0",
     ),
-    Column("gradient_sum_s", "s", "of the replica that came last, where that took longest"),
+    Column("gradient_sum_s", "s", "with the agreement behind it, of the rank that came last"),
     Column("data_s", "s", "of the rank that took longest"),
-    Column("statistics_s", "s", "like the gradient sum"),
+    Column("statistics_s", "s", "of the replica that came last, where that took longest"),
     Column("optimizer_s", "s", "of the rank that took longest"),
     Column("other_s", "s", "what a rank did between the measured actions"),
 )
@@ -69,16 +69,17 @@ def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) ->
     bubble = ((forward + backward).sum(axis=1) - slowest) / micro_batches
     closed = bubble + slowest
     late = closed.max() - closed
-    # The replica that comes last waits for none: what it spends, the others' lateness is not in.
+    # All ranks agree after the sum. Who comes to that last waits for none: what it spends, the
+    # others' lateness is not in. So for the replicas, which meet again over the statistics.
+    joint = (by_replica["gradient_sum_s"] + by_replica["agreement_s"]).min()
     statistics = by_replica["statistics_s"].min(axis=0)
-    joint = (by_replica["gradient_sum_s"] + by_replica["statistics_s"]).min(axis=0)
     measured = np.sum([v for name, v in by_replica.items() if name != "step_s"], axis=0)
     known = {
         "forward_s": forward,
         "backward_s": backward,
         "bubble_s": bubble[:, None],
         "imbalance_s": (slowest + late)[:, None] - forward - backward,
-        "gradient_sum_s": (joint - statistics).max(),
+        "gradient_sum_s": joint,
         "data_s": by_replica["data_s"].max(),
         "statistics_s": statistics.max(),
         "optimizer_s": by_replica["optimizer_s"].max(),

@@ -17,7 +17,7 @@ COLUMNS: dict[str, str] = {
     Kind.SEND_GRADIENTS: "send_wait_s",
     "data": "data_s",
     "gradient sum": "gradient_sum_s",
-    "agreement": "receive_wait_s",
+    "agreement": "agreement_s",
     "statistics": "statistics_s",
     "optimizer": "optimizer_s",
     "last sends": "send_wait_s",

@@ -25,13 +25,14 @@ def test_a_pipeline_at_its_bound_has_work_bubble_and_imbalance_only() -> None:
 
 
 def test_what_others_wait_for_counts_where_it_was_spent() -> None:
-    data, optimizer, sums = [0.5, 0, 0, 0], [0, 0, 0, 0.25], [3.0, 1.0, 2.0, 4.0]
-    columns = timings(data_s=data, optimizer_s=optimizer, gradient_sum_s=sums, step_s=[5.0] * 4)
+    data, optimizer = [0.5, 0, 0, 0], [0, 0, 0, 0.25]
+    sums = {"gradient_sum_s": [0, 0.1, 2.0, 0.1], "agreement_s": [2.1, 3.0, 0, 3.1]}
+    columns = timings(data_s=data, optimizer_s=optimizer, step_s=[5.0] * 4, **sums)
     found = ledger(columns, replicas=2, micro_batches=1)
     shares = dict(zip(NAMES, found.shares.T, strict=True))
     assert shares["data_s"].tolist() == [0.5] * 4
     assert shares["optimizer_s"].tolist() == [0.25] * 4
-    assert shares["gradient_sum_s"].tolist() == [2.0] * 4  # stage 0: 2.0, stage 1: 1.0
+    assert shares["gradient_sum_s"].tolist() == [2.0] * 4  # rank 2's, which all wait for
 
 
 def test_a_late_replica_is_an_imbalance() -> None:
