@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 from mpi4py import MPI
 
+from vigmpi.comm.waiting import wait
 from vigmpi.layout import Layout, Place
 
 
@@ -27,6 +28,8 @@ class Topology:
 
 
 def make_topology(world: MPI.Intracomm, layout: Layout) -> Topology:
+    # Ranks come here as they have started up, and Create_cart spins until the last one has.
+    wait(world.Ibarrier())
     cart = world.Create_cart([layout.replicas, layout.stages])
     pipeline = cart.Sub([False, True])
     previous, following = pipeline.Shift(0, 1)

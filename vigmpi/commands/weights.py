@@ -1,6 +1,7 @@
 """The tensors of a checkpoint, or of a file that holds weights alone."""
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         return read_tensors(path, path.read_bytes())
     try:  # torch's own loader for what it may trust: tensors, and no code
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.numpy() for name, tensor in found.items()}
     except (
         OSError,

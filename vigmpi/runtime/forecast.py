@@ -14,7 +14,7 @@ from vigmpi.model.vig import ViG
 
 # The next mini-batch's images are there early, and the last one's until they are.
 _WAITING_BATCHES = 2
-_FIRST_STEP_BYTES = 96 * 2**20  # what libraries and MPI take at first use (measured)
+_FIRST_STEP_BYTES = 40 * 2**20  # what libraries and MPI take at first use (measured)
 
 
 class Forecast(NamedTuple):
