@@ -9,9 +9,9 @@ from vigmpi import launch
 from vigmpi.comm.world import end_world, start_mpi
 from vigmpi.command_line import parse_config, parse_predict
 from vigmpi.errors import InputError, RankError, RunError
-from vigmpi.host import prepare_process, process_name
+from vigmpi.host import importing, prepare_process, process_name
 from vigmpi.runtime.activity import Activity, name_rank
-from vigmpi.stop_signal import StopSignal
+from vigmpi.stop_signal import StopSignal, ignore_late
 
 COMMANDS = ("train", "evaluate", "predict")
 
@@ -53,12 +53,11 @@ def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> int:
     from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
 
     with watchdog(world, config.layout, activity, config.silence_s, config.standstill_s):
-        if command == "train":
+        with importing():
+            from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
-
+        if command == "train":
             return train(config, world, activity, stop)
-        from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
-
         return evaluate(config, world, activity)
 
 
@@ -76,8 +75,8 @@ def _predict(flags: Sequence[str]) -> int:
         raise InputError(f"predict takes one rank, {started} were started; type: it without mpirun")
     config = parse_predict(flags)
     prepare_process()
-    from vigmpi.commands.predict import predict  # noqa: PLC0415
-
+    with importing():
+        from vigmpi.commands.predict import predict  # noqa: PLC0415
     predict(config)
     return 0
 
@@ -90,4 +89,5 @@ if __name__ == "__main__":
         if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
             raise  # after --help
         end_world(why(error, doing))  # whatever leaves `main` on one rank ends them all
+    ignore_late()
     sys.exit(status)

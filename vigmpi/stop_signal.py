@@ -21,3 +21,8 @@ class StopSignal:
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt  # who asks twice does not want to wait
         self.received = True
+
+
+def ignore_late() -> None:
+    """The run is over: a SIGUSR1 to a process on its way out must not spoil its exit status."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -24,7 +24,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={base}/munge.sock
+AuthInfo=socket={base}/munge.sock,cred_expire={requeue_s}
 StateSaveLocation={base}/state
 SlurmdSpoolDir={base}/spool.%n
 TmpFS={base}/tmp.%n
@@ -74,6 +74,7 @@ def cluster(base: Path) -> Iterator[dict[str, str]]:
             port1=ports[1],
             port2=ports[2],
             first_job=first_job,
+            requeue_s=10,  # a job that is put back waits so long
         )
     )
     for name in ("state", "spool.n1", "spool.n2", "tmp.n1", "tmp.n2"):

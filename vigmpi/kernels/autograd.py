@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from vigmpi.kernels import layer, statistics
+from vigmpi.kernels.adjoint import scalar_with_gradients
 from vigmpi.kernels.lattice import Graph
 from vigmpi.kernels.layer import Layer
 from vigmpi.kernels.scratch import scratch
@@ -133,7 +134,9 @@ class _Residual(torch.autograd.Function):
             dout, y, ctx.output_moments, gamma, ctx.eps, dy
         )
         dx, da, db, dv = layer.backward(x, ctx.layer, dy)
-        dmean, dcovariance, *others = torch.autograd.grad(ctx.affine, ctx.leaves, (da, db))
+        dmean, dcovariance, *others = torch.autograd.grad(
+            scalar_with_gradients(ctx.affine, (da, db)), ctx.leaves
+        )
         if ctx.needs_input_grad[1]:
             statistics.add_measure_adjoint(dx, dout, x, ctx.moments, dmean, dcovariance)
         return None, dx, dv, dgamma, dbeta, *others

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vigmpi.kernels.adjoint import scalar_with_gradients
 from vigmpi.model.normalization import MicroBatchNorm, merge_moments
 from vigmpi.model.vig import Part, ViG
 
@@ -63,14 +64,15 @@ class Stage:
             part_done: called with a part's index as soon as its gradients hold this micro-batch.
         """
         tape = self._tapes.pop(micro_batch)
-        upstream: Tensor | None = gradient
         for index in reversed(range(len(self.parts))):
             x, y = tape.pop()
             with self._timed(index, 1):
-                torch.autograd.backward(y, upstream)
-            upstream = x.grad
+                scalar_with_gradients((y,), (gradient,)).backward()
             part_done(index)
-        return upstream
+            if x.grad is None:  # the input images
+                return None
+            gradient = x.grad
+        return gradient
 
     @torch.no_grad()
     def evaluate(self, features: Tensor) -> Tensor:
