@@ -22,7 +22,7 @@ from tests.faults.drill import (
 )
 from tests.launching import finish, start, vigmpi
 
-AT_A_TIME = 3  # most of a drill is waiting
+AT_A_TIME = 5  # most of a drill is waiting
 
 # A longer drill: so many rounds over all phases and ranks, each at other moments.
 ROUNDS = int(os.environ.get("VIGMPI_DRILL_ROUNDS", "1"))

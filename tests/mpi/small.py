@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
+from vigmpi.comm.gather import gather_rows
 from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.comm.waiting import wait
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.layout import Layout
@@ -72,12 +74,11 @@ def make_trainer(
 def on_first_ranks(layout: Layout) -> Topology | None:
     """The layout on as many ranks of the world as it needs; None on the others. Collective."""
     world = MPI.COMM_WORLD
+    wait(world.Ibarrier())  # Split spins, and would take the cores of those still at work
     used = MPI.Intracomm(world.Split(0 if world.rank < layout.ranks else 1, world.rank))
     return make_topology(used, layout) if world.rank < layout.ranks else None
 
 
 def global_loss(topology: Topology, result: StepResult) -> float:
     """A mini-batch's loss, over all ranks. Collective."""
-    losses = np.empty(topology.world.size)
-    topology.world.Allgather(np.array([result.loss]), losses)
-    return float(losses.sum())
+    return float(gather_rows(topology.world, np.array([result.loss])).sum())

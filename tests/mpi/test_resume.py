@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_trainer, on_first_ranks
@@ -49,7 +48,6 @@ def stop_everywhere(folder: str, other: list[int]) -> None:
         losses.append(loss)
         checkpoints = Checkpoints(topology.world, Path(folder) / str(position.mini_batches), 1)
         checkpoints.save(trainer.state(), about(position))
-    MPI.COMM_WORLD.Barrier()  # ranks that the other layout leaves out wait here
     layout = Layout(*other)
     if other_topology := on_first_ranks(layout):
         for done, position in enumerate(positions, 1):
