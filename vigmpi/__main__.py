@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from traceback import format_exception
+from typing import TYPE_CHECKING
 
 from vigmpi import launch
 from vigmpi.comm.world import end_world, start_mpi
@@ -12,6 +13,9 @@ from vigmpi.errors import InputError, RankError, RunError
 from vigmpi.host import importing, prepare_process, process_name
 from vigmpi.runtime.activity import Activity, name_rank
 from vigmpi.stop_signal import StopSignal, ignore_late
+
+if TYPE_CHECKING:
+    from vigmpi.commands.crew import Crew
 
 COMMANDS = ("train", "evaluate", "predict")
 
@@ -22,23 +26,22 @@ def main(arguments: Sequence[str], activity: Activity) -> int:
     What all ranks know of is told by rank 0 alone, which leaves with that status: a launcher
     that ends the others at the first status above 0 could otherwise swallow the message.
     """
-    speaks = activity.rank == 0
     try:
-        return _run(arguments, activity, speaks=speaks)
+        return _run(arguments, activity)
     except (InputError, RunError) as error:
-        if speaks:
+        if activity.rank == 0:
             print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
             return 2 if isinstance(error, InputError) else 1
     return 0
 
 
-def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> int:
+def _run(arguments: Sequence[str], activity: Activity) -> int:
     command, flags = "train", arguments
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
     if command not in COMMANDS:
         raise InputError(f"unknown command {command}; type: python -m vigmpi train --help")
-    if {"-h", "--help"} & set(flags) and not speaks:
+    if {"-h", "--help"} & set(flags) and activity.rank > 0:
         return 0
     if command == "predict":
         return _predict(flags)
@@ -47,18 +50,33 @@ def _run(arguments: Sequence[str], activity: Activity, *, speaks: bool) -> int:
     activity.layout = config.layout
 
     prepare_process()
+    if config.on_failure == "continue":
+        launch.check_survival(os.environ)
     world = start_mpi()
     config.layout.check_world(world.size)
     # Not sooner: a wrong flag is told in 50 ms, MPI and torch take seconds.
+    from vigmpi.commands.crew import Crew, RanksLostError  # noqa: PLC0415
+
+    crew: Crew | None = Crew.of_all(world, config)
+    while crew:
+        try:
+            return _start(command, crew, activity, stop)
+        except RanksLostError:
+            crew = crew.survivors(activity)
+    return 0
+
+
+def _start(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
     from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
 
-    with watchdog(world, config.layout, activity, config.silence_s, config.standstill_s):
+    config = crew.config
+    activity.layout = config.layout
+    bounds = config.silence_s, config.standstill_s
+    with watchdog(crew.world, config.layout, activity, *bounds, mpi_tells=crew.goes_on):
         with importing():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
-        if command == "train":
-            return train(config, world, activity, stop)
-        return evaluate(config, world, activity)
+        return train(crew, activity, stop) if command == "train" else evaluate(crew, activity)
 
 
 def why(error: BaseException, activity: Activity) -> str:

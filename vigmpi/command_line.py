@@ -17,6 +17,7 @@ from vigmpi.errors import InputError
 _OF_A_START = {
     *("resume", "checkpoint", "checkpoint_dir", "output", "overwrite"),
     *("download", "threads", "trace", "progress", "silence_s", "standstill_s"),
+    "on_failure",
 }
 # Nor for an evaluation: what says how long, and on what layout, its run trained.
 _OF_THE_TRAINING = {"stages", "replicas", "chunks", "split", "test_steps"}

@@ -21,6 +21,7 @@ READOUTS = ("sum", "mean")
 _LEAST_S = 3.0  # ranks give a sign of life every second
 LR_SCHEDULES = ("constant", "linear", "cosine")
 NOT_FINITE = ("stop", "skip", "go-on")
+ON_FAILURE = ("end", "continue")
 COMMANDS = ("train", "evaluate")
 
 
@@ -218,6 +219,13 @@ class RunConfig:
         choices=NOT_FINITE,
         metavar="HOW",
     )
+    on_failure: str = _of_train(
+        "end",
+        "where a rank dies: end the run, or continue without its replica (Open MPI 5 with mpirun "
+        "--with-ft ulfm)",
+        choices=ON_FAILURE,
+        metavar="HOW",
+    )
     trace: bool = _setting(False, "record every action of every rank with its start and end")
     silence_s: float = _setting(
         30.0,
@@ -268,6 +276,10 @@ class RunConfig:
                 f"type: --epochs {about.position.epoch + 1} or more"
             )
         _ = self.stage_blocks
+        if self.trace and self.on_failure == "continue":
+            raise InputError(
+                "--trace needs all ranks to the end; type: --on-failure end, or leave out --trace"
+            )
         if self.chunks > self.batch_size:
             raise InputError(
                 f"--chunks {self.chunks} is more than the {self.batch_size} images of a "

@@ -4,8 +4,9 @@ import ctypes
 import gc
 import os
 import platform
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3  # of malloc.h
@@ -51,6 +52,16 @@ def give_back_from(size_bytes: int) -> None:
 def process_name() -> str:
     """Where to find this process."""
     return f"pid {os.getpid()} on {platform.node()}"
+
+
+def end_process(name: str) -> bool:
+    """Kill a process by its `process_name`; False if it is not of this host."""
+    pid, _, host = name.removeprefix("pid ").partition(" on ")
+    if host != platform.node():
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(int(pid), signal.SIGKILL)
+    return True
 
 
 def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:

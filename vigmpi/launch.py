@@ -53,6 +53,19 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     raise InputError(f"{problem}; type: {right} -n {number} python -m vigmpi ...")
 
 
+def check_survival(environ: Mapping[str, str]) -> None:
+    """Refuse to go on without lost ranks where the launcher would end the others.
+
+    Raises:
+        InputError
+    """
+    if environ.get("OMPI_MCA_mpi_ft_enable") not in {"1", "true"}:
+        raise InputError(
+            f"--on-failure continue needs Open MPI 5 and its fault tolerance; type: mpirun "
+            f"--with-ft ulfm -n {tasks(environ)} python -m vigmpi ..."
+        )
+
+
 def check_world(environ: Mapping[str, str], size: int) -> None:
     """Refuse a launch whose processes did not become one world."""
     if (number := tasks(environ)) != size:

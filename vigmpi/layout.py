@@ -1,5 +1,7 @@
 """Which rank runs which stage of which replica."""
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +35,11 @@ class Layout:
 
     def place(self, rank: int) -> Place:
         return Place(*divmod(rank, self.stages))
+
+    def whole_replicas(self, ranks: Collection[int]) -> list[int]:
+        """The replicas that have all their stages among these ranks."""
+        here = Counter(self.place(rank).replica for rank in ranks)
+        return [replica for replica in range(self.replicas) if here[replica] == self.stages]
 
     def check_world(self, size: int) -> None:
         """Raise InputError unless `size` ranks fill the layout."""

@@ -6,8 +6,9 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from tests.launching import ENVIRONMENT, ROOT, vigmpi
+from tests.launching import ENVIRONMENT, ROOT, mpiexec
 from vigmpi import manifest
 from vigmpi.manifest import Checkpoint
 
@@ -131,7 +132,12 @@ class Outcome:
 
 
 def run(
-    planned: Drill, folder: Path, launcher: list[str] | None = None, environ: Mapping[str, str] = {}
+    planned: Drill,
+    folder: Path,
+    launcher: list[str] | None = None,
+    environ: Mapping[str, str] = {},
+    flags: Sequence[str] = (),
+    python: str = sys.executable,
 ) -> Outcome:
     """Run it to its end.
 
@@ -141,8 +147,8 @@ def run(
     folder.mkdir()
     struck, record = folder / "struck", folder / "run.h5"
     about = {**planned._asdict(), "struck": str(struck)}
-    command = [*RUN, "--output", str(record)]
-    command = [*launcher, *vigmpi(*command)] if launcher else vigmpi(*command, ranks=RANKS)
+    arguments = ["-m", "vigmpi", *RUN, "--output", str(record), *flags]
+    command = [*(launcher or mpiexec(RANKS)), python, *arguments]
     environment = {
         **os.environ,
         **ENVIRONMENT,

@@ -1,5 +1,7 @@
 import os
 import resource
+import signal
+import subprocess
 
 import numpy as np
 
@@ -24,3 +26,13 @@ def test_memory_figures_are_those_of_the_system() -> None:
     del block
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert before + 45e6 < host.peak_rss_bytes() <= 1.1 * peak
+
+
+def test_a_process_is_ended_by_its_name_on_this_host_alone() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        name = host.process_name().replace(str(os.getpid()), str(process.pid))
+        assert not host.end_process(f"{name}-of-others")
+        assert process.poll() is None
+        assert host.end_process(name)
+        assert process.wait(5) == -signal.SIGKILL
+    assert host.end_process(name)  # gone already

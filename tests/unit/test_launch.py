@@ -87,3 +87,10 @@ def test_worlds_of_one_are_found() -> None:
     launch.check_world(HYDRA, 4)
     with pytest.raises(InputError, match="started 4 processes, but MPI made worlds of 1"):
         launch.check_world(HYDRA, 1)
+
+
+def test_only_a_launcher_that_lets_the_others_live_may_lose_a_rank() -> None:
+    launch.check_survival(PRTERUN | {"OMPI_MCA_mpi_ft_enable": "1"})
+    for environ in (PRTERUN, HYDRA):
+        with pytest.raises(InputError, match="type: mpirun --with-ft ulfm -n 4 "):
+            launch.check_survival(environ)

@@ -1,6 +1,6 @@
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mpi4py import MPI
 
@@ -24,8 +24,9 @@ def progress_thread(comm: MPI.Intracomm) -> Iterator[None]:
     done = threading.Event()
 
     def probe() -> None:
-        while not done.wait(_INTERVAL_S):
-            probed.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
+        with suppress(MPI.Exception):  # of a lost rank: the main thread meets it too
+            while not done.wait(_INTERVAL_S):
+                probed.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
 
     thread = threading.Thread(target=probe, name="mpi progress", daemon=True)
     thread.start()

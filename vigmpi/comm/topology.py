@@ -26,6 +26,10 @@ class Topology:
     previous: int
     following: int
 
+    @property
+    def comms(self) -> tuple[MPI.Comm, ...]:
+        return self.world, self.pipeline, self.replicas, self.host
+
 
 def make_topology(world: MPI.Intracomm, layout: Layout) -> Topology:
     # Ranks come here as they have started up, and Create_cart spins until the last one has.

@@ -14,6 +14,7 @@ from mpi4py import MPI
 
 from vigmpi.comm.gather import gather_rows, gather_texts
 from vigmpi.comm.topology import Topology
+from vigmpi.commands.crew import Crew
 from vigmpi.config import RunConfig
 from vigmpi.datasets import Dataset
 
@@ -32,18 +33,23 @@ def settings_of(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def about_run(config: RunConfig, dataset: Dataset, run: str) -> dict[str, dict[str, Any]]:
+def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Attributes of the record, by group."""
+    losses = {
+        "lost_at": [loss.mini_batches for loss in crew.losses for _ in loss.ranks],
+        "lost_ranks": [rank for loss in crew.losses for rank in loss.ranks],
+    }
     return {
         "": {
             "about": "a run of vigmpi; every dataset carries its unit and meaning",
-            "run": run,
+            "run": crew.run,
             "command": " ".join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset": dataset.description,
             "rank_order": "rank = replica * stages + stage",
+            **(losses if crew.losses else {}),
         },
-        "configuration": settings_of(config, dataset),
+        "configuration": settings_of(crew.first_config, dataset),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},

@@ -2,28 +2,27 @@
 
 from dataclasses import replace
 
-from mpi4py import MPI
-
 from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.topology import make_topology
+from vigmpi.commands.crew import Crew
 from vigmpi.commands.run import Run
 from vigmpi.commands.session import open_session, start_from
-from vigmpi.config import RunConfig
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.runtime.activity import Activity
 
 
-def evaluate(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> int:
-    """Run on every rank of a world that fits the layout; return the exit status.
+def evaluate(crew: Crew, activity: Activity) -> int:
+    """Run on every rank; return the exit status.
 
     Raises:
         InputError: on all ranks alike.
     """
-    config = replace(config, epochs=1)
-    session = open_session(config, world, activity)
-    start_from(config.start, session)
+    crew = replace(crew, config=replace(crew.config, epochs=1))
+    session = open_session(crew.config, make_topology(crew.world, crew.config.layout), activity)
+    start_from(crew.config.start, session)
     start = Position(phase=Phase.TEST)
-    run = Run(config, session, start)
+    run = Run(crew, session, start)
     loss = correct = images = 0.0
     with progress_thread(session.topology.world):
         for _, result, rows in run.phase(start):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from vigmpi.commands.about import about_run
+from vigmpi.commands.crew import Crew
 from vigmpi.commands.row import Rows
 from vigmpi.commands.session import Session
 from vigmpi.config import RunConfig
@@ -33,26 +34,25 @@ class Report:
         InputError: the record cannot be written.
     """
 
-    def __init__(
-        self, config: RunConfig, session: Session, run: str, path: Path, start: Position
-    ) -> None:
-        self._config = config
+    def __init__(self, crew: Crew, session: Session, path: Path, start: Position) -> None:
+        self._crew = crew
+        self._config = config = crew.config
         self._samples = session.dataset.samples
         self._seconds: dict[Phase, list[float]] = defaultdict(list)
         self._path = path
         self._recorder = Recorder(
             path,
-            about_run(config, session.dataset, run),
-            session.ranks,
+            about_run(crew, session.dataset),
+            crew.ranks,
             session.model.config.part_names,
-            overwrite=config.overwrite,
+            overwrite=config.overwrite or (bool(crew.losses) and not start.mini_batches),
             goes_on_from=start.mini_batches,
         )
         self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._warm: set[Phase] = set()
         self._peaks = np.zeros(config.layout.ranks)
         self._terminal = Terminal(config.progress)
-        for line in _first_lines(config, session, start):
+        for line in _first_lines(crew, session, start):
             self.note(line)
 
     def note(self, text: str) -> None:
@@ -87,9 +87,9 @@ class Report:
                     "accuracy": accuracy,
                     "finite": result.finite and np.isfinite(loss),
                 },
-                rows.timings,
-                self._of_replicas(rows.parts),
-                rows.peak_rss_bytes.astype(np.int64),
+                self._crew.spread(rows.timings),
+                self._of_replicas(self._crew.spread(rows.parts)),
+                np.nan_to_num(self._crew.spread(rows.peak_rss_bytes)).astype(np.int64),
             )
         )
         self._peaks = rows.peak_rss_bytes
@@ -100,7 +100,7 @@ class Report:
 
     def _of_replicas(self, parts: np.ndarray) -> np.ndarray:
         """[ranks, ...] to [replicas, ...]: each part's number from the rank that has one."""
-        by_replica = parts.reshape(self._config.replicas, -1, *parts.shape[1:])
+        by_replica = parts.reshape(-1, self._config.stages, *parts.shape[1:])
         return np.fmax.reduce(by_replica, axis=1)
 
     def _ledger(self, result: StepResult, timings: np.ndarray) -> Ledger:
@@ -115,6 +115,10 @@ class Report:
     def flush(self) -> None:
         self._recorder.flush()
 
+    def break_off(self) -> None:
+        """Leave the record to those that go on."""
+        self._recorder.close()
+
     def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
         """Args: drift: of the clocks, where there is a trace."""
         if drift is not None:
@@ -122,7 +126,7 @@ class Report:
         ledgers = {phase: mean(each) for phase, each in self._ledgers.items()}
         for phase, found in ledgers.items():
             for column, values in zip(LEDGER, found.shares.T, strict=True):
-                self._recorder.add_ranks(f"ledger/{phase}", column, values)
+                self._recorder.add_ranks(f"ledger/{phase}", column, self._crew.spread(values))
         self._recorder.close(**attributes)
         for phase, found in ledgers.items():
             print(ledger_table(phase, found, self._config.stages))
@@ -134,9 +138,18 @@ class Report:
         print(f"record: {self._path}", flush=True)
 
 
-def _first_lines(config: RunConfig, session: Session, start: Position) -> Iterator[str]:
+def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]:
     """What a user should know before the first mini-batch."""
-    forecast, ranks = session.forecast, session.ranks
+    config, forecast, ranks = crew.config, session.forecast, session.ranks
+    if crew.losses:
+        done, lost = crew.losses[-1]
+        yield (
+            f"warning: lost after mini-batch {done}: rank{'s' * (len(lost) > 1)} "
+            f"{', '.join(map(str, lost))} of {crew.began_with}; going on with {config.replicas} "
+            f"of the replicas, whose mini-batches have {config.mini_batch_images} images"
+        )
+        yield _layout_line(config, ranks)
+        return
     yield f"data: {session.dataset.description}"
     yield _layout_line(config, ranks)
     yield (

@@ -1,6 +1,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from mpi4py import MPI
 
 from vigmpi.comm.agreement import agreed
 from vigmpi.comm.gather import gather_rows, gather_texts
+from vigmpi.commands.crew import Crew
 from vigmpi.commands.report import Report
 from vigmpi.commands.row import Rows, Wishes, pack, unpack
 from vigmpi.commands.session import Session
@@ -30,18 +32,23 @@ class Run:
         InputError: the record cannot be written (on all ranks alike).
     """
 
-    def __init__(self, config: RunConfig, session: Session, start: Position) -> None:
+    def __init__(self, crew: Crew, session: Session, start: Position) -> None:
+        config = crew.config
         self._world = world = session.topology.world
         self._session = session
         self.start = start
         self._warned = False
         about = config.start.manifest if config.start else None
-        self.id = _of_rank_0(world, about.run if about else uuid.uuid4().hex)
+        crew.run = self.id = _of_rank_0(
+            world, crew.run or (about.run if about else uuid.uuid4().hex)
+        )
         self.output = Path(_of_rank_0(world, str(config.output or _default_output(config))))
+        crew.config = replace(config, output=self.output)
+        crew.ranks = crew.ranks or session.ranks
         self._report = None
         with agreed(world):
             if world.rank == 0:
-                self._report = Report(config, session, self.id, self.output, start)
+                self._report = Report(crew, session, self.output, start)
         self._trace = None
         if config.trace:
             self._trace = Trace(session.topology, config.chunks, start.mini_batches)
@@ -89,6 +96,11 @@ class Run:
         """Bring the record up to date."""
         if self._report:
             self._report.flush()
+
+    def break_off(self) -> None:
+        """Leave the record to those that go on. On this rank alone."""
+        if self._report:
+            self._report.break_off()
 
     def close(self, **attributes: Any) -> None:
         """End the record and show the closing tables. Collective."""

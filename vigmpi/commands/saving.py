@@ -3,9 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vigmpi.commands.about import settings_of
+from vigmpi.commands.crew import Crew
 from vigmpi.commands.run import Run
 from vigmpi.commands.session import Session
-from vigmpi.config import RunConfig
 from vigmpi.errors import InputError
 from vigmpi.manifest import SUFFIX, Manifest
 from vigmpi.position import Position
@@ -22,32 +22,34 @@ class Saving:
         written, seconds: how many there were, and their time together.
     """
 
-    def __init__(self, config: RunConfig, session: Session, run: Run) -> None:
+    def __init__(self, crew: Crew, session: Session, run: Run) -> None:
         """Collective.
 
         Raises:
             InputError: the folder holds another run's.
         """
+        config = crew.config
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._on = config.keep > 0
         self._trainer, self._activity = session.trainer, session.activity
         self._run = run
         self.folder = config.checkpoint_dir or run.output.with_suffix(SUFFIX)
         self._checkpoints = Checkpoints(session.topology.world, self.folder, config.keep)
-        if self._on and not (config.start and config.start.manifest):
+        goes_on = crew.committed or (config.start and config.start.manifest)
+        if self._on and not goes_on:
             self._checkpoints.begin(overwrite=config.overwrite)
         dataset = session.dataset
         self._about = Manifest(
             run=run.id,
             created=0.0,
             position=run.start,
-            settings=settings_of(config, dataset),
+            settings=settings_of(crew.first_config, dataset),
             image_size=dataset.image_size,
             class_names=dataset.class_names,
             normalization=session.augmentation.normalization,
         )
         self._since, self._saved_at = 0, time.monotonic()
-        self.position = run.start
+        self.position = None if crew.losses else run.start
         self.latest: Path | None = None
         self.failure = ""
         self.written, self.seconds = 0, 0.0

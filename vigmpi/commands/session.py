@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 from vigmpi.comm.agreement import agreed, all_equal
 from vigmpi.comm.gather import gather_rows
-from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.comm.topology import Topology
 from vigmpi.commands.about import about_ranks
 from vigmpi.commands.weights import read_values
 from vigmpi.config import RunConfig
@@ -44,14 +44,13 @@ class Session:
     activity: Activity
 
 
-def open_session(config: RunConfig, world: MPI.Intracomm, activity: Activity) -> Session:
+def open_session(config: RunConfig, topology: Topology, activity: Activity) -> Session:
     """Collective.
 
     Raises:
         InputError: on all ranks alike.
     """
     layout = config.layout
-    topology = make_topology(world, layout)
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
     blocks = config.stage_blocks[topology.place.stage]

@@ -4,11 +4,12 @@ from mpi4py import MPI
 
 from vigmpi.comm.agreement import everywhere
 from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.topology import make_topology
+from vigmpi.commands.crew import Crew, RanksLostError
 from vigmpi.commands.row import Wishes
 from vigmpi.commands.run import Run
 from vigmpi.commands.saving import Saving
-from vigmpi.commands.session import open_session, start_from
-from vigmpi.config import RunConfig
+from vigmpi.commands.session import Session, open_session, start_from
 from vigmpi.errors import RunError
 from vigmpi.phase import Phase
 from vigmpi.position import Position
@@ -19,22 +20,44 @@ _NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
 REQUEUE = 75  # stopped with a checkpoint, and there is more to do
 
 
-def train(config: RunConfig, world: MPI.Intracomm, activity: Activity, stop: StopSignal) -> int:
-    """Run on every rank of a world that fits the layout; return the exit status.
+def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
+    """Run on every rank; return the exit status.
 
     Raises:
         InputError, RunError: on all ranks alike.
+        RanksLostError: on all ranks of a crew that goes on without those that were lost.
     """
-    session = open_session(config, world, activity)
-    start = start_from(config.start, session)
-    run = Run(config, session, start)
-    saving = Saving(config, session, run)
-    with progress_thread(session.topology.world):
-        position, failure = _train(config, run, saving, start, stop)
-        same = everywhere(session.topology.world, session.trainer.replicas_agree())
+    with crew.together():
+        topology = make_topology(crew.world, crew.config.layout)
+        crew.comms = topology.comms
+        session = open_session(crew.config, topology, activity)
+        start = _start(crew, session)
+        run = Run(crew, session, start)
+        try:
+            return _run(crew, session, run, stop)
+        except (MPI.Exception, RanksLostError):
+            run.break_off()
+            raise
+
+
+def _start(crew: Crew, session: Session) -> Position:
+    if not crew.committed:
+        return start_from(crew.config.start, session)
+    position, values = crew.committed
+    session.trainer.load(values)
+    return position
+
+
+def _run(crew: Crew, session: Session, run: Run, stop: StopSignal) -> int:
+    config, world = crew.config, session.topology.world
+    saving = Saving(crew, session, run)
+    with progress_thread(world):
+        position, failure = _train(crew, session, run, saving, stop)
+        same = everywhere(world, session.trainer.replicas_agree())
         if same and position != saving.position:
             saving.save(position)
     run.close(replicas_bit_equal=same, checkpoints=saving.written, checkpoint_s=saving.seconds)
+    crew.commit(position, session.trainer.whole_state())
     if not same:
         raise RunError("the replicas' weights or running statistics differ at the end")
     if failure or saving.failure:
@@ -48,9 +71,10 @@ def train(config: RunConfig, world: MPI.Intracomm, activity: Activity, stop: Sto
 
 
 def _train(
-    config: RunConfig, run: Run, saving: Saving, position: Position, stop: StopSignal
+    crew: Crew, session: Session, run: Run, saving: Saving, stop: StopSignal
 ) -> tuple[Position, str]:
     """Go on until the last epoch, a signal on any rank, or a failure; say where, and which."""
+    config, position = crew.config, run.start
     while position.epoch < config.epochs:
         phase = run.phase(position, lambda: Wishes(stop.received, saving.overdue()))
         for after, result, rows in phase:
@@ -62,6 +86,7 @@ def _train(
                         f"with a lower --lr"
                     )
                 run.warn_once(f"{failure} (--on-nonfinite {config.on_nonfinite})")
+            crew.commit(after, session.trainer.whole_state())
             position = after
             if rows.stop.any():
                 return position, ""

@@ -113,6 +113,14 @@ class Activity:
         self.now = Now("start", -1, 0, 0, time.perf_counter())
         self.step_s: deque[float] = deque(maxlen=_STEPS)
 
+    def restart(self, rank: int) -> None:
+        """Begin anew, as this rank of another world."""
+        self.rank, self.layout = rank, None
+        now = self.now
+        self.now = now._replace(
+            kind="start", micro_batch=-1, moves=now.moves + 1, since=time.perf_counter()
+        )
+
     def begin(self, kind: str, micro_batch: int = -1) -> Now:
         """Returns: what to pass to `end`."""
         outer = self.now

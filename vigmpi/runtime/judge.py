@@ -79,15 +79,24 @@ class Judge:
         processes: process id and host of each rank, [ranks].
         silence_s: after so long without a sign a rank counts as stopped.
         now: of the clock that all methods are given.
+        may_lose: whether the run goes on without ranks that died.
     """
 
     def __init__(
-        self, rank: int, layout: Layout, processes: Sequence[str], silence_s: float, now: float
+        self,
+        rank: int,
+        layout: Layout,
+        processes: Sequence[str],
+        silence_s: float,
+        now: float,
+        *,
+        may_lose: bool = False,
     ) -> None:
         self._rank = rank
         self._layout = layout
         self._processes = processes
         self._silence_s = silence_s
+        self._may_lose = may_lose
         self._seen = [_Seen(Now("start", -1, 0, 0, 0.0), now, now) for _ in processes]
         self._judges = judges(len(processes))
         self._tick = now
@@ -105,6 +114,7 @@ class Judge:
     def lose(self, rank: int) -> None:
         """The line to a rank has ended."""
         self._seen[rank].lost = True
+        self._seen[rank].left |= self._may_lose
 
     def verdict(self, now: float, standstill_s: float) -> str | None:
         """The message to end the run with, if it has to end."""
@@ -113,13 +123,10 @@ class Judge:
             return None
         if self._rank not in self._judges:
             return self._without_judges()
-        others = range(1, len(self._seen)) if self._rank == 0 else [0]
-        here = [rank for rank in others if not self._seen[rank].left]
-        if died := [rank for rank in here if self._seen[rank].lost]:
+        if died := [rank for rank in self._judged() if self._seen[rank].lost]:
             return self._message(died, "died", now)
-        silence = max((now - self._seen[rank].heard for rank in here), default=0.0)
-        if silence > self._silence_s:
-            stopped = [r for r in here if now - self._seen[r].heard > self._silence_s]
+        if stopped := self.stopped(now):
+            silence = max(now - self._seen[rank].heard for rank in stopped)
             how = f"stopped, or keeps Python's lock: silent for {silence:.1f} s"
             return self._message(stopped, how, now)
         still = now - max(seen.moved for seen in self._seen)
@@ -127,6 +134,17 @@ class Judge:
             blamed, how = at_fault(self._layout, [seen.now.kind for seen in self._seen])
             return self._message(blamed, f"{how}: no rank has got on for {still:.1f} s", now)
         return None
+
+    def stopped(self, now: float) -> list[int]:
+        """The ranks of those that it judges that give no sign of life."""
+        self._forgive(now)
+        return [r for r in self._judged() if now - self._seen[r].heard > self._silence_s]
+
+    def _judged(self) -> list[int]:
+        if self._rank not in self._judges:
+            return []
+        others = range(1, len(self._seen)) if self._rank == 0 else [0]
+        return [rank for rank in others if not self._seen[rank].left]
 
     def _forgive(self, now: float) -> None:
         """A judge that overslept gives all ranks that time again."""

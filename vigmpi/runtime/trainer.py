@@ -133,9 +133,13 @@ class Trainer:
 
         Replicas hold the same, so they share it out.
         """
-        whole = state.model_state(self.model) | state.optimizer_state(self._optimizer)
+        whole = self.whole_state()
         names = sorted(whole)[self._topology.place.replica :: self._layout.replicas]
         return {name: whole[name] for name in names}
+
+    def whole_state(self) -> dict[str, np.ndarray]:
+        """Weights, running statistics and optimizer of this stage; views, not copies."""
+        return state.model_state(self.model) | state.optimizer_state(self._optimizer)
 
     def shapes(self, *, optimizer: bool) -> dict[str, tuple[int, ...]]:
         """Of what this stage holds, by name."""

@@ -13,6 +13,7 @@ from vigmpi.comm.lines import Lines, open_lines
 from vigmpi.comm.waiting import wait
 from vigmpi.comm.world import end_world
 from vigmpi.errors import InputError, RunError
+from vigmpi.host import end_process
 from vigmpi.layout import Layout
 from vigmpi.runtime.activity import Activity
 from vigmpi.runtime.beat import INTERVAL_S, SIZE_BYTES, Beat, Word
@@ -29,6 +30,8 @@ def watchdog(
     activity: Activity,
     silence_s: float,
     standstill_s: float | None,
+    *,
+    mpi_tells: bool = False,
 ) -> Iterator[None]:
     """End the run, and say why, where a rank dies, stops or doesn't get on. Collective.
 
@@ -39,6 +42,8 @@ def watchdog(
         activity: what this rank's main thread is doing.
         silence_s: a rank without a sign for so long counts as stopped.
         standstill_s: some rank must get on within so long; None: as `standstill_bound` has it.
+        mpi_tells: leave ranks that died to MPI, which tells of them; make those that stopped on
+            the judge's host such ones.
     """
     lines = open_lines(world, judges(world.size))
     if lines is None:
@@ -46,13 +51,15 @@ def watchdog(
             print("warning: no watchdog: some ranks can't connect over TCP", file=sys.stderr)
         yield
         return
-    judge = Judge(world.rank, layout, lines.processes, silence_s, time.monotonic())
-    thread = _Watchdog(lines, judge, activity, standstill_s)
+    judge = Judge(
+        world.rank, layout, lines.processes, silence_s, time.monotonic(), may_lose=mpi_tells
+    )
+    thread = _Watchdog(lines, judge, activity, standstill_s, mpi_tells=mpi_tells)
     thread.start()
     last_word = Word.TOLD  # by whoever catches the error
     try:
         yield
-        with activity("end"):
+        with activity("end"), suppress(*[MPI.Exception] * mpi_tells):
             wait(world.Ibarrier())
         last_word = Word.GOODBYE
     except (InputError, RunError):  # on all ranks alike
@@ -64,13 +71,20 @@ def watchdog(
 
 class _Watchdog(threading.Thread):
     def __init__(
-        self, lines: Lines, judge: Judge, activity: Activity, standstill_s: float | None
+        self,
+        lines: Lines,
+        judge: Judge,
+        activity: Activity,
+        standstill_s: float | None,
+        *,
+        mpi_tells: bool,
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._lines = lines
         self._judge = judge
         self._activity = activity
         self._standstill_s = standstill_s
+        self._mpi_tells = mpi_tells
         self._unread: dict[socket.socket, bytes] = {}
         self._last_word: Word | None = None
         self._wake, self._waker = socket.socketpair()
@@ -105,8 +119,12 @@ class _Watchdog(threading.Thread):
             line.close()
 
     def _judge_all(self) -> None:
+        now = time.monotonic()
+        for rank in self._judge.stopped(now) if self._mpi_tells else []:
+            if end_process(self._lines.processes[rank]):
+                self._judge.lose(rank)
         bound = standstill_bound(self._standstill_s, tuple(self._activity.step_s))
-        message = self._judge.verdict(time.monotonic(), bound)
+        message = self._judge.verdict(now, bound)
         if message and self._last_word is None:
             self._beat(Word.TOLD)
             end_world(message)

@@ -143,3 +143,13 @@ def test_the_bound_of_a_standstill_grows_with_the_mini_batches() -> None:
 def test_a_beat_comes_through_as_it_was() -> None:
     sent = Beat(Word.TOLD, 7, Now("gradient sum", -1, 2**31, 2**40, 1.5))
     assert Beat.unpack(sent.pack()) == sent
+
+
+def test_a_run_that_may_lose_ranks_does_not_end_for_one_that_died() -> None:
+    judge = Judge(0, LAYOUT, PROCESSES, SILENCE_S, now=0.0, may_lose=True)
+    judge.lose(2)
+    assert judge.verdict(0.0, STANDSTILL_S) is None
+    assert not live(judge, range(1, 4), silent={2, 3})
+    assert judge.stopped(7.0) == [3]
+    judge.lose(3)
+    assert judge.stopped(8.0) == []

@@ -1,0 +1,93 @@
+"""Where a rank dies, the replicas that are whole go on (Open MPI, in an environment of its own)."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.faults.drill import RANKS, RUN, Drill, drill, run
+from tests.launching import finish, start, vigmpi
+from vigmpi import manifest
+
+MINI_BATCHES = 13  # of drill.RUN
+# A Python beside Open MPI's mpirun, with all that vigmpi needs.
+PYTHON = os.environ.get("VIGMPI_OPEN_MPI_PYTHON", "")
+pytestmark = pytest.mark.skipif(
+    not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON names no Python with Open MPI"
+)
+CONTINUE = ["--on-failure", "continue"]
+
+
+def mpirun(ranks: int) -> list[str]:
+    return [str(Path(PYTHON).with_name("mpirun")), "--with-ft", "ulfm", "-n", str(ranks)]
+
+
+def weights(folder: Path, mini_batches: int) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for shard in (folder / f"mini-batch-{mini_batches:08}").glob("*.safetensors"):
+        tensors |= safetensors.numpy.load_file(shard)
+    assert tensors
+    return tensors
+
+
+@pytest.mark.parametrize(
+    "planned",
+    [
+        drill("mpirun", fault, rank, phase, random.Random(rank))
+        for fault, phase, rank in (
+            *(("kill", "forward", 3), ("kill", "backward", 1), ("kill", "exchange", 2)),
+            *(("kill", "gradient sum", 0), ("kill", "gradient sum", 3), ("kill", "timings", 1)),
+            *(("kill", "checkpoint", 2), ("kill", "record", 0), ("stop", "backward", 2)),
+        )
+    ],
+    ids=str,
+)
+def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
+    tmp_path: Path, planned: Drill
+) -> None:
+    keep = ["--checkpoint-steps", "1", "--keep", "99"]
+    outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=[*CONTINUE, *keep], python=PYTHON)
+    assert outcome.left == []
+    assert "warning: lost after mini-batch" in outcome.said, outcome.said
+    replica = planned.rank // 2
+    with h5py.File(outcome.record) as file:
+        lost_at = int(file.attrs["lost_at"][0])
+        assert file.attrs["lost_at"].tolist() == [lost_at] * 2
+        assert file.attrs["lost_ranks"].tolist() == [2 * replica, 2 * replica + 1]
+        assert file.attrs["replicas_bit_equal"]
+        mini_batches = file["mini_batch"][:]
+        if planned.rank > 0:  # whose record may lack its last seconds
+            assert mini_batches.tolist() == list(range(MINI_BATCHES))
+        assert mini_batches[-1] == MINI_BATCHES - 1
+        after = mini_batches >= lost_at
+        assert file["steps/images"][:].tolist() == [4 if late else 8 for late in after]
+        there = np.isfinite(file["timings/step_s"][:])
+        assert there[~after].all()
+        assert (there[after] == (np.arange(RANKS) // 2 != replica)).all()
+        assert np.isfinite(file["steps/loss"][:]).all()
+
+    # The same from a checkpoint, on one replica: the mini-batch was redone from the same weights.
+    if lost_at == 0:
+        return
+    again = tmp_path / "again.h5"
+    at = outcome.checkpoints / f"mini-batch-{lost_at:08}"
+    flags = [*RUN, "--replicas", "1", "--resume", str(at), "--output", str(again)]
+    command = [*mpirun(2), PYTHON, "-m", "vigmpi", *flags]
+    done = finish(start(command), timeout=100)
+    assert done.returncode == 0, done.stderr
+    expected = weights(again.with_suffix(manifest.SUFFIX), MINI_BATCHES)
+    found = weights(outcome.checkpoints, MINI_BATCHES)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_a_launcher_that_would_end_the_others_is_refused() -> None:
+    done = finish(start([sys.executable, *vigmpi(*CONTINUE)[1:]]), timeout=60)
+    assert done.returncode == 2
+    assert "mpirun --with-ft ulfm -n 1 python -m vigmpi" in done.stderr

@@ -1,0 +1,142 @@
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from vigmpi.comm import survival
+from vigmpi.config import RunConfig
+from vigmpi.errors import RunError
+from vigmpi.position import Position
+from vigmpi.runtime.activity import Activity
+
+
+class Committed(NamedTuple):
+    """What a rank goes on from when others are lost.
+
+    Attributes:
+        position: behind the last mini-batch that all ranks had finished.
+        state: this rank's weights, running statistics and optimizer there, by name.
+    """
+
+    position: Position
+    state: Mapping[str, np.ndarray]
+
+
+class Loss(NamedTuple):
+    """Attributes:
+    mini_batches: done before.
+    ranks: that went, those of broken replicas among them, by the numbers the run began with.
+    """
+
+    mini_batches: int
+    ranks: list[int]
+
+
+class RanksLostError(Exception):
+    """MPI failed on some rank, and all ranks that live know it."""
+
+
+@dataclass
+class Crew:
+    """The ranks that a run has, and what they need to go on without those that are lost.
+
+    Attributes:
+        config: of the run, with as many replicas as there are.
+        numbers: these ranks' numbers in the world that the run began with, [ranks].
+        began_with: how many there were.
+        losses: so far.
+        run: the run's identifier, and `ranks`, what its record says of the ranks it began with;
+            empty until they are known.
+        comms: made of `world`.
+    """
+
+    world: MPI.Intracomm
+    config: RunConfig
+    numbers: list[int]
+    began_with: int
+    committed: Committed | None = None
+    losses: list[Loss] = field(default_factory=list)
+    run: str = ""
+    ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    comms: Sequence[MPI.Comm] = ()
+
+    @classmethod
+    def of_all(cls, world: MPI.Intracomm, config: RunConfig) -> "Crew":
+        return cls(world, config, list(range(world.size)), world.size)
+
+    @property
+    def first_config(self) -> RunConfig:
+        """As the run began."""
+        return replace(self.config, replicas=self.began_with // self.config.stages)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is to go on without ranks that are lost."""
+        return self.config.on_failure == "continue"
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that ranks leave together, its last words a `commit`.
+
+        Raises:
+            RanksLostError: MPI failed on some rank; on all ranks of a crew that goes on.
+        """
+        try:
+            yield
+        except MPI.Exception as error:
+            if not self.goes_on:
+                raise
+            survival.revoke([*self.comms, self.world])
+            survival.agree(self.world, well=False)
+            raise RanksLostError(str(error)) from error
+
+    def commit(self, position: Position, state: Mapping[str, np.ndarray]) -> None:
+        """Have all ranks finish a mini-batch, or none. Collective; does nothing for others' crews.
+
+        Raises:
+            RanksLostError: on all ranks alike.
+        """
+        if not self.goes_on:
+            return
+        if not survival.agree(self.world, well=True):
+            raise RanksLostError
+        copies = {name: values.copy() for name, values in state.items()}
+        self.committed = Committed(position, copies)
+
+    def survivors(self, activity: Activity) -> "Crew | None":
+        """The crew of the replicas that are whole; None on the ranks of others. Collective.
+
+        Raises:
+            RunError: there is no such replica, or no rank is lost (on all ranks alike).
+        """
+        left, ranks = survival.ranks_left(self.world)
+        activity.restart(left.rank)
+        if left.size == self.world.size:
+            raise RunError("MPI failed, but all ranks are there; type: --resume latest")
+        layout = self.config.layout
+        whole = layout.whole_replicas(ranks)
+        if not whole:
+            raise RunError("no replica has all its ranks any more; type: --resume latest")
+        stay = [rank for rank in ranks if layout.place(rank).replica in whole]
+        world = survival.part_of(left, stays=self.world.rank in stay)
+        if world is None:
+            return None
+        gone = [number for rank, number in enumerate(self.numbers) if rank not in stay]
+        done = self.committed.position.mini_batches if self.committed else 0
+        return replace(
+            self,
+            world=world,
+            config=replace(self.config, replicas=len(whole)),
+            numbers=[self.numbers[rank] for rank in stay],
+            losses=[*self.losses, Loss(done, gone)],
+            comms=(),
+        )
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """[ranks, ...] to [ranks that the run began with, ...], NaN for those that are lost."""
+        whole = np.full((self.began_with, *values.shape[1:]), np.nan)
+        whole[self.numbers] = values
+        return whole
