@@ -1,5 +1,6 @@
 """Parse, check the launch, run a command, end the world."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,7 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
             return _start(command, crew, activity, stop)
         except RanksLostError:
             crew = crew.survivors(activity)
+        gc.collect()  # what the session of all ranks held
     return 0
 
 

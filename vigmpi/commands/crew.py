@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -93,8 +93,13 @@ class Crew:
             survival.agree(self.world, well=False)
             raise RanksLostError(str(error)) from error
 
-    def commit(self, position: Position, state: Mapping[str, np.ndarray]) -> None:
-        """Have all ranks finish a mini-batch, or none. Collective; does nothing for others' crews.
+    def commit(self, position: Position, state: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Have all ranks finish a mini-batch, or none. Collective.
+
+        Does nothing for a crew that is not to go on.
+
+        Args:
+            state: of this rank behind it; copied.
 
         Raises:
             RanksLostError: on all ranks alike.
@@ -103,7 +108,7 @@ class Crew:
             return
         if not survival.agree(self.world, well=True):
             raise RanksLostError
-        copies = {name: values.copy() for name, values in state.items()}
+        copies = {name: values.copy() for name, values in state().items()}
         self.committed = Committed(position, copies)
 
     def survivors(self, activity: Activity) -> "Crew | None":

@@ -117,7 +117,8 @@ class Report:
 
     def break_off(self) -> None:
         """Leave the record to those that go on."""
-        self._recorder.close()
+        if self._recorder.is_open:
+            self._recorder.close()
 
     def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
         """Args: drift: of the clocks, where there is a trace."""

@@ -57,7 +57,7 @@ def _run(crew: Crew, session: Session, run: Run, stop: StopSignal) -> int:
         if same and position != saving.position:
             saving.save(position)
     run.close(replicas_bit_equal=same, checkpoints=saving.written, checkpoint_s=saving.seconds)
-    crew.commit(position, session.trainer.whole_state())
+    crew.commit(position, session.trainer.whole_state)
     if not same:
         raise RunError("the replicas' weights or running statistics differ at the end")
     if failure or saving.failure:
@@ -86,7 +86,7 @@ def _train(
                         f"with a lower --lr"
                     )
                 run.warn_once(f"{failure} (--on-nonfinite {config.on_nonfinite})")
-            crew.commit(after, session.trainer.whole_state())
+            crew.commit(after, session.trainer.whole_state)
             position = after
             if rows.stop.any():
                 return position, ""

@@ -176,6 +176,10 @@ class Recorder:
                 self._write(f"parts/{column.name}", [row.parts[:, i] for row in self._rows])
             self._peak[:] = self._rows[-1].peak_rss_bytes
 
+    @property
+    def is_open(self) -> bool:
+        return bool(self._file)
+
     def close(self, **attributes: Any) -> None:
         """Write what is left, and attributes that only the end of the run knows."""
         self.flush()
