@@ -8,7 +8,7 @@ from traceback import format_exception
 from typing import TYPE_CHECKING
 
 from vigmpi import launch
-from vigmpi.comm.world import end_world, start_mpi
+from vigmpi.comm.world import end_world, leave_world, start_mpi
 from vigmpi.command_line import parse_config, parse_predict
 from vigmpi.errors import InputError, RankError, RunError
 from vigmpi.host import importing, prepare_process, process_name
@@ -61,18 +61,20 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     crew: Crew | None = Crew.of_all(world, config)
     while crew:
         try:
-            return _start(command, crew, activity, stop)
+            status = _start(command, crew, activity, stop)
         except RanksLostError:
             crew = crew.survivors(activity)
-        gc.collect()  # what the session of all ranks held
-    return 0
+            gc.collect()  # what the session of all ranks held
+            continue
+        return leave_world(status) if crew.losses else status
+    return leave_world(0)
 
 
 def _start(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
     from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
 
     config = crew.config
-    activity.layout = config.layout
+    activity.rank, activity.layout = crew.world.rank, config.layout
     bounds = config.silence_s, config.standstill_s
     with watchdog(crew.world, config.layout, activity, *bounds, mpi_tells=crew.goes_on):
         with importing():

@@ -32,6 +32,16 @@ def start_mpi() -> "MPI.Intracomm":
     return MPI.COMM_WORLD
 
 
+def leave_world(status: int) -> NoReturn:
+    """End this process where some ranks are lost.
+
+    MPI_Finalize could wait for them for ever (seen with Open MPI 5.0.11).
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def end_world(message: str) -> NoReturn:
     """Say why, then end all ranks, whatever they are at. Any thread may call it.
 
