@@ -62,8 +62,8 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     while crew:
         try:
             status = _start(command, crew, activity, stop)
-        except RanksLostError:
-            crew = crew.survivors(activity)
+        except RanksLostError as error:
+            crew = crew.survivors(activity, str(error))
             gc.collect()  # what the session of all ranks held
             continue
         return leave_world(status) if crew.losses else status

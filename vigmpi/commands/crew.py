@@ -107,11 +107,11 @@ class Crew:
         if not self.goes_on:
             return
         if not survival.agree(self.world, well=True):
-            raise RanksLostError
+            raise RanksLostError("in the agreement on a mini-batch")
         copies = {name: values.copy() for name, values in state().items()}
         self.committed = Committed(position, copies)
 
-    def survivors(self, activity: Activity) -> "Crew | None":
+    def survivors(self, activity: Activity, why: str) -> "Crew | None":
         """The crew of the replicas that are whole; None on the ranks of others. Collective.
 
         Raises:
@@ -120,7 +120,7 @@ class Crew:
         left, ranks = survival.ranks_left(self.world)
         activity.restart(left.rank)
         if left.size == self.world.size:
-            raise RunError("MPI failed, but all ranks are there; type: --resume latest")
+            raise RunError(f"MPI failed ({why}), but all ranks are there; type: --resume latest")
         layout = self.config.layout
         whole = layout.whole_replicas(ranks)
         if not whole:
