@@ -15,10 +15,8 @@ SRUN = ["srun", "--overcommit", "-N", "2", "-n", "4"]
 @pytest.mark.parametrize(
     ("fault", "rank", "phase"),
     [
-        ("kill", 1, "forward"),
         ("kill", 0, "timings"),
         ("stop", 3, "gradient sum"),
-        ("loop", 2, "backward"),
         ("raise", 1, "checkpoint"),
     ],
 )
