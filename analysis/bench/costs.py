@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import h5py
+import mpi4py
 import numpy as np
 
 RUN = [
@@ -61,6 +62,7 @@ def _run(program: str, record: Path) -> None:
 
 def unwatched() -> int:
     """A rank of a run without its watchdog."""
+    mpi4py.rc.initialize = False  # vigmpi does it
     from vigmpi import launch  # noqa: PLC0415
     from vigmpi.__main__ import main as run  # noqa: PLC0415
     from vigmpi.runtime import watchdog  # noqa: PLC0415

@@ -149,7 +149,7 @@ def test_a_run_that_may_lose_ranks_does_not_end_for_one_that_died() -> None:
     judge = Judge(0, LAYOUT, PROCESSES, SILENCE_S, now=0.0, may_lose=True)
     judge.lose(2)
     assert judge.verdict(0.0, STANDSTILL_S) is None
-    assert not live(judge, range(1, 4), silent={2, 3})
-    assert judge.stopped(7.0) == [3]
+    assert not live(judge, range(1, 6), silent={2, 3})
+    assert judge.stopped(6.0) == [3]
     judge.lose(3)
-    assert judge.stopped(8.0) == []
+    assert judge.stopped(6.0) == []
