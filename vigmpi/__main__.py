@@ -61,13 +61,11 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     crew: Crew | None = Crew.of_all(world, config)
     while crew:
         try:
-            status = _start(command, crew, activity, stop)
+            return _start(command, crew, activity, stop)
         except RanksLostError as error:
             crew = crew.survivors(activity, str(error))
-            gc.collect()  # what the session of all ranks held
-            continue
-        return leave_world(status) if crew.losses else status
-    return leave_world(0)
+        gc.collect()  # what the session of all ranks held
+    return 0
 
 
 def _start(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
@@ -112,4 +110,6 @@ if __name__ == "__main__":
             raise  # after --help
         end_world(why(error, doing))  # whatever leaves `main` on one rank ends them all
     ignore_late()
+    if doing.restarts:
+        leave_world(status)
     sys.exit(status)

@@ -33,10 +33,10 @@ def _drills() -> Iterator[Drill]:
         yield from everywhere("mpiexec", ("kill", "stop"), seed)
         moment = random.Random(seed)
         for fault, rank, phase in (
-            *(("raise", rank, phase) for rank, phase in enumerate(list(PHASES)[3:5])),
-            *(("loop", rank, phase) for rank, phase in enumerate(list(PHASES)[:2])),
+            *(("raise", rank, phase) for rank, phase in enumerate(list(PHASES)[2:5])),
+            *(("loop", rank, phase) for rank, phase in enumerate(list(PHASES)[:3])),
             *(("lock", 3 - rank, phase) for rank, phase in enumerate(list(PHASES)[2:4])),
-            ("deadlock", 1, "exchange"),
+            *(("deadlock", rank, "exchange") for rank in (0, 1)),
             ("raise", 0, "record"),
             ("raise", 3, "checkpoint"),
             ("memory", 2, "backward"),
@@ -70,6 +70,10 @@ def test_a_fault_on_a_rank_ends_the_run_and_loses_nothing(
     outcome = outcomes[planned].result()
     _tell(planned, outcome)
     assert_ended(planned, outcome)
+
+
+def test_there_are_enough_drills() -> None:
+    assert len(DRILLS) >= 40
 
 
 def assert_ended(planned: Drill, outcome: Outcome) -> None:

@@ -105,17 +105,20 @@ class Activity:
     Attributes:
         now: replaced as a whole, so that a reader never meets half of a change.
         step_s: seconds of the newest mini-batches.
+        restarts: how often it has begun anew because MPI failed.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.layout: Layout | None = None  # until it is known
+        self.restarts = 0
         self.now = Now("start", -1, 0, 0, time.perf_counter())
         self.step_s: deque[float] = deque(maxlen=_STEPS)
 
     def restart(self, rank: int) -> None:
         """Begin anew, as this rank of another world."""
         self.rank, self.layout = rank, None
+        self.restarts += 1
         now = self.now
         self.now = now._replace(
             kind="start", micro_batch=-1, moves=now.moves + 1, since=time.perf_counter()
