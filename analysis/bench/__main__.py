@@ -1,6 +1,5 @@
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.bench.growth import growth
+from analysis.bench.launcher import mpiexec
 from analysis.bench.rounds import Sample
 from vigmpi.host import prepare_process
 
@@ -34,12 +34,10 @@ def main() -> None:
 
 
 def _pipelines(rounds: int) -> tuple[dict[str, Sample], dict[str, list[float]]]:
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "pipelines.json"
         program = [sys.executable, "-m", "analysis.bench.pipelines", str(rounds), str(output)]
-        subprocess.run([launcher, "-n", "2", *program], check=True)
+        subprocess.run([mpiexec(), "-n", "2", *program], check=True)
         seconds, bounds = json.loads(output.read_text())
     return {name: Sample(np.array(s), work) for name, (s, work) in seconds.items()}, bounds
 

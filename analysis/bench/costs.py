@@ -7,7 +7,6 @@ Runs with and without the watchdog take turns; the medians of their mini-batches
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 import h5py
 import mpi4py
 import numpy as np
+
+from analysis.bench.launcher import mpiexec
 
 RUN = [
     *("--stages", "1", "--replicas", "2", "--chunks", "2", "--batch-size", "100", "--epochs", "1"),
@@ -54,9 +55,7 @@ def main() -> None:
 
 
 def _run(program: str, record: Path) -> None:
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
-    command = [launcher, "-n", "2", sys.executable, "-m", program, *RUN, "--output", str(record)]
+    command = [mpiexec(), "-n", "2", sys.executable, "-m", program, *RUN, "--output", str(record)]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -95,7 +95,8 @@ def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -
     assert sorted(timings) == sorted(TIMINGS)
     parts = sum(timings.values())
     assert (parts <= whole).all()
-    assert (parts.sum(0) > 0.95 * whole.sum(0)).all()  # little is left unexplained
+    assert (parts > 0.9 * whole).all()  # little is left unexplained
+    assert (parts.sum(0) > 0.95 * whole.sum(0)).all()
     assert (timings["backward_s"][:3] > 0).all()
     assert not timings["backward_s"][3:].any()
     assert (timings["data_s"][:, [0, 2]] > 0).all()
