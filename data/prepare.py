@@ -95,7 +95,6 @@ def _stem(path: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidy up first
     try:
         settings = _parser().parse_args(arguments)
         output = prepare(
@@ -112,4 +111,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # tidy up first
     sys.exit(main(sys.argv[1:]))

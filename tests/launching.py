@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import h5py
 
@@ -25,15 +26,19 @@ ENVIRONMENT = {
 
 
 def start(
-    command: Sequence[str], cwd: Path = ROOT, environ: Mapping[str, str] | None = None
+    command: Sequence[str],
+    cwd: Path = ROOT,
+    environ: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    stderr: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=cwd,
         env={**os.environ, **ENVIRONMENT, **(environ or {})},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         start_new_session=True,
     )

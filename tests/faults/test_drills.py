@@ -22,7 +22,7 @@ from tests.faults.drill import (
 )
 from tests.launching import finish, start, vigmpi
 
-AT_A_TIME = 4  # most of a drill is waiting
+AT_A_TIME = 2  # beside other tests
 
 # A longer drill: so many rounds over all phases and ranks, each at other moments.
 ROUNDS = int(os.environ.get("VIGMPI_DRILL_ROUNDS", "1"))
@@ -49,19 +49,30 @@ def _drills() -> Iterator[Drill]:
 DRILLS = list(dict.fromkeys(_drills()))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Drill, Future[Outcome]]]:
-    """Of the drills that this session has chosen, several at a time."""
+    """Of the drills that this session has chosen; they start at once, several at a time."""
     folder = tmp_path_factory.mktemp("drills")
     calls = [getattr(item, "callspec", None) for item in request.session.items]
-    chosen = [call.params["planned"] for call in calls if call and "planned" in call.params]
+    chosen = {call.params.get("planned") for call in calls if call}
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        yield {planned: pool.submit(run, planned, folder / str(planned)) for planned in chosen}
+        yield {
+            planned: pool.submit(run, planned, folder / str(planned))
+            for planned in DRILLS
+            if planned in chosen
+        }
         pool.shutdown(cancel_futures=True)
 
 
+@pytest.mark.turn(1)
+@pytest.mark.usefixtures("outcomes")
+def test_there_are_enough_drills() -> None:
+    assert len(DRILLS) >= 40
+
+
+@pytest.mark.turn(3)
 @pytest.mark.parametrize("planned", DRILLS, ids=str)
 @pytest.mark.timeout(600)
 def test_a_fault_on_a_rank_ends_the_run_and_loses_nothing(
@@ -70,10 +81,6 @@ def test_a_fault_on_a_rank_ends_the_run_and_loses_nothing(
     outcome = outcomes[planned].result()
     _tell(planned, outcome)
     assert_ended(planned, outcome)
-
-
-def test_there_are_enough_drills() -> None:
-    assert len(DRILLS) >= 40
 
 
 def assert_ended(planned: Drill, outcome: Outcome) -> None:

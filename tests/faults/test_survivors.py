@@ -54,6 +54,13 @@ def weights(folder: Path, mini_batches: int) -> dict[str, np.ndarray]:
     return tensors
 
 
+def assert_equal_weights(one: Path, other: Path) -> None:
+    found, expected = weights(one, MINI_BATCHES), weights(other, MINI_BATCHES)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 @pytest.mark.parametrize(
     "planned",
     [
@@ -93,11 +100,19 @@ def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
     # The same from a checkpoint, on one replica: the mini-batch was redone from the same weights.
     resume = ["--resume", str(unharmed / f"mini-batch-{lost_at:08}")] if lost_at else []
     alone = train(2, "--replicas", "1", *resume, output=tmp_path / "alone.h5")
-    expected = weights(alone, MINI_BATCHES)
-    found = weights(outcome.checkpoints, MINI_BATCHES)
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert_equal_weights(outcome.checkpoints, alone)
+
+
+def test_where_mpi_fails_and_no_rank_is_lost_all_go_on(tmp_path: Path, unharmed: Path) -> None:
+    planned = drill("mpirun", "mpi", 1, "exchange", random.Random(0))
+    outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=CONTINUE, python=PYTHON)
+    assert outcome.status == 0, outcome.said
+    assert "warning: MPI failed after mini-batch" in outcome.said, outcome.said
+    with h5py.File(outcome.record) as file:
+        assert file["mini_batch"][:].tolist() == list(range(MINI_BATCHES))
+        assert "lost_ranks" not in file.attrs
+        assert np.isfinite(file["timings/step_s"][:]).all()
+    assert_equal_weights(outcome.checkpoints, unharmed)
 
 
 def test_a_launcher_that_would_end_the_others_is_refused() -> None:

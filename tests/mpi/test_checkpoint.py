@@ -1,8 +1,5 @@
 import errno
-import json
 import os
-import signal
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +9,7 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from tests.launching import mpiexec, start
+from tests.ranks import Ranks
 from vigmpi import manifest
 from vigmpi.errors import InputError
 from vigmpi.manifest import Checkpoint, Manifest
@@ -110,19 +107,18 @@ def _number(found: Checkpoint | None) -> int:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
-    call = [*mpiexec(3), sys.executable, "-m", "tests.on_rank", __name__, "save_for_ever"]
     before = 0
     for _ in range(2):  # the second goes on where the first was killed
-        process = start([*call, json.dumps({"folder": str(tmp_path)}), "60"])
+        ranks = Ranks(3)
+        ranks.begin(save_for_ever, 60, {"folder": str(tmp_path)})
         try:
             limit = time.monotonic() + 60
             while _number(_latest(tmp_path)) < before + 3:
                 assert time.monotonic() < limit
-                assert process.poll() is None, process.communicate()
+                assert ranks.process.poll() is None
             time.sleep(random.uniform(0, 0.2))
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            ranks.end()
         time.sleep(0.1)  # the ranks end a moment after their launcher
         found = manifest.find("latest", tmp_path)
         assert found

@@ -42,8 +42,9 @@ def strangers_are_shown_out(shown: str) -> None:
             answers.append(stranger.recv(1))
         return call(address, rank)
 
-    module._call = call_twice
-    lines = open_lines(world, [0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_call", call_twice)
+        lines = open_lines(world, [0])
     assert lines
     assert answers == [b""] * world.rank
     assert lines.down.keys() == {1} - {world.rank}
@@ -51,10 +52,11 @@ def strangers_are_shown_out(shown: str) -> None:
 
 def all_go_without_where_one_has_no_way() -> None:
     world = MPI.COMM_WORLD
-    if world.rank == 2:
-        module._call = lambda *_: None
-    module._TIMEOUT_S = 2.0
-    found: Any = open_lines(world, [0, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        if world.rank == 2:
+            patch.setattr(module, "_call", lambda *_: None)
+        patch.setattr(module, "_TIMEOUT_S", 2.0)
+        found: Any = open_lines(world, [0, 2])
     assert found is None
     assert not gather_rows(world, np.array([found is not None])).any()
 

@@ -47,7 +47,7 @@ def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset": dataset.description,
             "rank_order": "rank = replica * stages + stage",
-            **(losses if crew.losses else {}),
+            **(losses if losses["lost_at"] else {}),
         },
         "configuration": settings_of(crew.first_config, dataset),
         "versions": {

@@ -28,7 +28,8 @@ class Committed(NamedTuple):
 class Loss(NamedTuple):
     """Attributes:
     mini_batches: done before.
-    ranks: that went, those of broken replicas among them, by the numbers the run began with.
+    ranks: that went, those of broken replicas among them, by the numbers the run began with;
+        none where MPI alone failed.
     """
 
     mini_batches: int
@@ -115,12 +116,11 @@ class Crew:
         """The crew of the replicas that are whole; None on the ranks of others. Collective.
 
         Raises:
-            RunError: there is no such replica, or no rank is lost (on all ranks alike).
+            RunError: there is no such replica, or MPI fails in a mini-batch again though no rank
+                is lost (on all ranks alike).
         """
         left, ranks = survival.ranks_left(self.world)
         activity.restart(left.rank)
-        if left.size == self.world.size:
-            raise RunError(f"MPI failed ({why}), but all ranks are there; type: --resume latest")
         layout = self.config.layout
         whole = layout.whole_replicas(ranks)
         if not whole:
@@ -131,12 +131,15 @@ class Crew:
             return None
         gone = [number for rank, number in enumerate(self.numbers) if rank not in stay]
         done = self.committed.position.mini_batches if self.committed else 0
+        loss = Loss(done, gone)
+        if not gone and loss in self.losses:
+            raise RunError(f"MPI failed twice ({why}), with all ranks there; type: --resume latest")
         return replace(
             self,
             world=world,
             config=replace(self.config, replicas=len(whole)),
             numbers=[self.numbers[rank] for rank in stay],
-            losses=[*self.losses, Loss(done, gone)],
+            losses=[*self.losses, loss],
             comms=(),
         )
 

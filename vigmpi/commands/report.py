@@ -144,11 +144,15 @@ def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]
     config, forecast, ranks = crew.config, session.forecast, session.ranks
     if crew.losses:
         done, lost = crew.losses[-1]
-        yield (
-            f"warning: lost after mini-batch {done}: rank{'s' * (len(lost) > 1)} "
-            f"{', '.join(map(str, lost))} of {crew.began_with}; going on with {config.replicas} "
-            f"of the replicas, whose mini-batches have {config.mini_batch_images} images"
-        )
+        if lost:
+            yield (
+                f"warning: lost after mini-batch {done}: rank{'s' * (len(lost) > 1)} "
+                f"{', '.join(map(str, lost))} of {crew.began_with}; going on with "
+                f"{config.replicas} of the replicas, whose mini-batches have "
+                f"{config.mini_batch_images} images"
+            )
+        else:
+            yield f"warning: MPI failed after mini-batch {done}; going on, since no rank is lost"
         yield _layout_line(config, ranks)
         return
     yield f"data: {session.dataset.description}"

@@ -20,6 +20,7 @@ from vigmpi.runtime.beat import INTERVAL_S, SIZE_BYTES, Beat, Word
 from vigmpi.runtime.judge import Judge, judges, standstill_bound
 
 _LAST_WORD_S = 2.0
+_CAUSE_S = 1.0  # for a judge to end the run, where MPI failed because another rank died
 _READ_BYTES = 4096
 
 
@@ -64,6 +65,10 @@ def watchdog(
         last_word = Word.GOODBYE
     except (InputError, RunError):  # on all ranks alike
         last_word = Word.GOODBYE
+        raise
+    except MPI.Exception:
+        if not mpi_tells:
+            time.sleep(_CAUSE_S)
         raise
     finally:
         thread.leave(last_word)

@@ -41,6 +41,12 @@ def receive_nothing() -> None:
     MPI.COMM_WORLD.Recv(np.empty(1), MPI.ANY_SOURCE, tag=12345)
 
 
+def fail_in_mpi() -> NoReturn:
+    from mpi4py import MPI  # noqa: PLC0415
+
+    raise MPI.Exception(MPI.ERR_INTERN)
+
+
 def throw(error: BaseException) -> Callable[[], None]:
     def thrown() -> None:
         raise error
@@ -54,6 +60,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "loop": loop,
     "lock": keep_lock,
     "deadlock": receive_nothing,
+    "mpi": fail_in_mpi,
     "raise": throw(RuntimeError("planted")),
     "memory": throw(MemoryError("planted")),
     "interrupt": throw(KeyboardInterrupt()),

@@ -1,0 +1,62 @@
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from tests.launching import mpiexec, start
+
+_START_S = 60
+_LAST_WORDS_S = 5
+
+
+class Ranks:
+    """The ranks of one real `mpiexec`, which call functions one after the other."""
+
+    def __init__(self, number: int, environ: Mapping[str, str] | None = None) -> None:
+        self._said, self._before = tempfile.TemporaryFile("w+"), 0  # noqa: SIM115
+        command = [*mpiexec(number), sys.executable, "-m", "tests.on_rank"]
+        self.process = start(command, environ=environ, stdin=subprocess.PIPE, stderr=self._said)
+
+    def begin(
+        self, function: Callable[..., None], timeout: float, arguments: Mapping[str, Any]
+    ) -> None:
+        """Have all ranks call a module's function with these arguments."""
+        assert self.process.stdin
+        call = [function.__module__, function.__name__, timeout, arguments]
+        self._before = self._said.seek(0, os.SEEK_END)
+        self.process.stdin.write(json.dumps(call) + "\n")
+        self.process.stdin.flush()
+
+    def call(
+        self, function: Callable[..., None], timeout: float, arguments: Mapping[str, Any]
+    ) -> str | None:
+        """`begin`, and wait: None, or what was said by ranks that failed, and have ended."""
+        self.begin(function, timeout, arguments)
+        assert self.process.stdout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            ready = selector.select(timeout + _START_S)
+        if ready and self.process.stdout.readline() == "done\n":
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_LAST_WORDS_S)
+        return self.end()
+
+    def end(self) -> str:
+        """Kill what is left of them; what was said in the last call."""
+        assert self.process.stdin
+        assert self.process.stdout
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        with self._said as said:
+            said.seek(self._before)
+            return said.read()
