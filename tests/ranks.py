@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.launching import mpiexec, start
 
-_START_S = 60
+_START_S = 30
 _LAST_WORDS_S = 5
 
 
