@@ -107,6 +107,9 @@ def learning(records: Sequence[Record]) -> Figure:
         axes.set(xlabel=label, ylabel="training loss", yscale="log")
     accuracy.set(xlabel="training images seen", ylabel="test accuracy, %")
     accuracy.set_ylim(bottom=0)
+    for axes in (by_images, accuracy):
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -185,7 +188,7 @@ def scaling(records: Sequence[Record]) -> Figure:
 
 
 def _colours() -> Iterator[Any]:
-    return cycle(mpl.colormaps["tab20"](range(20)))
+    return cycle(mpl.colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)]))  # dark ones first
 
 
 def _threads(record: Record) -> int:

@@ -16,6 +16,11 @@ def shuffled(samples: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, epoch]).permutation(samples)
 
 
+def mixed(samples: int) -> Indices:
+    """The order of every test: a few mini-batches of it stand for all classes."""
+    return np.random.default_rng(samples).permutation(samples)
+
+
 def mini_batches(order: Indices, images: int, limit: int, done: int = 0) -> Iterator[Indices]:
     """Cut an order into global mini-batches of `images`; the last may be shorter.
 

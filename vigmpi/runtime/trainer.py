@@ -15,7 +15,7 @@ from vigmpi.comm.transport import Channel
 from vigmpi.datasets import Dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Indices
-from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
+from vigmpi.datasets.order import micro_batches, mini_batches, mixed, shuffled
 from vigmpi.layout import Layout
 from vigmpi.model.stage import Stage
 from vigmpi.model.vig import ViG
@@ -118,7 +118,8 @@ class Trainer:
         """
         plan, phase, epoch = self._plan, start.phase, start.epoch
         samples = self._dataset.samples[phase]
-        order = shuffled(samples, plan.seed, epoch) if phase is Phase.TRAIN else np.arange(samples)
+        train = phase is Phase.TRAIN
+        order = shuffled(samples, plan.seed, epoch) if train else mixed(samples)
         rest = order[start.images :]
         images = plan.batch_size * self._layout.replicas
         left = mini_batches(rest, images, plan.limits[phase], start.step)

@@ -1,0 +1,68 @@
+"""A rank that stops on another host, over a network of its own."""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.drill import RANKS, drill, run
+from tests.faults.test_drills import assert_ended
+from tests.launching import mpiexec
+
+HOSTS = {"vigmpi-a": "10.213.0.1", "vigmpi-b": "10.213.0.2"}
+
+# In place of ssh: each host is a network namespace with a host name of its own.
+LOG_IN = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+case $1 in
+    10.213.0.1) host=vigmpi-a ;;
+    10.213.0.2) host=vigmpi-b ;;
+esac
+shift
+exec ip netns exec "$host" unshare --uts sh -c "hostname $host && exec $*"
+"""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[list[str]]:
+    """Of MPICH, for two ranks on each of two hosts that share nothing but a cable."""
+    first, second = HOSTS
+    log_in = tmp_path / "log-in"
+    log_in.write_text(LOG_IN)
+    log_in.chmod(0o755)
+    try:
+        for host in HOSTS:
+            ip("netns", "add", host)
+        ip("link", "add", "cable", "netns", first, "type", "veth", "peer", "cable", "netns", second)
+        for host, address in HOSTS.items():
+            ip("-n", host, "address", "add", f"{address}/30", "dev", "cable")
+            for device in ("lo", "cable"):
+                ip("-n", host, "link", "set", device, "up")
+        there = ["-launcher", "ssh", "-launcher-exec", str(log_in), "-localhost", HOSTS[first]]
+        spread = ["-hosts", ",".join(HOSTS.values()), "-ppn", str(RANKS // 2)]
+        yield ["ip", "netns", "exec", first, *mpiexec(RANKS), *there, *spread]
+    finally:
+        for host in HOSTS:
+            subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("unshare"),
+    reason="network namespaces want root, ip and unshare",
+)
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_stops_is_told_of_from_the_other_host(
+    tmp_path: Path, launcher: list[str], rank: int
+) -> None:
+    planned = drill("mpiexec", "stop", rank, "backward", random.Random(rank))
+    outcome = run(planned, tmp_path / "run", launcher)
+    assert_ended(planned, outcome)
+    assert f" on {list(HOSTS)[rank // 2]})" in outcome.messages[0], outcome.said
