@@ -23,8 +23,9 @@ case $1 in
     10.213.0.2) host=vigmpi-b ;;
 esac
 shift
-exec ip netns exec "$host" unshare --uts sh -c "hostname $host && exec $*"
+exec ip netns exec $host unshare --uts sh -c "hostname $host && exec $*"
 """
+NAMED = ["unshare", "--uts", "sh", "-c", 'hostname $0 && exec "$@"']
 
 
 def ip(*arguments: str) -> None:
@@ -48,7 +49,8 @@ def launcher(tmp_path: Path) -> Iterator[list[str]]:
                 ip("-n", host, "link", "set", device, "up")
         there = ["-launcher", "ssh", "-launcher-exec", str(log_in), "-localhost", HOSTS[first]]
         spread = ["-hosts", ",".join(HOSTS.values()), "-ppn", str(RANKS // 2)]
-        yield ["ip", "netns", "exec", first, *mpiexec(RANKS), *there, *spread]
+        here = ["ip", "netns", "exec", first, *NAMED, first]
+        yield [*here, *mpiexec(RANKS), *there, *spread]
     finally:
         for host in HOSTS:
             subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.launching import ROOT
+from vigmpi.command_line import parse_config
 
 ROOMS = "kernels|commands|runtime|record|comm|model|datasets|schedule|config|errors|layout|split"
 NAMES = sorted(set(re.findall(rf"`((?:{ROOMS})\.[\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())))
@@ -33,3 +34,8 @@ def test_the_map_shows_every_room() -> None:
             assert f"vigmpi/{path.name}/" in text
         elif path.suffix == ".py" and not path.stem.startswith("_"):
             assert re.search(rf"vigmpi/{{[^}}]*\b{path.stem}\b", text), path
+
+
+def test_the_settings_beside_the_jobs_are_settings() -> None:
+    config = parse_config(["--config", str(ROOT / "jobs/learning.toml")], "train")
+    assert (config.readout, config.lr_schedule) == ("mean", "cosine")
