@@ -103,7 +103,6 @@ class _Watchdog(threading.Thread):
         self._last_word = word
         self._waker.send(b"!")
         self.join(_LAST_WORD_S)
-        self._waker.close()
 
     def run(self) -> None:
         try:
@@ -121,9 +120,8 @@ class _Watchdog(threading.Thread):
                 self._beat(Word.ALIVE)
                 self._judge_all()
         self._beat(self._last_word)
-        for line in [self._wake, *self._lines.up.values(), *self._lines.down.values()]:
+        for line in [*self._lines.up.values(), *self._lines.down.values()]:
             line.close()
-        self._selector.close()
 
     def _judge_all(self) -> None:
         now = time.monotonic()
