@@ -1,0 +1,23 @@
+import time
+
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from vigmpi.layout import Layout
+from vigmpi.runtime.activity import Activity
+from vigmpi.runtime.watchdog import watchdog
+
+
+def fail_of_mpi() -> None:
+    world = MPI.COMM_WORLD
+    activity = Activity(world.rank)
+    activity.layout = Layout(stages=world.size, replicas=1, chunks=1)
+    start = time.monotonic()
+    with pytest.raises(MPI.Exception), watchdog(world, activity.layout, activity, 30.0, None):
+        raise MPI.Exception(MPI.ERR_OTHER)
+    assert time.monotonic() - start > 0.9
+
+
+def test_a_failure_of_mpi_leaves_the_judges_time_to_tell_who_died(on_ranks: OnRanks) -> None:
+    on_ranks(2, fail_of_mpi)
