@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-_ITERATIONS = 200
+_ITERATIONS = 1000  # at most: 219 on 10,000 images of CIFAR-10
 
 
 def main() -> None:
