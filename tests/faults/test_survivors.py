@@ -21,9 +21,10 @@ from vigmpi import manifest
 MINI_BATCHES = 13  # of drill.RUN
 # A Python beside Open MPI's mpirun, with all that vigmpi needs.
 PYTHON = os.environ.get("VIGMPI_OPEN_MPI_PYTHON", "")
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON names no Python with Open MPI"
-)
+pytestmark = [
+    pytest.mark.skipif(not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON names no Python with Open MPI"),
+    pytest.mark.turn(0),
+]
 CONTINUE = ["--on-failure", "continue"]
 
 
