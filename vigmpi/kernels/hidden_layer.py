@@ -56,11 +56,12 @@ _T = tuple(map(np.float32, TAILS))
 _D = tuple(map(np.float32, DENSITIES))
 _ZERO, _ONE, _END = np.float32(0), np.float32(1), np.float32(6 / SCALE)
 
-# Without "nnan" and "ninf", and with comparisons that let NaN through.
-_FLAGS = {"contract"}
+# Without "nnan" and "ninf", and with comparisons that let NaN through. Inlined, since a call would
+# find another copy, which may round otherwise, where its kernel comes from numba's cache.
+_inlined = njit(fastmath={"contract"}, forceinline=True)
 
 
-@njit(fastmath=_FLAGS)
+@_inlined
 def _tails(size, square):  # type: ignore[no-untyped-def]
     """Q; by halves, since a chain of eight fused multiply-adds would be latency."""
     low = (_T[3] * size + _T[2]) * square + (_T[1] * size + _T[0])
@@ -71,7 +72,7 @@ def _tails(size, square):  # type: ignore[no-untyped-def]
     return root
 
 
-@njit(fastmath=_FLAGS)
+@_inlined
 def _densities(square):  # type: ignore[no-untyped-def]
     root = (((_D[4] * square + _D[3]) * square + _D[2]) * square + _D[1]) * square + _D[0]
     for _ in range(4):
@@ -79,7 +80,7 @@ def _densities(square):  # type: ignore[no-untyped-def]
     return root
 
 
-@njit(fastmath=_FLAGS)
+@_inlined
 def scaled_gelu(x):  # type: ignore[no-untyped-def]
     """2 gelu(SCALE x) / SCALE."""
     size = abs(x)
@@ -87,7 +88,7 @@ def scaled_gelu(x):  # type: ignore[no-untyped-def]
     return x + size * (_ONE - _tails(near, near * near))
 
 
-@njit(fastmath=_FLAGS)
+@_inlined
 def scaled_gelu_and_slope(x):  # type: ignore[no-untyped-def]
     """2 gelu(SCALE x) / SCALE and 2 gelu'(SCALE x)."""
     size = abs(x)
@@ -198,7 +199,7 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
     return backward
 
 
-@njit(fastmath={"contract", "reassoc"})
+@njit(fastmath={"contract", "reassoc"}, forceinline=True)
 def _add_products(rows, units, planes):  # type: ignore[no-untyped-def]
     """Add to rows [units, planes] all products of units with planes, summed over the block.
 

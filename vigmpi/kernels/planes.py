@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(fastmath={"contract"}, nogil=True)
+@njit(fastmath={"contract"}, forceinline=True)
 def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
     """Add to y [nodes] the sum of x [nodes] over each pixel's up to 8 neighbours."""
     own = np.empty(width, np.float32)  # the neighbours in a pixel's own column
