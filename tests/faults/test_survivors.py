@@ -12,13 +12,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from tests.faults.drill import RANKS, RUN, Drill, drill, run
 from tests.launching import finish, start, vigmpi
+from tests.weights import assert_equal_weights
 from vigmpi import manifest
 
 MINI_BATCHES = 13  # of drill.RUN
+LAST = f"mini-batch-{MINI_BATCHES:08}"
 # A Python beside Open MPI's mpirun, with all that vigmpi needs.
 PYTHON = os.environ.get("VIGMPI_OPEN_MPI_PYTHON", "")
 pytestmark = [
@@ -45,21 +46,6 @@ def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint behind every mini-batch of a run in which no rank is lost."""
     output = tmp_path_factory.mktemp("unharmed") / "run.h5"
     return train(RANKS, "--checkpoint-steps", "1", "--keep", "99", output=output)
-
-
-def weights(folder: Path, mini_batches: int) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for shard in (folder / f"mini-batch-{mini_batches:08}").glob("*.safetensors"):
-        tensors |= safetensors.numpy.load_file(shard)
-    assert tensors
-    return tensors
-
-
-def assert_equal_weights(one: Path, other: Path) -> None:
-    found, expected = weights(one, MINI_BATCHES), weights(other, MINI_BATCHES)
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +87,7 @@ def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
     # The same from a checkpoint, on one replica: the mini-batch was redone from the same weights.
     resume = ["--resume", str(unharmed / f"mini-batch-{lost_at:08}")] if lost_at else []
     alone = train(2, "--replicas", "1", *resume, output=tmp_path / "alone.h5")
-    assert_equal_weights(outcome.checkpoints, alone)
+    assert_equal_weights(outcome.checkpoints / LAST, alone / LAST)
 
 
 def test_where_mpi_fails_and_no_rank_is_lost_all_go_on(tmp_path: Path, unharmed: Path) -> None:
@@ -113,7 +99,7 @@ def test_where_mpi_fails_and_no_rank_is_lost_all_go_on(tmp_path: Path, unharmed:
         assert file["mini_batch"][:].tolist() == list(range(MINI_BATCHES))
         assert "lost_ranks" not in file.attrs
         assert np.isfinite(file["timings/step_s"][:]).all()
-    assert_equal_weights(outcome.checkpoints, unharmed)
+    assert_equal_weights(outcome.checkpoints / LAST, unharmed / LAST)
 
 
 def test_a_launcher_that_would_end_the_others_is_refused() -> None:
