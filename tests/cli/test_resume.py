@@ -33,8 +33,10 @@ def test_a_run_that_is_told_to_stop_goes_on_as_if_nothing_had_happened(
     whole: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.h5"
-    process = start(vigmpi("--stages", "2", *SMALL, *LENGTH, "--output", str(path), ranks=2))
-    wait_until(lambda: steps_done(path) > 0)
+    flags = ["--stages", "2", *SMALL, *LENGTH, "--checkpoint-steps", "1", "--output", str(path)]
+    process = start(vigmpi(*flags, ranks=2))
+    # Seen at once, while the record's steps may be on disk only when all are done.
+    wait_until(lambda: any(path.with_suffix(".checkpoints").glob("mini-batch-*")))
     os.kill(process.pid, signal.SIGUSR1)  # mpiexec hands it on to the ranks
     done = finish(process, timeout=60)
     assert done.returncode == 75, done.stderr
