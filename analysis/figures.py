@@ -70,7 +70,7 @@ def rank_map(record: Record) -> Figure:
     for rank, row in record.ranks.iterrows():
         colour = colours(hosts.index(row.host) % colours.N)
         axes.add_patch(mpl.patches.Rectangle((row.stage, row.replica), 0.94, 0.9, color=colour))
-        blocks = f"blocks {row.first_block}-{row.first_block + row.blocks - 1}"
+        blocks = f"blocks {row.first_block}-{row.first_block + row.num_blocks - 1}"
         text = f"rank {rank}\n{blocks}\n{row.host}"
         axes.text(row.stage + 0.47, row.replica + 0.45, text, ha="center", va="center", fontsize=8)
     axes.set_xticks(np.arange(stages) + 0.47, [f"stage {s}" for s in range(stages)])
@@ -122,8 +122,8 @@ def _training(record: Record) -> pd.DataFrame:
 def _test_accuracy(record: Record) -> pd.Series:
     """Of each epoch, by the training images seen before."""
     test = record.steps[record.steps.phase == "test"]
-    right = (test.accuracy * test.images).groupby(test.seen).sum()
-    return right / test.images.groupby(test.seen).sum()
+    right = (test.accuracy * test.num_images).groupby(test.seen).sum()
+    return right / test.num_images.groupby(test.seen).sum()
 
 
 def _band(

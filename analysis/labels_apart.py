@@ -9,8 +9,8 @@ import numpy as np
 
 from vigmpi.__main__ import main
 from vigmpi.datasets.dataset import Indices, InMemory, Labels
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
-from vigmpi.runtime.activity import Activity
 
 _right = InMemory.labels
 

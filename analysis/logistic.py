@@ -1,6 +1,6 @@
 """What a logistic regression on the pixels reaches: `python -m analysis.logistic FILE [IMAGES]`.
 
-FILE is a prepared one (`python -m data.prepare`), IMAGES how many of its training images to take,
+FILE is a prepared one (`vigmpi prepare`), IMAGES how many of its training images to take,
 drawn at random; all by default.
 """
 

@@ -57,14 +57,14 @@ class Record:
         Index: phase, part. A row for each mini-batch and replica.
         """
         with h5py.File(self.path) as file:
-            names = [name.decode() for name in file["part"][:]]
-            forward = file["parts/part_forward_s"][: len(self.steps)]
-            backward = file["parts/part_backward_s"][: len(self.steps)]
+            names = [name.decode() for name in file["layer"][:]]
+            forward = file["layers/forward_s"][: len(self.steps)]
+            backward = file["layers/backward_s"][: len(self.steps)]
         keep = self.steps.warm_up.to_numpy() == 0
         total = (forward + backward)[keep]
         index = pd.MultiIndex.from_product(
             [self.steps.index[keep], range(total.shape[1]), names],
-            names=["mini_batch", "replica", "part"],
+            names=["mini_batch", "replica", "layer"],
         )
         frame = pd.DataFrame({"seconds": total.ravel()}, index=index).reset_index()
         return frame.join(self.steps.phase, on="mini_batch")
@@ -89,7 +89,7 @@ def read(path: Path) -> Record:
         steps = pd.DataFrame({name: values[:done] for name, values in file["steps"].items()})
         steps["phase"] = np.array(PHASES)[steps.phase]
         steps["step_s"] = file["timings/step_s"][:done].max(axis=1)
-        steps["seen"] = steps.images.where(steps.phase == "train", 0).cumsum()
+        steps["seen"] = steps.num_images.where(steps.phase == "train", 0).cumsum()
         ranks = pd.DataFrame({name: values[:] for name, values in file["ranks"].items()})
         ranks["host"] = ranks.host.str.decode("utf-8")
         settings = dict(file["configuration"].attrs)

@@ -28,5 +28,5 @@ grep -v '^#' "${LAYOUTS:-jobs/layouts.txt}" | while read -r name stages replicas
     echo "== $name"
     # shellcheck disable=SC2086 (a list of flags)
     mpirun -n "$ranks" "${bind[@]}" "${python[@]}" -m vigmpi "${flags[@]}" $more \
-        --output "$results/$name.h5" "${@:4}" </dev/null
+        --record "$results/$name.h5" "${@:4}" </dev/null
 done

@@ -13,6 +13,9 @@ from typing import IO
 
 import h5py
 
+from vigmpi.__main__ import main
+from vigmpi.monitor.activity import Activity
+
 ROOT = Path(__file__).parents[1]
 
 # What Open MPI's mpiexec wants before it runs as root, or more ranks than cores.
@@ -90,3 +93,8 @@ def wait_until(holds: Callable[[], bool], timeout: float = 120) -> None:
     while not holds():
         assert time.monotonic() < limit
         time.sleep(0.2)
+
+
+def prepare(*arguments: str | Path) -> int:
+    """Run `vigmpi prepare` in this process and return its exit status."""
+    return main(["prepare", *map(str, arguments)], Activity(rank=0))

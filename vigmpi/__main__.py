@@ -1,31 +1,34 @@
-"""Parse, check the launch, run a command, end the world."""
+"""Entry point of `python -m vigmpi` and of the console script `vigmpi`."""
 
 import gc
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from traceback import format_exception
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
-from vigmpi.comm.world import end_world, leave_world, start_mpi
-from vigmpi.command_line import parse_config, parse_predict
+from vigmpi.cli.parse import parse_config, parse_predict, parse_prepare
+from vigmpi.cli.parsers import COMMANDS, unknown_command
+from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import InputError, RankError, RunError
 from vigmpi.host import importing, prepare_process, process_name
-from vigmpi.runtime.activity import Activity, name_rank
+from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.stop_signal import StopSignal, ignore_late
 
 if TYPE_CHECKING:
     from vigmpi.commands.crew import Crew
 
-COMMANDS = ("train", "evaluate", "predict")
+_SERIAL_COMMANDS = ("predict", "prepare")
 
 
 def main(arguments: Sequence[str], activity: Activity) -> int:
-    """Run on this rank; return its exit status.
+    """Run a command on this rank and return its exit status.
 
-    What all ranks know of is told by rank 0 alone, which leaves with that status: a launcher
-    that ends the others at the first status above 0 could otherwise swallow the message.
+    Rank 0 alone reports an error that all ranks know of and returns a status above 0. The other
+    ranks return 0, because a launcher that ends all ranks at the first non-zero status could
+    otherwise swallow the message.
     """
     try:
         return _run(arguments, activity)
@@ -41,75 +44,94 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     if arguments and not arguments[0].startswith("-"):
         command, flags = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        raise InputError(f"unknown command {command}; type: python -m vigmpi train --help")
-    if {"-h", "--help"} & set(flags) and activity.rank > 0:
+        raise InputError(unknown_command(command))
+    if {"-h", "--help", "--version"} & set(flags) and activity.rank > 0:
         return 0
-    if command == "predict":
-        return _predict(flags)
+    if "--version" in arguments:
+        print(f"vigmpi {version('vigmpi')}")
+        return 0
+    if command in _SERIAL_COMMANDS:
+        return _run_serial(command, flags)
     stop = StopSignal()
     config = parse_config(flags, command)
     activity.layout = config.layout
 
     prepare_process()
     if config.on_failure == "continue":
-        launch.check_survival(os.environ)
+        launch.check_fault_tolerance(os.environ)
     world = start_mpi()
     config.layout.check_world(world.size)
-    # Not sooner: a wrong flag is told in 50 ms, MPI and torch take seconds.
+    # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
     from vigmpi.commands.crew import Crew, RanksLostError  # noqa: PLC0415
 
     crew: Crew | None = Crew.of_all(world, config)
     while crew:
         try:
-            return _start(command, crew, activity, stop)
+            return _run_on_ranks(command, crew, activity, stop)
         except RanksLostError as error:
             crew = crew.survivors(activity, str(error))
-        gc.collect()  # what the session of all ranks held
+        gc.collect()  # frees what the session of all ranks held
     return 0
 
 
-def _start(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
-    from vigmpi.runtime.watchdog import watchdog  # noqa: PLC0415
+def _run_on_ranks(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
+    from vigmpi.monitor.watchdog import watchdog  # noqa: PLC0415
 
     config = crew.config
     activity.rank, activity.layout = crew.world.rank, config.layout
-    bounds = config.silence_s, config.standstill_s
-    with watchdog(crew.world, config.layout, activity, *bounds, mpi_tells=crew.goes_on):
+    timeouts = config.heartbeat_timeout, config.stall_timeout
+    with watchdog(
+        crew.world, config.layout, activity, *timeouts, mpi_reports_failures=crew.continues_on_failure
+    ):
         with importing():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
         return train(crew, activity, stop) if command == "train" else evaluate(crew, activity)
 
 
-def why(error: BaseException, activity: Activity) -> str:
-    """What to say of an error that ends the run: one line first, then where it comes from."""
+def _run_serial(command: str, flags: Sequence[str]) -> int:
+    if (started := launch.num_tasks(os.environ)) > 1:
+        raise InputError(
+            f"too many ranks: {command} runs on one, but {started} were started. Start it without "
+            f"mpirun or srun."
+        )
+    if command == "prepare":
+        prepare_config = parse_prepare(flags)
+        from vigmpi.commands.prepare import prepare  # noqa: PLC0415
+
+        prepare(prepare_config)
+        return 0
+    predict_config = parse_predict(flags)
+    prepare_process()
+    with importing():
+        from vigmpi.commands.predict import predict  # noqa: PLC0415
+    predict(predict_config)
+    return 0
+
+
+def describe_failure(error: BaseException, activity: Activity) -> str:
+    """Return the message for an error that ends the run: one line, then the traceback."""
     if isinstance(error, RankError):
         return f"{error}\n"
-    rank = name_rank(activity.rank, activity.layout, process_name())
+    rank = describe_rank(activity.rank, activity.layout, process_name())
     line = f"{rank} failed in {activity.now}: {type(error).__name__}: {error}"
     return "".join([line.rstrip(": "), "\n", *format_exception(error)])
 
 
-def _predict(flags: Sequence[str]) -> int:
-    if (started := launch.tasks(os.environ)) > 1:
-        raise InputError(f"predict takes one rank, {started} were started; type: it without mpirun")
-    config = parse_predict(flags)
-    prepare_process()
-    with importing():
-        from vigmpi.commands.predict import predict  # noqa: PLC0415
-    predict(config)
-    return 0
+def run() -> NoReturn:
+    """Run the command of `sys.argv` and exit with its status."""
+    activity = Activity(launch.rank(os.environ))
+    try:
+        status = main(sys.argv[1:], activity)
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
+            raise  # argparse exits like this after --help
+        abort(describe_failure(error, activity))  # an error of one rank must end all of them
+    ignore_late()
+    if activity.restarts:
+        exit_without_finalize(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    doing = Activity(launch.rank(os.environ))
-    try:
-        status = main(sys.argv[1:], doing)
-    except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
-            raise  # after --help
-        end_world(why(error, doing))  # whatever leaves `main` on one rank ends them all
-    ignore_late()
-    if doing.restarts:
-        leave_world(status)
-    sys.exit(status)
+    run()

@@ -22,7 +22,7 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    give_back_from(2**20)
+    set_mmap_threshold(2**20)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-def give_back_from(size_bytes: int) -> None:
+def set_mmap_threshold(size_bytes: int) -> None:
     """Let what is at least so large have memory of its own, given back when it is freed.
 
     glibc's heap by default grows to hold what is up to 32 MiB, and the holes between tensors that

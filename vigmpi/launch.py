@@ -13,7 +13,7 @@ _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
-def tasks(environ: Mapping[str, str]) -> int:
+def num_tasks(environ: Mapping[str, str]) -> int:
     """How many processes the launcher started."""
     return _first(environ, _SIZES, 1)
 
@@ -37,7 +37,7 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     pmi = "PMI_RANK" in environ
     pmix = "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
     slurm = "SLURM_STEP_ID" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
-    open_mpi, number = "Open MPI" in library, tasks(environ)
+    open_mpi, number = "Open MPI" in library, num_tasks(environ)
     if slurm and number > 1 and not (pmi or pmix):
         problem = f"srun started {number} tasks without an MPI type: each would be its own world"
     elif pmix and not pmi and library.startswith("MPICH Version") and "pmix" not in library:
@@ -53,7 +53,7 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     raise InputError(f"{problem}; type: {right} -n {number} python -m vigmpi ...")
 
 
-def check_survival(environ: Mapping[str, str]) -> None:
+def check_fault_tolerance(environ: Mapping[str, str]) -> None:
     """Refuse to go on without lost ranks where the launcher would end the others.
 
     Raises:
@@ -62,13 +62,13 @@ def check_survival(environ: Mapping[str, str]) -> None:
     if environ.get("OMPI_MCA_mpi_ft_enable") not in {"1", "true"}:
         raise InputError(
             f"--on-failure continue needs Open MPI 5 and its fault tolerance; type: mpirun "
-            f"--with-ft ulfm -n {tasks(environ)} python -m vigmpi ..."
+            f"--with-ft ulfm -n {num_tasks(environ)} python -m vigmpi ..."
         )
 
 
 def check_world(environ: Mapping[str, str], size: int) -> None:
     """Refuse a launch whose processes did not become one world."""
-    if (number := tasks(environ)) != size:
+    if (number := num_tasks(environ)) != size:
         raise InputError(
             f"the launcher started {number} processes, but MPI made worlds of {size}: launcher "
             f"and MPI library do not belong together; type: the mpiexec beside this Python, or "

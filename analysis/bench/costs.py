@@ -29,7 +29,8 @@ PROGRAMS = {"watched": "vigmpi", "unwatched": "analysis.bench.costs"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.bench.costs", description="What watchdog and checkpoints cost."
+        prog="python -m analysis.bench.costs",
+        description="What watchdog and checkpoints cost.",
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs with, and runs without")
     rounds = parser.parse_args().rounds
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def _run(program: str, record: Path) -> None:
-    command = [mpiexec(), "-n", "2", sys.executable, "-m", program, *RUN, "--output", str(record)]
+    command = [mpiexec(), "-n", "2", sys.executable, "-m", program, *RUN, "--record", str(record)]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -64,14 +65,14 @@ def unwatched() -> int:
     mpi4py.rc.initialize = False  # vigmpi does it
     from vigmpi import launch  # noqa: PLC0415
     from vigmpi.__main__ import main as run  # noqa: PLC0415
-    from vigmpi.runtime import watchdog  # noqa: PLC0415
-    from vigmpi.runtime.activity import Activity  # noqa: PLC0415
+    from vigmpi.monitor import watchdog  # noqa: PLC0415
+    from vigmpi.monitor.activity import Activity  # noqa: PLC0415
 
-    setattr(watchdog, "open_lines", lambda *_: None)  # noqa: B010 (the type checker's rule)
+    setattr(watchdog, "connect_monitors", lambda *_: None)  # noqa: B010 (the type checker's rule)
     return run(sys.argv[1:], Activity(launch.rank(os.environ)))
 
 
 if __name__ == "__main__":
-    if "--output" in sys.argv:  # a rank of `_run`
+    if "--record" in sys.argv:  # a rank of `_run`
         sys.exit(unwatched())
     main()

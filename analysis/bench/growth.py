@@ -43,7 +43,7 @@ def main(images: int, side: int, width: int, rounds: int) -> None:
     prepare_process()
 
     from analysis.bench.sequential import step  # noqa: PLC0415 (torch comes after it)
-    from vigmpi.model import ViGConfig  # noqa: PLC0415
+    from vigmpi.models.study import ViGConfig  # noqa: PLC0415
 
     config = ViGConfig(image_size=(side, side), grapher_hidden=width, ffn_hidden=2 * width)
     call, _ = step(images, config)

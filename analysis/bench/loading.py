@@ -23,9 +23,9 @@ from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.order import mini_batches, shuffled
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.torchvision_import import torchvision_datasets
-from vigmpi.layout import Layout
+from vigmpi.layout.layout import Layout
 from vigmpi.phase import Phase
-from vigmpi.runtime.loader import Loader
+from vigmpi.pipeline.loader import Loader
 
 _MINI_BATCHES = 20
 
@@ -66,7 +66,7 @@ def _vigmpi(dataset: PreparedFile, batch_size: int) -> Contender:
     )
 
     def run() -> None:
-        for _, batch in loader.ahead(Phase.TRAIN, 0, batches):
+        for _, batch in loader.prefetch(Phase.TRAIN, 0, batches):
             batch.result()
 
     return run, sum(map(len, batches))
@@ -107,7 +107,7 @@ def _waiting(file: Path, batch_size: int, steps: int) -> float:
         record = Path(folder) / "run.h5"
         length = ["--batch-size", str(batch_size), "--epochs", "1", "--test-steps", "1"]
         length += ["--steps", str(steps + 1), "--dataset", "folder", "--data-dir", str(file)]
-        command = [sys.executable, "-m", "vigmpi", *length, "--output", str(record)]
+        command = [sys.executable, "-m", "vigmpi", *length, "--record", str(record)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         with h5py.File(record) as found:
             counted = (found["steps/phase"][:] == 0) & (found["steps/warm_up"][:] == 0)

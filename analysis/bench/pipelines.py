@@ -21,24 +21,24 @@ from torch.nn.parallel import DistributedDataParallel
 from analysis.bench import limits
 from analysis.bench.rounds import interleaved
 from analysis.bench.sequential import LIMIT, step_multiply_adds
-from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.waiting import wait
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.datasets.synthetic import Synthetic
-from vigmpi.layout import Layout
-from vigmpi.model import ViG, ViGConfig
-from vigmpi.model.normalization import LinearBeforeNorm
+from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import split_blocks
+from vigmpi.models.normalization import LinearBeforeNorm
+from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.stopwatch import seconds as spent
-from vigmpi.runtime.trainer import Plan, Trainer
-from vigmpi.split import split_blocks
+from vigmpi.record.spans import seconds as spent
 
 WORLD = MPI.COMM_WORLD
-COLLAPSED_IMAGES, REFERENCE_IMAGES = 1000, 20
+FAST_IMAGES, REFERENCE_IMAGES = 1000, 20
 
 Step = Callable[[], object]
 
@@ -64,9 +64,9 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
     model = ViG(
         ViGConfig(),
         split_blocks(8, layout.stages, None)[stage],
-        readout=stage == layout.stages - 1,
+        head=stage == layout.stages - 1,
     )
-    plan = Plan({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
+    plan = TrainerConfig({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
     trainer = Trainer(topology, layout, model, Premade(), plan, Activity(topology.world.rank))
 
     def step() -> None:
@@ -89,23 +89,25 @@ class Contiguous(torch.autograd.Function):
         return gradient.contiguous()
 
 
-class Part(nn.Module):
+class StageModule(nn.Module):
     """A stage's blocks, as torch's pipeline takes them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, backend: str) -> None:
         super().__init__()
         rank = WORLD.rank
-        self.model = ViG(ViGConfig(), range(4 * rank, 4 * rank + 4), path=path, readout=rank == 1)
+        self.model = ViG(
+            ViGConfig(), range(4 * rank, 4 * rank + 4), backend=backend, head=rank == 1
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         features = Contiguous.apply(features)
-        for part in self.model.parts():
-            features = part.forward(features, self.model.graph)
+        for layer in self.model.layers():
+            features = layer.forward(features, self.model.graph)
         return features
 
 
-def torch_step(path: str, chunks: int, images: int) -> Step:
-    part = Part(path)
+def torch_step(backend: str, chunks: int, images: int) -> Step:
+    part = StageModule(backend)
     stage = PipelineStage(part, WORLD.rank, 2, torch.device("cpu"))
     schedule = ScheduleGPipe(stage, chunks, loss_fn=F.cross_entropy)
     optimizer = torch.optim.Adam(part.parameters(), lr=1e-4)
@@ -122,8 +124,8 @@ def torch_step(path: str, chunks: int, images: int) -> Step:
     return step
 
 
-def ddp_step(path: str, images: int) -> Step:
-    vig = ViG(path=path)
+def ddp_step(backend: str, images: int) -> Step:
+    vig = ViG(backend=backend)
     for layer in vig.modules():
         if isinstance(layer, LinearBeforeNorm):
             layer.bias.requires_grad_(False)  # it takes no gradient, and DDP would wait for one
@@ -162,14 +164,14 @@ class Bounded:
         self._chunks = chunks
         self._seconds: dict[str, float] = {}
         layout = Layout(stages=2, replicas=1, chunks=chunks)
-        self._step = vigmpi_step(layout, COLLAPSED_IMAGES, self._seconds)
+        self._step = vigmpi_step(layout, FAST_IMAGES, self._seconds)
         self.shares: list[float] = []
 
     def __call__(self) -> None:
         self._step()
         seconds = self._seconds
         own = np.array([seconds["forward_s"], seconds["backward_s"]]) / self._chunks
-        stages = gather_rows(WORLD, own)
+        stages = allgather_rows(WORLD, own)
         bound = (stages.sum(axis=0) + (self._chunks - 1) * stages.max(axis=0)).sum()
         self.shares.append(float(bound / (seconds["step_s"] - seconds["data_s"])))
 
@@ -180,15 +182,15 @@ def main(rounds: int, output: str) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=WORLD.rank, world_size=2)
     bounded = {chunks: Bounded(chunks) for chunks in (5, 10, 20)}
     steps: dict[str, tuple[Step, float]] = {
-        f"vigmpi, {chunks} chunks": (step, COLLAPSED_IMAGES) for chunks, step in bounded.items()
+        f"vigmpi, {chunks} chunks": (step, FAST_IMAGES) for chunks, step in bounded.items()
     }
-    replicas = vigmpi_step(Layout(stages=1, replicas=2, chunks=1), COLLAPSED_IMAGES)
-    steps["vigmpi, 2 replicas"] = (replicas, COLLAPSED_IMAGES)
-    for path, images in (("collapsed", COLLAPSED_IMAGES), ("reference", REFERENCE_IMAGES)):
+    replicas = vigmpi_step(Layout(stages=1, replicas=2, chunks=1), FAST_IMAGES)
+    steps["vigmpi, 2 replicas"] = (replicas, FAST_IMAGES)
+    for backend, images in (("fast", FAST_IMAGES), ("reference", REFERENCE_IMAGES)):
         for chunks in (5, 10):
-            step = torch_step(path, chunks, images)
-            steps[f"torch pipelining, {path} stages, {chunks} chunks"] = (step, images)
-        steps[f"torch DDP, {path}"] = (ddp_step(path, images), images)
+            step = torch_step(backend, chunks, images)
+            steps[f"torch pipelining, {backend} stages, {chunks} chunks"] = (step, images)
+        steps[f"torch DDP, {backend}"] = (ddp_step(backend, images), images)
     work = WORLD.size * limits.OPERATIONS / step_multiply_adds()
     steps[LIMIT] = (limits.multiply_adds, work)
     with progress_thread(WORLD):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vigmpi.host import give_back_from
+from vigmpi.host import set_mmap_threshold
 
 
 class Sample(NamedTuple):
@@ -44,4 +44,4 @@ def interleaved(
 
 def _set_heap(contender: str) -> None:
     """Each at its best: the reference is faster with glibc's own heap."""
-    give_back_from(2**25 if "reference" in contender else 2**20)
+    set_mmap_threshold(2**25 if "reference" in contender else 2**20)

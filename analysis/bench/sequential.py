@@ -9,12 +9,12 @@ from torch.nn import functional as F
 
 from analysis.bench import limits
 from analysis.bench.rounds import Sample, interleaved
-from vigmpi.kernels import layer
-from vigmpi.kernels.layer import Layer
-from vigmpi.model import ViG, ViGConfig
-from vigmpi.model.graph import PixelLattice
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.kernels import hidden_layer
+from vigmpi.kernels.hidden_layer import HiddenLayer
+from vigmpi.models.study import ViG, ViGConfig
 
-COLLAPSED_IMAGES, REFERENCE_IMAGES = 1000, 10
+FAST_IMAGES, REFERENCE_IMAGES = 1000, 10
 
 # All cores at their limit, with nothing else to do.
 LIMIT = "the multiply-adds of the collapsed step alone"
@@ -23,13 +23,13 @@ Contender = tuple[Callable[[], object], float]
 
 
 def step(
-    images: int, config: ViGConfig = ViGConfig(), path: str = "collapsed", *, compiled: bool = False
+    images: int, config: ViGConfig = ViGConfig(), backend: str = "fast", *, compiled: bool = False
 ) -> Contender:
     """Forward and backward of the whole model."""
-    model = ViG(config, path=path)
+    model = ViG(config, backend=backend)
     call = torch.compile(model) if compiled else model
     x = torch.rand(images, config.channels, *config.image_size)
-    labels = torch.arange(images) % config.classes
+    labels = torch.arange(images) % config.num_classes
 
     def run() -> None:
         F.cross_entropy(call(x), labels).backward()
@@ -67,7 +67,7 @@ def step_multiply_adds() -> float:
     """What the kernels of one training step ask for, an image."""
     config = ViGConfig()
     of_node = sum(case.hidden * (case.forward + case.backward) for case in CASES.values())
-    return float(config.blocks * config.nodes * of_node)
+    return float(config.blocks * config.num_nodes * of_node)
 
 
 def steps(rounds: int) -> dict[str, Sample]:
@@ -75,9 +75,9 @@ def steps(rounds: int) -> dict[str, Sample]:
     everywhere = limits.OPERATIONS * torch.get_num_threads()
     return interleaved(
         {
-            "collapsed": step(COLLAPSED_IMAGES),
-            "reference (PyG)": step(REFERENCE_IMAGES, path="reference"),
-            "reference, torch.compile": step(REFERENCE_IMAGES, path="reference", compiled=True),
+            "collapsed": step(FAST_IMAGES),
+            "reference (PyG)": step(REFERENCE_IMAGES, backend="reference"),
+            "reference, torch.compile": step(REFERENCE_IMAGES, backend="reference", compiled=True),
             LIMIT: (limits.multiply_adds_everywhere, everywhere / step_multiply_adds()),
         },
         rounds,
@@ -115,5 +115,7 @@ def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[],
     """Forward alone, and backward alone, of one hidden layer."""
     x, dy = torch.randn(images, 3, 1024), torch.randn(images, 3, 1024)
     a, b = torch.randn(case.hidden, case.features), torch.randn(case.hidden)
-    weights = Layer(torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.graph)
-    return lambda: layer.forward(x, weights), lambda: layer.backward(x, weights, dy)
+    weights = HiddenLayer(
+        torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.graph
+    )
+    return lambda: hidden_layer.forward(x, weights), lambda: hidden_layer.backward(x, weights, dy)

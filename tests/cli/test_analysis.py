@@ -24,7 +24,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         made[name] = folder / f"{name}.h5"
         layout = ["--stages", str(stages), "--replicas", str(replicas)]
         command = vigmpi(
-            *layout, *RUN, *STEPS, "--output", str(made[name]), ranks=stages * replicas
+            *layout, *RUN, *STEPS, "--record", str(made[name]), ranks=stages * replicas
         )
         done = finish(start(command), 200)
         assert done.returncode == 0, done.stderr
@@ -72,17 +72,17 @@ def test_the_record_holds_the_ledger_of_each_phase(records: dict[str, Path]) -> 
             columns = file[f"ledger/{phase}"]
             mean = longest[keep & (file["steps/phase"][:] == number)].mean()
             np.testing.assert_allclose(sum(c[:] for c in columns.values()), mean)
-            assert all(c.attrs["about"] for c in columns.values())
+            assert all(c.attrs["description"] for c in columns.values())
             # Here mini-batches are short, and ranks may be kept waiting for a core.
             assert np.median(columns["other_s"]) < (0.02 if phase == "train" else 0.1) * mean
 
 
 def test_part_times_add_up_to_the_work(records: dict[str, Path]) -> None:
     with h5py.File(records["pipeline"]) as file:
-        parts = file["parts/part_forward_s"][:] + file["parts/part_backward_s"][:]
+        parts = file["layers/forward_s"][:] + file["layers/backward_s"][:]
         work = file["timings/forward_s"][:] + file["timings/backward_s"][:]
-        names = file["part"][:].tolist()
-    assert names == [*(b"block %d" % i for i in range(8)), b"readout"]
+        names = file["layer"][:].tolist()
+    assert names == [*(b"block %d" % i for i in range(8)), b"head"]
     assert (parts > 0).all()
     whole = work.reshape(len(work), 2, 2).sum(axis=2)
     assert (parts.sum(axis=2) < whole).all()

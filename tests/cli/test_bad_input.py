@@ -60,19 +60,21 @@ def test_a_prepared_file_that_reads_elsewhere(tmp_path: Path) -> None:
 def test_a_crop_that_leaves_nothing_and_a_mean_that_is_not_there(tmp_path: Path) -> None:
     folder = ["--dataset", "folder", "--data-dir", str(tmp_path)]
     write_pictures(tmp_path, ["a", "b"], (6, 5))
-    assert "out of sight" in refused(vigmpi("--stages", "2", *folder, "--crop", "5", ranks=2))
+    assert "out of sight" in refused(
+        vigmpi("--stages", "2", *folder, "--random-crop", "5", ranks=2)
+    )
     assert "--no-normalize" in refused(vigmpi("--stages", "2", *folder, "--normalize", ranks=2))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     output = str(tmp_path / "nowhere" / "run.h5")
-    assert "can't be written" in refused(vigmpi("--stages", "2", "--output", output, ranks=2))
+    assert "can't be written" in refused(vigmpi("--stages", "2", "--record", output, ranks=2))
 
 
 def test_an_output_that_exists(tmp_path: Path) -> None:
     output = tmp_path / "run.h5"
     output.write_text("precious")
-    assert "--overwrite" in refused(vigmpi("--replicas", "2", "--output", str(output), ranks=2))
+    assert "--overwrite" in refused(vigmpi("--replicas", "2", "--record", str(output), ranks=2))
     assert output.read_text() == "precious"
 
 
@@ -96,7 +98,7 @@ def test_single_images_are_warned_of_once(tmp_path: Path) -> None:
         "--epochs",
         "1",
     ]
-    command = vigmpi(*flags, "--blocks", "1", "--output", str(tmp_path / "run.h5"))
+    command = vigmpi(*flags, "--blocks", "1", "--record", str(tmp_path / "run.h5"))
     done = finish(start(command), timeout=150)
     assert done.returncode == 0
     assert done.stderr.count("hold a single image, and batch norm leaves it no signal") == 1

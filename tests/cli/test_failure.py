@@ -4,19 +4,19 @@ from tests.launching import ROOT, finish, start, vigmpi
 
 PLANTED = """
 import os
-import vigmpi.runtime.adam
+import vigmpi.pipeline.adam
 
 def step(self, closure=None):
     raise RuntimeError("planted")
 
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
-    vigmpi.runtime.adam.Adam.step = step
+    vigmpi.pipeline.adam.Adam.step = step
 """
 
 
 def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
-    flags = ["--stages", "2", "--batch-size", "2", "--output", str(tmp_path / "run.h5")]
+    flags = ["--stages", "2", "--batch-size", "2", "--record", str(tmp_path / "run.h5")]
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     done = finish(start(vigmpi(*flags, ranks=2), environ=environ), timeout=150)
     assert done.returncode != 0

@@ -26,13 +26,13 @@ def done(command: list[str]) -> str:
 def run(data: Path, output: Path, *flags: str, ranks: int | None = None) -> tuple[str, np.ndarray]:
     length = ["--batch-size", "4", "--chunks", "2", "--epochs", "1", "--blocks", "2"]
     source = ["--dataset", "folder", "--data-dir", str(data)]
-    err = done(vigmpi(*length, *source, *flags, "--output", str(output), ranks=ranks))
+    err = done(vigmpi(*length, *source, *flags, "--record", str(output), ranks=ranks))
     with h5py.File(output) as file:
         assert err.startswith(f"data: {file.attrs['dataset']}")
         assert np.isfinite(file["steps/loss"][:]).all()
         settings = dict(file["configuration"].attrs)
         assert settings["flip"] == ("--flip" in flags)
-        assert settings["crop"] == (2 if "--crop" in flags else 0)
+        assert settings["random_crop"] == (2 if "--random-crop" in flags else 0)
         losses: np.ndarray = file["steps/loss"][:]
     return err.splitlines()[0], losses
 
@@ -40,7 +40,14 @@ def run(data: Path, output: Path, *flags: str, ranks: int | None = None) -> tupl
 def test_a_prepared_file_and_its_folders_train_alike(tmp_path: Path) -> None:
     folder, file = tmp_path / "photos", tmp_path / "photos.h5"
     write_pictures(folder, CLASSES, (SIDE, SIDE))
-    command = [sys.executable, "-m", "data.prepare", str(folder), "--image-size", str(SIDE)]
+    command = [
+        sys.executable,
+        "-m",
+        "vigmpi.commands.prepare",
+        str(folder),
+        "--image-size",
+        str(SIDE),
+    ]
     assert "error" not in done([*command, "--output", str(file)])
     from_file = run(file, tmp_path / "a.h5", "--stages", "2", ranks=2)
     from_folders = run(folder, tmp_path / "b.h5")
@@ -50,7 +57,7 @@ def test_a_prepared_file_and_its_folders_train_alike(tmp_path: Path) -> None:
     )
     assert f"({folder}/: 3 classes, 9x9 pixels" in from_folders[0]
     np.testing.assert_array_equal(from_file[1], from_folders[1])
-    changed = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--crop", "2")
+    changed = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--random-crop", "2")
     assert (changed[1] != from_file[1]).all()
 
 
@@ -60,10 +67,10 @@ def test_a_prepared_file_and_its_folders_train_alike(tmp_path: Path) -> None:
 )
 def test_all_of_cifar10_as_jpeg_files_is_prepared(tmp_path: Path) -> None:
     source, output = os.environ["VIGMPI_CIFAR10_JPEG"], tmp_path / "cifar10.h5"
-    done([sys.executable, "-m", "data.prepare", source, "--output", str(output)])
+    done([sys.executable, "-m", "vigmpi", "prepare", source, "--output", str(output)])
     dataset = PreparedFile(output, "cifar10")
     dataset.load(images=True, labels=True)
-    assert (dataset.classes, dataset.image_size) == (10, (32, 32))
+    assert (dataset.num_classes, dataset.image_size) == (10, (32, 32))
     for phase, count in ((Phase.TRAIN, 50_000), (Phase.TEST, 10_000)):
         assert dataset.samples[phase] == count
         labels = dataset.labels(phase, np.arange(count))

@@ -8,12 +8,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.launching import finish, start, vigmpi
-from vigmpi import manifest
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.shards import load
 from vigmpi.datasets.digits import Digits
-from vigmpi.model import ViG, ViGConfig
+from vigmpi.models.study import ViG, ViGConfig
 from vigmpi.phase import Phase
-from vigmpi.record.tensors import load
-from vigmpi.runtime.state import load_model, model_state
+from vigmpi.pipeline.state import load_model, model_state
 
 
 def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a short run that normalised its images."""
     output = tmp_path_factory.mktemp("run") / "a.h5"
     flags = ["--dataset", "digits", "--blocks", "1", "--batch-size", "20", "--steps", "3"]
-    more = ["--epochs", "1", "--readout", "mean", "--normalize", "--output", str(output)]
+    more = ["--epochs", "1", "--readout", "mean", "--normalize", "--record", str(output)]
     run(*flags, *more)
     found = manifest.find(str(output.with_suffix(".checkpoints")), None)
     assert found
@@ -37,7 +37,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarray]:
-    """Some digits as files, and as an array [images, 3, 32, 32] in [0, 1]."""
+    """ImageBatch digits as files, and as an array [images, 3, 32, 32] in [0, 1]."""
     folder = tmp_path_factory.mktemp("pictures")
     digits = Digits(folder, 0)
     digits.load(images=True, labels=False)

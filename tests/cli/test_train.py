@@ -12,7 +12,7 @@ import pytest
 
 from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 from tests.weights import assert_equal_weights
-from vigmpi import manifest
+from vigmpi.checkpoint import manifest
 
 TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
 TIMINGS += ["gradient_sum_s", "agreement_s", "statistics_s", "optimizer_s"]
@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     path = tmp_path_factory.mktemp("run") / "run.h5"
     layout = ["--stages", "2", "--replicas", "2", "--chunks", "5"]
     length = ["--batch-size", "100", "--steps", "3", "--test-steps", "2", "--epochs", "1"]
-    command = vigmpi(*layout, *length, "--dataset", "digits", "--output", str(path), ranks=4)
+    command = vigmpi(*layout, *length, "--dataset", "digits", "--record", str(path), ranks=4)
     done = finish(start(command), timeout=200)
     assert done.returncode == 0, done.stderr
     return path, done.stdout, done.stderr
@@ -62,7 +62,7 @@ def test_the_record_explains_itself(run: tuple[Path, str, str]) -> None:
     assert ranks["replica"].tolist() == [0, 0, 1, 1]
     assert ranks["stage"].tolist() == [0, 1, 0, 1]
     assert ranks["first_block"].tolist() == [0, 4, 0, 4]
-    assert ranks["blocks"].tolist() == [4] * 4
+    assert ranks["num_blocks"].tolist() == [4] * 4
     assert ranks["threads"].tolist() == [1] * 4
     assert set(ranks["host"]) == {os.uname().nodename.encode()}
 
@@ -74,7 +74,7 @@ def test_every_dataset_has_a_unit_a_meaning_and_named_axes(run: tuple[Path, str,
         if isinstance(item, h5py.Dataset):
             found.append(name)
             assert item.attrs["unit"]
-            assert item.attrs["about"]
+            assert item.attrs["description"]
             assert item.is_scale or all(len(dimension) == 1 for dimension in item.dims), name
 
     with h5py.File(run[0]) as file:
@@ -89,10 +89,10 @@ def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -
     assert steps["phase"].tolist() == [0, 0, 0, 1, 1]
     assert steps["step"].tolist() == [0, 1, 2, 0, 1]
     assert steps["epoch"].tolist() == [0] * 5
-    assert steps["images"].tolist() == [200, 200, 200, 200, 97]
+    assert steps["num_images"].tolist() == [200, 200, 200, 200, 97]
     assert steps["warm_up"].tolist() == [1, 0, 0, 1, 0]
     assert np.isfinite(steps["loss"]).all()
-    assert set(np.round(steps["accuracy"] * steps["images"], 9)) <= set(range(201))
+    assert set(np.round(steps["accuracy"] * steps["num_images"], 9)) <= set(range(201))
     whole = timings.pop("step_s")
     assert sorted(timings) == sorted(TIMINGS)
     parts = sum(timings.values())
@@ -131,7 +131,7 @@ def test_one_rank_on_two_cores_has_the_bits_of_two_stages(tmp_path: Path) -> Non
         path = tmp_path / f"{stages}.h5"
         flags = ["--stages", stages, "--threads", threads, "--batch-size", "40", "--chunks", "2"]
         more = ["--epochs", "1", "--steps", "3", "--test-steps", "1", "--dataset", "synthetic"]
-        done = finish(start(vigmpi(*flags, *more, "--output", str(path), ranks=ranks)), 100)
+        done = finish(start(vigmpi(*flags, *more, "--record", str(path), ranks=ranks)), 100)
         assert done.returncode == 0, done.stderr
         with h5py.File(path) as file:
             losses.append(file["steps/loss"][:].tolist())
@@ -143,7 +143,7 @@ def test_one_rank_on_two_cores_has_the_bits_of_two_stages(tmp_path: Path) -> Non
 def test_a_killed_run_leaves_its_steps(tmp_path: Path) -> None:
     """Read while it goes on, and after a kill -9 of all its ranks."""
     path = tmp_path / "run.h5"
-    flags = ["--batch-size", "2", "--blocks", "1", "--output", str(path)]
+    flags = ["--batch-size", "2", "--blocks", "1", "--record", str(path)]
     process = start(vigmpi("--stages", "1", "--replicas", "2", *flags, ranks=2))
 
     wait_until(lambda: steps_done(path) >= 20)

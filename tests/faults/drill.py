@@ -18,22 +18,22 @@ import h5py
 import numpy as np
 
 from tests.launching import ENVIRONMENT, ROOT, mpiexec
-from vigmpi import manifest
-from vigmpi.manifest import Checkpoint
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.manifest import Checkpoint
 
 RANKS = 4
-SILENCE_S = 5
-STANDSTILL_S = 8
+HEARTBEAT_TIMEOUT_S = 5
+STALL_TIMEOUT_S = 8
 LATE_S = 5.0  # for machines that have other things to do
 _TIMEOUT_S = 150
 _GONE_S = 3.0
 
 # Seconds from a fault to the run's end.
 DUE_S = {
-    "stop": SILENCE_S + 2,
-    "lock": SILENCE_S + 2,
-    "loop": STANDSTILL_S + 3,
-    "deadlock": STANDSTILL_S + 3,
+    "stop": HEARTBEAT_TIMEOUT_S + 2,
+    "lock": HEARTBEAT_TIMEOUT_S + 2,
+    "loop": STALL_TIMEOUT_S + 3,
+    "deadlock": STALL_TIMEOUT_S + 3,
 }
 AT_ONCE_S = 2.0
 
@@ -41,7 +41,7 @@ RUN = [
     *("--stages", "2", "--replicas", "2", "--chunks", "2", "--dataset", "synthetic"),
     *("--blocks", "2", "--batch-size", "4", "--epochs", "1", "--steps", "12", "--test-steps", "1"),
     *("--checkpoint-steps", "2", "--progress", "off"),
-    *("--silence-s", str(SILENCE_S), "--standstill-s", str(STANDSTILL_S)),
+    *("--heartbeat-timeout", str(HEARTBEAT_TIMEOUT_S), "--stall-timeout", str(STALL_TIMEOUT_S)),
 ]
 
 # Where each phase happens: an action's kind, the ranks that have it, how often there is one.
@@ -147,7 +147,7 @@ def run(
     folder.mkdir()
     struck, record = folder / "struck", folder / "run.h5"
     about = {**planned._asdict(), "struck": str(struck)}
-    arguments = ["-m", "vigmpi", *RUN, "--output", str(record), *flags]
+    arguments = ["-m", "vigmpi", *RUN, "--record", str(record), *flags]
     command = [*(launcher or mpiexec(RANKS)), python, *arguments]
     environment = {
         **os.environ,

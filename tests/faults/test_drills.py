@@ -116,6 +116,6 @@ def test_the_latest_checkpoint_goes_on_after_a_kill(tmp_path: Path) -> None:
     assert found
     assert found.manifest
     layout = ["--stages", "1", "--replicas", "1", "--progress", "off"]
-    command = vigmpi("--resume", str(outcome.checkpoints), *layout, "--output", "on.h5")
+    command = vigmpi("--resume", str(outcome.checkpoints), *layout, "--record", "on.h5")
     done = finish(start(command, cwd=tmp_path), timeout=150)
     assert done.returncode == 0, done.stderr

@@ -51,7 +51,7 @@ def test_every_flushed_row_is_there_once_the_file_takes_no_more(tmp_path: Path, 
     with h5py.File(path) as file:
         steps = int(file.attrs["steps_done"])
         assert steps == int(flushed)
-        for name in ("mini_batch", "steps/loss", "timings/step_s", "parts/part_forward_s"):
+        for name in ("mini_batch", "steps/loss", "timings/step_s", "layers/forward_s"):
             rows = file[name][:steps].reshape(steps, -1)
             expected = np.arange(steps) if name == "mini_batch" else np.arange(steps) % 200
             assert (rows == expected[:, None]).all()
@@ -86,13 +86,13 @@ def assert_told_once(command: list[str], record: Path, reason: str) -> None:
 
 def test_a_full_disk_ends_the_run_with_one_line(small_disk: Path) -> None:
     record = small_disk / "run.h5"
-    command = vigmpi(*LONG, "--output", str(record), ranks=4)
+    command = vigmpi(*LONG, "--record", str(record), ranks=4)
     assert_told_once(command, record, "No space left on device")
 
 
 def test_an_output_on_a_read_only_disk_is_told_at_the_start(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    command = vigmpi(*RUN, "--output", str(small_disk / "run.h5"), ranks=4)
+    command = vigmpi(*RUN, "--record", str(small_disk / "run.h5"), ranks=4)
     done = finish(start(command), timeout=100)
     assert done.returncode == 2
     assert "can't be written (" in done.stderr

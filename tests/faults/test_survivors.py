@@ -16,7 +16,7 @@ import pytest
 from tests.faults.drill import RANKS, RUN, Drill, drill, run
 from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights
-from vigmpi import manifest
+from vigmpi.checkpoint import manifest
 
 MINI_BATCHES = 13  # of drill.RUN
 LAST = f"mini-batch-{MINI_BATCHES:08}"
@@ -35,7 +35,7 @@ def mpirun(ranks: int) -> list[str]:
 
 def train(ranks: int, *flags: str, output: Path) -> Path:
     """Run `drill.RUN` to its end, without a fault; the folder of its checkpoints."""
-    command = [*mpirun(ranks), PYTHON, "-m", "vigmpi", *RUN, *flags, "--output", str(output)]
+    command = [*mpirun(ranks), PYTHON, "-m", "vigmpi", *RUN, *flags, "--record", str(output)]
     done = finish(start(command), timeout=100)
     assert done.returncode == 0, done.stderr
     return output.with_suffix(manifest.SUFFIX)
@@ -78,7 +78,7 @@ def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
             assert mini_batches.tolist() == list(range(MINI_BATCHES))
         assert mini_batches[-1] == MINI_BATCHES - 1
         after = mini_batches >= lost_at
-        assert file["steps/images"][:].tolist() == [4 if late else 8 for late in after]
+        assert file["steps/num_images"][:].tolist() == [4 if late else 8 for late in after]
         there = np.isfinite(file["timings/step_s"][:])
         assert there[~after].all()
         assert (there[after] == (np.arange(RANKS) // 2 != replica)).all()

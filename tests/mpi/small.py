@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 from mpi4py import MPI
 
-from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.comm.waiting import wait
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
-from vigmpi.layout import Layout
-from vigmpi.model import ViG, ViGConfig
+from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import split_blocks
+from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.trainer import Plan, StepResult, Trainer
-from vigmpi.split import split_blocks
+from vigmpi.pipeline.trainer import StepResult, Trainer, TrainerConfig
 
 
 class Noise(Dataset):
@@ -35,20 +35,20 @@ class Noise(Dataset):
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:
         assert self._may["labels"]
-        return self._random(phase, 1).integers(self.classes, size=64)[samples]
+        return self._random(phase, 1).integers(self.num_classes, size=64)[samples]
 
     def _random(self, phase: Phase, what: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, list(Phase).index(phase), what])
 
 
 CONFIG = ViGConfig(
-    blocks=8, grapher_hidden=8, ffn_hidden=16, readout_hidden=12, image_size=Noise.image_size
+    blocks=8, grapher_hidden=8, ffn_hidden=16, head_hidden=12, image_size=Noise.image_size
 )
 
 
 def opened(topology: Topology, dataset: Dataset) -> Dataset:
     dataset.load(
-        images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
+        images=topology.previous_stage == MPI.PROC_NULL, labels=topology.next_stage == MPI.PROC_NULL
     )
     return dataset
 
@@ -64,10 +64,10 @@ def make_trainer(
 ) -> Trainer:
     stage = topology.place.stage
     blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
-    model = ViG(CONFIG, blocks, readout=stage == layout.stages - 1, seed=seed)
+    model = ViG(CONFIG, blocks, head=stage == layout.stages - 1, seed=seed)
     dataset = opened(topology, Noise(Path(), seed))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
-    plan = Plan(limits, batch_size, seed, lr=lr, augmentation=augmentation)
+    plan = TrainerConfig(limits, batch_size, seed, lr=lr, augmentation=augmentation)
     return Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
 
 
@@ -81,4 +81,4 @@ def on_first_ranks(layout: Layout) -> Topology | None:
 
 def global_loss(topology: Topology, result: StepResult) -> float:
     """A mini-batch's loss, over all ranks. Collective."""
-    return float(gather_rows(topology.world, np.array([result.loss])).sum())
+    return float(allgather_rows(topology.world, np.array([result.loss])).sum())

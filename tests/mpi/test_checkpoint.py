@@ -10,13 +10,13 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.ranks import Ranks
-from vigmpi import manifest
+from vigmpi.checkpoint import folder as module
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.folder import CheckpointFolder
+from vigmpi.checkpoint.manifest import Checkpoint, Manifest
+from vigmpi.checkpoint.shards import load
 from vigmpi.errors import InputError
-from vigmpi.manifest import Checkpoint, Manifest
 from vigmpi.position import Position
-from vigmpi.record import checkpoint as module
-from vigmpi.record.checkpoint import Checkpoints
-from vigmpi.record.tensors import load
 
 ABOUT = Manifest("run", 0.0, Position(), {}, (6, 5), ["a"])
 SHAPES = {f"tensor {rank}": (50, 10 + rank) for rank in range(3)}
@@ -27,13 +27,13 @@ def mine(number: int) -> dict[str, np.ndarray]:
     return {name: np.full(SHAPES[name], number, dtype=np.float32)}
 
 
-def save(checkpoints: Checkpoints, number: int) -> Path:
+def save(checkpoints: CheckpointFolder, number: int) -> Path:
     about = replace(ABOUT, created=float(number), position=Position(mini_batches=number))
     return checkpoints.save(mine(number), about)
 
 
 def keep_two(folder: str) -> None:
-    checkpoints = Checkpoints(MPI.COMM_WORLD, Path(folder), keep=2)
+    checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
     for number in (1, 2, 3, 3, 4):  # the second 3 takes the place of the first
         path = save(checkpoints, number)
         found = manifest.read(path)
@@ -54,7 +54,7 @@ def test_what_all_ranks_wrote_comes_back_and_the_newest_are_kept(
 
 def one_cannot_write(folder: str) -> None:
     world = MPI.COMM_WORLD
-    checkpoints = Checkpoints(world, Path(folder), keep=2)
+    checkpoints = CheckpointFolder(world, Path(folder), keep=2)
     save(checkpoints, 1)
 
     def full(path: Path, content: bytes) -> None:  # noqa: ARG001
@@ -70,7 +70,7 @@ def one_cannot_write(folder: str) -> None:
         assert found
         assert found.manifest
         assert found.manifest.position.mini_batches == 1
-        assert not found.refused
+        assert not found.skipped
     save(checkpoints, number)
 
 
@@ -85,7 +85,7 @@ def test_where_one_rank_cannot_write_all_say_so_and_the_last_one_stays(
 
 
 def save_for_ever(folder: str) -> None:
-    checkpoints = Checkpoints(MPI.COMM_WORLD, Path(folder), keep=2)
+    checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
     found = manifest.find("latest", Path(folder))
     number = found.manifest.position.mini_batches if found and found.manifest else 0
     while True:
@@ -123,7 +123,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path: Path, seed: int) -> N
         found = manifest.find("latest", tmp_path)
         assert found
         assert found.manifest
-        assert not found.refused
+        assert not found.skipped
         assert _number(found) >= before + 3
         for values in load(found.path, found.manifest, SHAPES).values():
             assert (values == _number(found)).all()

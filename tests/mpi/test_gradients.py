@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from tests.conftest import OnRanks
 from tests.mpi.small import CONFIG, Noise, global_loss, make_trainer, on_first_ranks
 from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
-from vigmpi.layout import Layout
-from vigmpi.model import ViG
+from vigmpi.layout.layout import Layout
+from vigmpi.models.study import ViG
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
@@ -31,7 +31,7 @@ def compare_gradients(seed: int) -> None:
         layout = Layout(stages, replicas, chunks)
         if topology := on_first_ranks(layout):
             trainer = make_trainer(topology, layout, batch_size, seed=seed, lr=1e-30)
-            whole = ViG(CONFIG, path="reference", seed=seed)
+            whole = ViG(CONFIG, backend="reference", seed=seed)
             order = shuffled(Noise.samples[Phase.TRAIN], seed, 0)
             batches = mini_batches(order, batch_size * replicas, 0)
             for mini_batch, result in zip(batches, trainer.run(Position()), strict=True):

@@ -7,15 +7,15 @@ from torch import Tensor
 from tests.conftest import OnRanks
 from tests.mpi.small import CONFIG, Noise, on_first_ranks, opened
 from vigmpi.datasets.dataset import Images, Indices
-from vigmpi.layout import Layout
-from vigmpi.model import ViG
-from vigmpi.model.graph import PixelLattice
-from vigmpi.model.vig import Part
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import split_blocks
+from vigmpi.models.study import ViG
+from vigmpi.models.study.vig import Layer
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.trainer import Plan, Trainer
-from vigmpi.split import split_blocks
 
 
 class Coded(Noise):
@@ -23,7 +23,7 @@ class Coded(Noise):
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         assert self._may["images"]
-        labels = self._random(phase, 1).integers(self.classes, size=64)[samples]
+        labels = self._random(phase, 1).integers(self.num_classes, size=64)[samples]
         pixels = np.broadcast_to(labels[:, None, None, None] / 10, (len(labels), 3, 6, 5))
         return pixels.astype(np.float32)
 
@@ -31,10 +31,10 @@ class Coded(Noise):
 class Decoder(ViG):
     """Blocks that pass features on as they are, and a readout that reads the label off them."""
 
-    def parts(self) -> list[Part]:
+    def layers(self) -> list[Layer]:
         return [
-            Part(p.name, _decode if p.name == "readout" else _pass, p.parameters)
-            for p in super().parts()
+            Layer(p.name, _decode if p.name == "head" else _pass, p.parameters)
+            for p in super().layers()
         ]
 
 
@@ -52,17 +52,17 @@ def share_found(shuffled_apart: bool) -> float:
     topology = on_first_ranks(layout)
     assert topology
     stage = topology.place.stage
-    model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], readout=stage == 1)
+    model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], head=stage == 1)
     dataset = opened(topology, Coded(Path(), 0))
     order_seed = stage if shuffled_apart else 0
-    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
+    plan = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
     trainer = Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
     correct = np.zeros(1)
     images = 0
     for phase in Phase:
         for result in trainer.run(Position(phase=phase)):
             correct += result.correct
-            images += result.images
+            images += result.num_images
     total = np.empty(1)
     topology.world.Allreduce(correct, total)
     return float(total[0] / images)

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_trainer, on_first_ranks
 from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.layout import Layout
+from vigmpi.layout.layout import Layout
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 

@@ -12,17 +12,17 @@ from mpi4py import MPI
 from tests.conftest import OnRanks
 from tests.mpi.small import make_trainer
 from vigmpi.comm.clock import compare_clocks
-from vigmpi.comm.gather import gather_rows
-from vigmpi.comm.gradients import GradientSum
+from vigmpi.comm.collectives import allgather_rows
+from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.transport import Channel
-from vigmpi.commands.row import Wishes, pack, unpack
-from vigmpi.layout import Layout
-from vigmpi.model.stage import Stage
+from vigmpi.commands.row import Requests, pack, unpack
+from vigmpi.layout.layout import Layout
+from vigmpi.pipeline.adam import Adam
+from vigmpi.pipeline.stage import Stage
 from vigmpi.position import Position
 from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
-from vigmpi.runtime.adam import Adam
 
 NAMES = [column.name for column in LEDGER]
 CHUNKS = 2
@@ -56,8 +56,10 @@ def plant(column: str) -> None:  # on every rank
     def measured() -> Ledger:
         ledgers = []
         for result in trainer.run(Position()):
-            names = trainer.model.config.part_names
-            timings = unpack(gather_rows(topology.world, pack(result, names, Wishes()))).timings
+            names = trainer.model.config.layer_names
+            timings = unpack(
+                allgather_rows(topology.world, pack(result, names, Requests()))
+            ).timings
             by_name = {c.name: timings[:, i] for i, c in enumerate(TIMINGS)}
             ledgers.append(ledger(by_name, layout.replicas, CHUNKS))
         return mean(ledgers[1:])

@@ -8,13 +8,13 @@ from tests.conftest import OnRanks
 from tests.mpi.small import CONFIG, Noise, opened
 from vigmpi.comm.topology import make_topology
 from vigmpi.datasets.dataset import Images, Indices
-from vigmpi.layout import Layout
-from vigmpi.model import ViG
+from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import split_blocks
+from vigmpi.models.study import ViG
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.trainer import Plan, Trainer
-from vigmpi.split import split_blocks
 
 
 class Spoiled(Noise):
@@ -30,8 +30,8 @@ def meet_it(on_nonfinite: str) -> None:
     layout = Layout(stages=2, replicas=2, chunks=2)
     topology = make_topology(MPI.COMM_WORLD, layout)
     stage = topology.place.stage
-    model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], readout=stage == 1)
-    plan = Plan({Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite)
+    model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], head=stage == 1)
+    plan = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite)
     trainer = Trainer(
         topology, layout, model, opened(topology, Spoiled(Path(), 0)), plan, Activity(0)
     )
@@ -42,9 +42,9 @@ def meet_it(on_nonfinite: str) -> None:
         after = {name: values.copy() for name, values in trainer.state().items()}
         same = all(np.array_equal(after[name], values) for name, values in before.items())
         verdicts.append(result.finite)
-        assert same == (not result.finite and on_nonfinite != "go-on")
+        assert same == (not result.finite and on_nonfinite != "ignore")
         before = after
-    if on_nonfinite == "go-on":
+    if on_nonfinite == "ignore":
         first = verdicts.index(False)
         assert not any(verdicts[first:])
     else:
@@ -52,7 +52,7 @@ def meet_it(on_nonfinite: str) -> None:
         assert all(np.isfinite(values).all() for values in before.values())
 
 
-@pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "go-on"])
+@pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "ignore"])
 def test_a_step_that_is_not_finite_on_one_rank_changes_nothing_on_any(
     on_ranks: OnRanks, on_nonfinite: str
 ) -> None:

@@ -8,15 +8,15 @@ import pytest
 
 from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_trainer, on_first_ranks
-from vigmpi import manifest
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.folder import CheckpointFolder
+from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.shards import load
 from vigmpi.comm.topology import Topology
-from vigmpi.layout import Layout
-from vigmpi.manifest import Manifest
+from vigmpi.layout.layout import Layout
+from vigmpi.pipeline.state import model_state
+from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
-from vigmpi.record.checkpoint import Checkpoints
-from vigmpi.record.tensors import load
-from vigmpi.runtime.state import model_state
-from vigmpi.runtime.trainer import Trainer
 
 EPOCHS = 2
 Losses = list[float]
@@ -31,7 +31,7 @@ def go_on(
 ) -> Iterator[tuple[Position, float]]:
     while start.epoch < EPOCHS:
         for result in trainer.run(start):
-            start = start.after(result.images)
+            start = start.after(result.num_images)
             yield start, global_loss(topology, result)
         start = start.next_phase()
 
@@ -46,7 +46,7 @@ def stop_everywhere(folder: str, other: list[int]) -> None:
     for position, loss in go_on(trainer, topology, Position()):
         positions.append(position)
         losses.append(loss)
-        checkpoints = Checkpoints(topology.world, Path(folder) / str(position.mini_batches), 1)
+        checkpoints = CheckpointFolder(topology.world, Path(folder) / str(position.mini_batches), 1)
         checkpoints.save(trainer.state(), about(position))
     layout = Layout(*other)
     if other_topology := on_first_ranks(layout):

@@ -4,9 +4,9 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from vigmpi.layout import Layout
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.watchdog import watchdog
+from vigmpi.layout.layout import Layout
+from vigmpi.monitor.activity import Activity
+from vigmpi.monitor.watchdog import watchdog
 
 
 def fail_of_mpi() -> None:

@@ -53,7 +53,7 @@ def assert_whole(record: Path, steps: int, ranks: int) -> None:
 def test_srun_makes_one_world_over_two_nodes(slurm: Environment, tmp_path: Path) -> None:
     layout = ["--stages", "2", "--replicas", "2", "--chunks", "5"]
     short = [*SMALL, "--epochs", "1", "--steps", "2", "--test-steps", "1"]
-    command = vigmpi(*layout, *short, "--output", str(tmp_path / "a.h5"))
+    command = vigmpi(*layout, *short, "--record", str(tmp_path / "a.h5"))
     run(["srun", "-N", "2", "-n", "4", *command], slurm)
     assert_whole(tmp_path / "a.h5", steps=3, ranks=4)
 
@@ -89,7 +89,7 @@ def test_a_task_of_a_job_array_writes_its_record(
 
 
 def test_a_job_of_one_layout(slurm: Environment, tmp_path: Path) -> None:
-    arguments = ["2", "1", "5", "1", "data", *SMALL, "--output", str(tmp_path / "a.h5")]
+    arguments = ["2", "1", "5", "1", "data", *SMALL, "--record", str(tmp_path / "a.h5")]
     options = ["--ntasks=2", "--job-name=one"]
     wait_for_end(slurm, submit(slurm, "layout.sbatch", tmp_path, *options, arguments=arguments))
     assert_whole(tmp_path / "a.h5", steps=2, ranks=2)
@@ -100,7 +100,7 @@ def test_a_job_that_is_told_to_stop_is_put_back_and_goes_on(
 ) -> None:
     """Checkpoint, status 75 through srun, requeue, and the same record without a gap."""
     output = tmp_path / "a.h5"
-    long = ["--epochs", "2", "--test-steps", "1", "--blocks", "2", "--output", str(output)]
+    long = ["--epochs", "2", "--test-steps", "1", "--blocks", "2", "--record", str(output)]
     arguments = ["2", "1", "2", "100", "data", *SMALL, *long]
     job = submit(slurm, "layout.sbatch", tmp_path, "--ntasks=2", arguments=arguments)
     wait_until(lambda: steps_done(output) > 0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.launching import ROOT
-from vigmpi.command_line import parse_config
+from vigmpi.cli.parse import parse_config
 
 ROOMS = "kernels|commands|runtime|record|comm|model|datasets|schedule|config|errors|layout|split"
 NAMES = sorted(set(re.findall(rf"`((?:{ROOMS})\.[\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())))

@@ -42,7 +42,7 @@ HYDRA_IN_BATCH = SRUN | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"} | HYD
 def test_tasks_and_rank_are_read_off_the_launcher(
     environ: dict[str, str], tasks: int, rank: int
 ) -> None:
-    assert (launch.tasks(environ), launch.rank(environ)) == (tasks, rank)
+    assert (launch.num_tasks(environ), launch.rank(environ)) == (tasks, rank)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_worlds_of_one_are_found() -> None:
 
 
 def test_only_a_launcher_that_lets_the_others_live_may_lose_a_rank() -> None:
-    launch.check_survival(PRTERUN | {"OMPI_MCA_mpi_ft_enable": "1"})
+    launch.check_fault_tolerance(PRTERUN | {"OMPI_MCA_mpi_ft_enable": "1"})
     for environ in (PRTERUN, HYDRA):
         with pytest.raises(InputError, match="type: mpirun --with-ft ulfm -n 4 "):
-            launch.check_survival(environ)
+            launch.check_fault_tolerance(environ)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from vigmpi.comm.gather import gather_rows
+from vigmpi.comm.collectives import allgather_rows
 
 _EXCHANGES = 100
 
@@ -34,7 +34,7 @@ def compare_clocks(comm: MPI.Intracomm, clock: Callable[[], float] = time.perf_c
                 comm.Recv(theirs, rank)
                 theirs[0] = clock()
                 comm.Send(theirs, rank)
-    offset, error = gather_rows(comm, mine).T
+    offset, error = allgather_rows(comm, mine).T
     return Clock(offset, error)
 
 

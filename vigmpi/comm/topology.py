@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from mpi4py import MPI
 
 from vigmpi.comm.waiting import wait
-from vigmpi.layout import Layout, Place
+from vigmpi.layout.layout import Layout, Place
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Topology:
         pipeline: the stages of this rank's replica.
         replicas: the same stage in every replica.
         host: the ranks that share this rank's memory.
-        previous, following: the neighbouring stages' ranks in `pipeline`, or MPI.PROC_NULL.
+        previous_stage, next_stage: the neighbouring stages' ranks in `pipeline`, or MPI.PROC_NULL.
     """
 
     world: MPI.Cartcomm
@@ -23,8 +23,8 @@ class Topology:
     replicas: MPI.Intracomm
     host: MPI.Comm
     place: Place
-    previous: int
-    following: int
+    previous_stage: int
+    next_stage: int
 
     @property
     def comms(self) -> tuple[MPI.Comm, ...]:
@@ -36,13 +36,13 @@ def make_topology(world: MPI.Intracomm, layout: Layout) -> Topology:
     wait(world.Ibarrier())
     cart = world.Create_cart([layout.replicas, layout.stages])
     pipeline = cart.Sub([False, True])
-    previous, following = pipeline.Shift(0, 1)
+    previous_stage, next_stage = pipeline.Shift(0, 1)
     return Topology(
         world=cart,
         pipeline=pipeline,
         replicas=cart.Sub([True, False]),
         host=cart.Split_type(MPI.COMM_TYPE_SHARED),
         place=layout.place(cart.rank),
-        previous=previous,
-        following=following,
+        previous_stage=previous_stage,
+        next_stage=next_stage,
     )

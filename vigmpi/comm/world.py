@@ -32,7 +32,7 @@ def start_mpi() -> "MPI.Intracomm":
     return MPI.COMM_WORLD
 
 
-def leave_world(status: int) -> NoReturn:
+def exit_without_finalize(status: int) -> NoReturn:
     """End this process where some ranks are lost.
 
     MPI_Finalize could wait for them for ever (seen with Open MPI 5.0.11).
@@ -42,7 +42,7 @@ def leave_world(status: int) -> NoReturn:
     os._exit(status)
 
 
-def end_world(message: str) -> NoReturn:
+def abort(message: str) -> NoReturn:
     """Say why, then end all ranks, whatever they are at. Any thread may call it.
 
     It takes no lock, flushes nothing and runs no exit handlers: they could wait for what has

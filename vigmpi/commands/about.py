@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
-from vigmpi.comm.gather import gather_rows, gather_texts
+from vigmpi.cli.config import RunConfig
+from vigmpi.comm.collectives import allgather_rows, allgather_strings
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.crew import Crew
-from vigmpi.config import RunConfig
 from vigmpi.datasets import Dataset
 
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
@@ -41,7 +41,7 @@ def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
     }
     return {
         "": {
-            "about": "a run of vigmpi; every dataset carries its unit and meaning",
+            "description": "a run of vigmpi; every dataset carries its unit and meaning",
             "run": crew.run,
             "command": " ".join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -68,12 +68,12 @@ def about_ranks(
         "replica": topology.place.replica,
         "stage": topology.place.stage,
         "first_block": blocks.start,
-        "blocks": len(blocks),
+        "num_blocks": len(blocks),
         "threads": threads,
         "cores": len(os.sched_getaffinity(0)),
         "pid": os.getpid(),
         "forecast_rss_bytes": forecast_rss_bytes,
     }
-    columns = gather_rows(topology.world, np.array(list(values.values()))).T
-    hosts = np.array(gather_texts(topology.world, platform.node()), dtype="S")
+    columns = allgather_rows(topology.world, np.array(list(values.values()))).T
+    hosts = np.array(allgather_strings(topology.world, platform.node()), dtype="S")
     return dict(zip(values, columns, strict=True)) | {"host": hosts}

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from mpi4py import MPI
 
-from vigmpi.comm import survival
-from vigmpi.config import RunConfig
+from vigmpi.cli.config import RunConfig
+from vigmpi.comm import fault_tolerance
 from vigmpi.errors import RunError
+from vigmpi.monitor.activity import Activity
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
 
 
 class Committed(NamedTuple):
@@ -25,10 +25,10 @@ class Committed(NamedTuple):
     state: Mapping[str, np.ndarray]
 
 
-class Loss(NamedTuple):
+class RankLoss(NamedTuple):
     """Attributes:
     mini_batches: done before.
-    ranks: that went, those of broken replicas among them, by the numbers the run began with;
+    ranks: that went, those of broken replicas among them, by the original_ranks the run began with;
         none where MPI alone failed.
     """
 
@@ -46,8 +46,8 @@ class Crew:
 
     Attributes:
         config: of the run, with as many replicas as there are.
-        numbers: these ranks' numbers in the world that the run began with, [ranks].
-        began_with: how many there were.
+        original_ranks: these ranks' original_ranks in the world that the run began with, [ranks].
+        initial_size: how many there were.
         losses: so far.
         run: the run's identifier, and `ranks`, what its record says of the ranks it began with;
             empty until they are known.
@@ -56,10 +56,10 @@ class Crew:
 
     world: MPI.Intracomm
     config: RunConfig
-    numbers: list[int]
-    began_with: int
+    original_ranks: list[int]
+    initial_size: int
     committed: Committed | None = None
-    losses: list[Loss] = field(default_factory=list)
+    losses: list[RankLoss] = field(default_factory=list)
     run: str = ""
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     comms: Sequence[MPI.Comm] = ()
@@ -71,16 +71,16 @@ class Crew:
     @property
     def first_config(self) -> RunConfig:
         """As the run began."""
-        return replace(self.config, replicas=self.began_with // self.config.stages)
+        return replace(self.config, replicas=self.initial_size // self.config.stages)
 
     @property
-    def goes_on(self) -> bool:
+    def continues_on_failure(self) -> bool:
         """Whether it is to go on without ranks that are lost."""
         return self.config.on_failure == "continue"
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A block that ranks leave together, its last words a `commit`.
+    def recovering_from_mpi_errors(self) -> Iterator[None]:
+        """A block that ranks leave recovering_from_mpi_errors, its last words a `commit`.
 
         Raises:
             RanksLostError: MPI failed on some rank; on all ranks of a crew that goes on.
@@ -88,10 +88,10 @@ class Crew:
         try:
             yield
         except MPI.Exception as error:
-            if not self.goes_on:
+            if not self.continues_on_failure:
                 raise
-            survival.revoke([*self.comms, self.world])
-            survival.agree(self.world, well=False)
+            fault_tolerance.revoke([*self.comms, self.world])
+            fault_tolerance.agree(self.world, well=False)
             raise RanksLostError(str(error)) from error
 
     def commit(self, position: Position, state: Callable[[], Mapping[str, np.ndarray]]) -> None:
@@ -105,9 +105,9 @@ class Crew:
         Raises:
             RanksLostError: on all ranks alike.
         """
-        if not self.goes_on:
+        if not self.continues_on_failure:
             return
-        if not survival.agree(self.world, well=True):
+        if not fault_tolerance.agree(self.world, well=True):
             raise RanksLostError("in the agreement on a mini-batch")
         copies = {name: values.copy() for name, values in state().items()}
         self.committed = Committed(position, copies)
@@ -119,32 +119,32 @@ class Crew:
             RunError: there is no such replica, or MPI fails in a mini-batch again though no rank
                 is lost (on all ranks alike).
         """
-        left, ranks = survival.ranks_left(self.world)
+        left, ranks = fault_tolerance.shrink(self.world)
         activity.restart(left.rank)
         layout = self.config.layout
         whole = layout.whole_replicas(ranks)
         if not whole:
             raise RunError("no replica has all its ranks any more; type: --resume latest")
         stay = [rank for rank in ranks if layout.place(rank).replica in whole]
-        world = survival.part_of(left, stays=self.world.rank in stay)
+        world = fault_tolerance.split_off(left, stays=self.world.rank in stay)
         if world is None:
             return None
-        gone = [number for rank, number in enumerate(self.numbers) if rank not in stay]
+        gone = [number for rank, number in enumerate(self.original_ranks) if rank not in stay]
         done = self.committed.position.mini_batches if self.committed else 0
-        loss = Loss(done, gone)
+        loss = RankLoss(done, gone)
         if not gone and loss in self.losses:
             raise RunError(f"MPI failed twice ({why}), with all ranks there; type: --resume latest")
         return replace(
             self,
             world=world,
             config=replace(self.config, replicas=len(whole)),
-            numbers=[self.numbers[rank] for rank in stay],
+            original_ranks=[self.original_ranks[rank] for rank in stay],
             losses=[*self.losses, loss],
             comms=(),
         )
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
+    def expand_to_initial_ranks(self, values: np.ndarray) -> np.ndarray:
         """[ranks, ...] to [ranks that the run began with, ...], NaN for those that are lost."""
-        whole = np.full((self.began_with, *values.shape[1:]), np.nan)
-        whole[self.numbers] = values
+        whole = np.full((self.initial_size, *values.shape[1:]), np.nan)
+        whole[self.original_ranks] = values
         return whole

@@ -7,9 +7,9 @@ from vigmpi.comm.topology import make_topology
 from vigmpi.commands.crew import Crew
 from vigmpi.commands.run import Run
 from vigmpi.commands.session import open_session, start_from
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
 
 
 def evaluate(crew: Crew, activity: Activity) -> int:
@@ -26,9 +26,9 @@ def evaluate(crew: Crew, activity: Activity) -> int:
     loss = correct = images = 0.0
     with progress_thread(session.topology.world):
         for _, result, rows in run.phase(start):
-            loss += rows.loss.sum() * result.images
+            loss += rows.loss.sum() * result.num_images
             correct += rows.correct.sum()
-            images += result.images
+            images += result.num_images
     run.close()
     if session.topology.world.rank == 0:
         print(f"loss {loss / images:.6g}, accuracy {correct / images:.2%} of {images:.0f} images")

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vigmpi.commands.weights import read_values
-from vigmpi.config import PredictConfig
+from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.weights import read_values
+from vigmpi.cli.config import PredictConfig
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.dataset import Images, scaled
-from vigmpi.datasets.picture import decode
+from vigmpi.datasets.decoding import decode
 from vigmpi.errors import InputError
-from vigmpi.manifest import Manifest
-from vigmpi.model import ViG, ViGConfig
+from vigmpi.models.study import ViG, ViGConfig
 from vigmpi.phase import Phase
-from vigmpi.runtime.state import load_model, model_state
+from vigmpi.pipeline.state import load_model, model_state
 
 _BATCH = 100
 _SHOWN = 3
@@ -56,7 +56,7 @@ def _model(about: Manifest | None) -> ViG:
     config = ViGConfig(
         blocks=blocks,
         readout=readout,
-        classes=len(about.class_names),
+        num_classes=len(about.class_names),
         image_size=about.image_size,
     )
     return ViG(config).eval()

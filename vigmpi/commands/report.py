@@ -5,20 +5,21 @@ from typing import Any
 
 import numpy as np
 
+from vigmpi.cli.config import RunConfig
 from vigmpi.commands.about import about_run
 from vigmpi.commands.crew import Crew
 from vigmpi.commands.row import Rows
 from vigmpi.commands.session import Session
-from vigmpi.config import RunConfig
 from vigmpi.datasets.order import micro_batches, mini_batches, steps
 from vigmpi.phase import Phase
+from vigmpi.pipeline.trainer import StepResult
 from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS, TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
 from vigmpi.record.recorder import Recorder, Row
-from vigmpi.record.terminal import Terminal, gib, ledger_table, table
-from vigmpi.runtime.trace import KINDS, Trace
-from vigmpi.runtime.trainer import StepResult
+from vigmpi.record.trace import KINDS, Trace
+from vigmpi.terminal.tables import gib, ledger_table, table
+from vigmpi.terminal.terminal import Terminal
 
 _WHOLE = [column.name for column in TIMINGS].index("step_s")
 _ONE_IMAGE = (
@@ -44,9 +45,9 @@ class Report:
             path,
             about_run(crew, session.dataset),
             crew.ranks,
-            session.model.config.part_names,
+            session.model.config.layer_names,
             overwrite=config.overwrite or (bool(crew.losses) and not start.mini_batches),
-            goes_on_from=start.mini_batches,
+            resume_from=start.mini_batches,
         )
         self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._warm: set[Phase] = set()
@@ -59,9 +60,9 @@ class Report:
         self._terminal.note(text)
 
     def begin(self, start: Position) -> None:
-        rest = self._samples[start.phase] - start.images
+        rest = self._samples[start.phase] - start.num_images
         limit = self._config.limits[start.phase]
-        left = steps(rest, self._config.mini_batch_images, limit, start.step)
+        left = steps(rest, self._config.global_batch_size, limit, start.step)
         self._terminal.begin(start.phase, start.epoch, self._config.epochs, start.step, left)
 
     def begin_trace(self, trace: Trace) -> None:
@@ -72,7 +73,7 @@ class Report:
     def step(self, result: StepResult, rows: Rows, spans: np.ndarray | None) -> None:
         warm_up = result.phase not in self._warm
         self._warm.add(result.phase)
-        loss, accuracy = float(rows.loss.sum()), float(rows.correct.sum()) / result.images
+        loss, accuracy = float(rows.loss.sum()), float(rows.correct.sum()) / result.num_images
         if spans is not None:
             self._recorder.add_spans(spans)
         self._recorder.add(
@@ -82,31 +83,33 @@ class Report:
                     "step": result.step,
                     "phase": list(Phase).index(result.phase),
                     "warm_up": warm_up,
-                    "images": result.images,
+                    "num_images": result.num_images,
                     "loss": loss,
                     "accuracy": accuracy,
                     "finite": result.finite and np.isfinite(loss),
                 },
-                self._crew.spread(rows.timings),
-                self._of_replicas(self._crew.spread(rows.parts)),
-                np.nan_to_num(self._crew.spread(rows.peak_rss_bytes)).astype(np.int64),
+                self._crew.expand_to_initial_ranks(rows.timings),
+                self._of_replicas(self._crew.expand_to_initial_ranks(rows.layers)),
+                np.nan_to_num(self._crew.expand_to_initial_ranks(rows.peak_rss_bytes)).astype(
+                    np.int64
+                ),
             )
         )
         self._peaks = rows.peak_rss_bytes
         if not warm_up:
             self._seconds[result.phase].append(rows.timings[:, _WHOLE].max())
             self._ledgers[result.phase].append(self._ledger(result, rows.timings))
-        self._terminal.step(result.images, loss, accuracy)
+        self._terminal.step(result.num_images, loss, accuracy)
 
-    def _of_replicas(self, parts: np.ndarray) -> np.ndarray:
+    def _of_replicas(self, layers: np.ndarray) -> np.ndarray:
         """[ranks, ...] to [replicas, ...]: each part's number from the rank that has one."""
-        by_replica = parts.reshape(-1, self._config.stages, *parts.shape[1:])
+        by_replica = layers.reshape(-1, self._config.stages, *layers.shape[1:])
         return np.fmax.reduce(by_replica, axis=1)
 
     def _ledger(self, result: StepResult, timings: np.ndarray) -> Ledger:
         by_name = {column.name: timings[:, i] for i, column in enumerate(TIMINGS)}
         replicas = self._config.replicas
-        micro_batches = min(self._config.chunks, -(-result.images // replicas))
+        micro_batches = min(self._config.chunks, -(-result.num_images // replicas))
         return ledger(by_name, replicas, micro_batches)
 
     def end(self) -> None:
@@ -127,10 +130,14 @@ class Report:
         ledgers = {phase: mean(each) for phase, each in self._ledgers.items()}
         for phase, found in ledgers.items():
             for column, values in zip(LEDGER, found.shares.T, strict=True):
-                self._recorder.add_ranks(f"ledger/{phase}", column, self._crew.spread(values))
+                self._recorder.add_ranks(
+                    f"ledger/{phase}", column, self._crew.expand_to_initial_ranks(values)
+                )
         self._recorder.close(**attributes)
         for phase, found in ledgers.items():
-            print(ledger_table(phase, found, self._config.stages))
+            shares = found.shares.reshape(-1, self._config.stages, len(LEDGER)).mean(axis=0)
+            names = [column.name for column in LEDGER]
+            print(ledger_table(phase, names, shares, found.step_s, found.closed_form_s))
         print(table({phase: self._seconds[phase] for phase in Phase}))
         print(
             f"peak memory: {gib(self._peaks.sum())} over {len(self._peaks)} ranks, "
@@ -147,9 +154,9 @@ def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]
         if lost:
             yield (
                 f"warning: lost after mini-batch {done}: rank{'s' * (len(lost) > 1)} "
-                f"{', '.join(map(str, lost))} of {crew.began_with}; going on with "
+                f"{', '.join(map(str, lost))} of {crew.initial_size}; going on with "
                 f"{config.replicas} of the replicas, whose mini-batches have "
-                f"{config.mini_batch_images} images"
+                f"{config.global_batch_size} images"
             )
         else:
             yield f"warning: MPI failed after mini-batch {done}; going on, since no rank is lost"
@@ -163,7 +170,7 @@ def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]
         f"largest rank"
     )
     if config.start:
-        yield from (f"warning: {reason}: passed over" for reason in config.start.refused)
+        yield from (f"warning: {reason}: passed over" for reason in config.start.skipped)
         where = f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
         yield f"start: {config.start.path}{where if config.resume else ''}"
     elif config.resume:
@@ -184,7 +191,7 @@ def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:
 
 
 def _has_single_images(config: RunConfig, samples: int) -> bool:
-    images = config.mini_batch_images
+    images = config.global_batch_size
     return any(
         len(micro_batch) == 1
         for mini_batch in mini_batches(np.arange(samples), images, config.steps)

@@ -8,16 +8,15 @@ from typing import Any
 
 from mpi4py import MPI
 
-from vigmpi.comm.agreement import agreed
-from vigmpi.comm.gather import gather_rows, gather_texts
+from vigmpi.cli.config import RunConfig
+from vigmpi.comm.collectives import allgather_rows, allgather_strings, raise_collectively
 from vigmpi.commands.crew import Crew
 from vigmpi.commands.report import Report
-from vigmpi.commands.row import Rows, Wishes, pack, unpack
+from vigmpi.commands.row import Requests, Rows, pack, unpack
 from vigmpi.commands.session import Session
-from vigmpi.config import RunConfig
+from vigmpi.pipeline.trainer import StepResult
 from vigmpi.position import Position
-from vigmpi.runtime.trace import Trace
-from vigmpi.runtime.trainer import StepResult
+from vigmpi.record.trace import Trace
 
 
 class Run:
@@ -42,11 +41,11 @@ class Run:
         crew.run = self.id = _of_rank_0(
             world, crew.run or (about.run if about else uuid.uuid4().hex)
         )
-        self.output = Path(_of_rank_0(world, str(config.output or _default_output(config))))
-        crew.config = replace(config, output=self.output)
+        self.output = Path(_of_rank_0(world, str(config.record or _default_output(config))))
+        crew.config = replace(config, record=self.output)
         crew.ranks = crew.ranks or session.ranks
         self._report = None
-        with agreed(world):
+        with raise_collectively(world):
             if world.rank == 0:
                 self._report = Report(crew, session, self.output, start)
         self._trace = None
@@ -56,27 +55,27 @@ class Run:
             self._report.begin_trace(self._trace)
 
     def phase(
-        self, start: Position, wishes: Callable[[], Wishes] = Wishes
+        self, start: Position, requests: Callable[[], Requests] = Requests
     ) -> Iterator[tuple[Position, StepResult, Rows]]:
         """What is left of a phase, mini-batch by mini-batch. Collective.
 
         Args:
-            wishes: what this rank would like to happen next, asked after each mini-batch.
+            requests: what this rank would like to happen next, asked after each mini-batch.
 
         Yields:
             the position behind the mini-batch, what this rank knows of it, and all ranks' rows.
         """
-        names, activity = self._session.model.config.part_names, self._session.activity
+        names, activity = self._session.model.config.layer_names, self._session.activity
         if self._report:
             self._report.begin(start)
         for result in self._session.trainer.run(start):
             with activity("timings"):
-                rows = unpack(gather_rows(self._world, pack(result, names, wishes())))
+                rows = unpack(allgather_rows(self._world, pack(result, names, requests())))
                 spans = self._trace.gather(result.spans) if self._trace else None
             if self._report:
                 with activity("record"):
                     self._report.step(result, rows, spans)
-            start = start.after(result.images)
+            start = start.after(result.num_images)
             yield start, result, rows
         if self._report:
             self._report.end()
@@ -111,7 +110,7 @@ class Run:
 
 
 def _of_rank_0(world: MPI.Comm, text: str) -> str:
-    return gather_texts(world, text)[0]
+    return allgather_strings(world, text)[0]
 
 
 def _default_output(config: RunConfig) -> Path:

@@ -2,14 +2,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from vigmpi.checkpoint.folder import CheckpointFolder
+from vigmpi.checkpoint.manifest import SUFFIX, Manifest
 from vigmpi.commands.about import settings_of
 from vigmpi.commands.crew import Crew
 from vigmpi.commands.run import Run
 from vigmpi.commands.session import Session
 from vigmpi.errors import InputError
-from vigmpi.manifest import SUFFIX, Manifest
 from vigmpi.position import Position
-from vigmpi.record.checkpoint import Checkpoints
 
 
 class Saving:
@@ -19,7 +19,7 @@ class Saving:
         folder: where they are.
         latest: the last one that was written, and `position`, where that was.
         failure: why the last try came to nothing.
-        written, seconds: how many there were, and their time together.
+        written, seconds: how many there were, and their time recovering_from_mpi_errors.
     """
 
     def __init__(self, crew: Crew, session: Session, run: Run) -> None:
@@ -34,7 +34,7 @@ class Saving:
         self._trainer, self._activity = session.trainer, session.activity
         self._run = run
         self.folder = config.checkpoint_dir or run.output.with_suffix(SUFFIX)
-        self._checkpoints = Checkpoints(session.topology.world, self.folder, config.keep)
+        self._checkpoints = CheckpointFolder(session.topology.world, self.folder, config.keep)
         goes_on = crew.committed or (config.start and config.start.manifest)
         if self._on and not goes_on:
             self._checkpoints.begin(overwrite=config.overwrite)

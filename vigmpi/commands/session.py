@@ -8,22 +8,21 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from vigmpi.comm.agreement import agreed, all_equal
-from vigmpi.comm.gather import gather_rows
+from vigmpi.checkpoint.manifest import Checkpoint
+from vigmpi.checkpoint.weights import read_values
+from vigmpi.cli.config import RunConfig
+from vigmpi.comm.collectives import all_equal, allgather_rows, raise_collectively
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.about import about_ranks
-from vigmpi.commands.weights import read_values
-from vigmpi.config import RunConfig
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.errors import InputError
 from vigmpi.host import threads_per_rank
-from vigmpi.manifest import Checkpoint
-from vigmpi.model import ViG, ViGConfig
+from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.monitor.activity import Activity
+from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
-from vigmpi.runtime.forecast import Forecast, forecast_memory
-from vigmpi.runtime.trainer import Plan, Trainer
 
 
 @dataclass(frozen=True)
@@ -57,20 +56,20 @@ def open_session(config: RunConfig, topology: Topology, activity: Activity) -> S
     model = ViG(
         ViGConfig(
             blocks=config.blocks,
-            classes=dataset.classes,
+            num_classes=dataset.num_classes,
             readout=config.readout,
             image_size=dataset.image_size,
         ),
         blocks,
-        path=config.model_path,
-        readout=topology.place.stage == layout.stages - 1,
+        backend=config.backend,
+        head=topology.place.stage == layout.stages - 1,
         seed=config.seed,
     )
-    with agreed(topology.world):
+    with raise_collectively(topology.world):
         forecast = forecast_memory(topology, layout, model, config.batch_size)
     ranks = about_ranks(topology, blocks, threads, forecast.rank)
     augmentation = _augmentation(config, dataset, topology)
-    plan = Plan(
+    plan = TrainerConfig(
         limits=config.limits,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -99,7 +98,7 @@ def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
     if checkpoint is None:
         return Position()
     about, trainer = checkpoint.manifest, session.trainer
-    with agreed(session.topology.world):
+    with raise_collectively(session.topology.world):
         trainer.load(read_values(checkpoint, trainer.shapes(optimizer=about is not None)))
     return about.position if about else Position()
 
@@ -107,7 +106,7 @@ def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
 def _set_threads(config: RunConfig, topology: Topology) -> int:
     cores = np.zeros(os.sysconf("SC_NPROCESSORS_CONF"), dtype=np.uint8)
     cores[list(os.sched_getaffinity(0))] = 1
-    sets = [frozenset(np.flatnonzero(row).tolist()) for row in gather_rows(topology.host, cores)]
+    sets = [frozenset(np.flatnonzero(row).tolist()) for row in allgather_rows(topology.host, cores)]
     from_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     threads = (
         config.threads
@@ -127,12 +126,12 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
     world_first, host_first = topology.world.rank == 0, topology.host.rank == 0
     for turn in (world_first, host_first and not world_first):
         # Rank 0 goes first: the hosts may share the folder, and the others then find it ready.
-        with agreed(topology.world):
+        with raise_collectively(topology.world):
             if turn:
                 dataset.prepare(download=config.download)
-    with agreed(topology.world):
+    with raise_collectively(topology.world):
         dataset.load(
-            images=topology.previous == MPI.PROC_NULL, labels=topology.following == MPI.PROC_NULL
+            images=topology.previous_stage == MPI.PROC_NULL, labels=topology.next_stage == MPI.PROC_NULL
         )
     if not all_equal(topology.world, hashlib.sha256(dataset.identity.encode()).digest()):
         raise InputError(
@@ -144,10 +143,10 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
 
 def _augmentation(config: RunConfig, dataset: Dataset, topology: Topology) -> Augmentation:
     mean = std = None
-    with agreed(topology.world):
-        if config.normalize and topology.previous == MPI.PROC_NULL:
+    with raise_collectively(topology.world):
+        if config.normalize and topology.previous_stage == MPI.PROC_NULL:
             mean, std = _channels(config, dataset)
-        augmentation = Augmentation(config.flip, config.crop, mean, std, config.seed)
+        augmentation = Augmentation(config.flip, config.random_crop, mean, std, config.seed)
         augmentation.check(dataset.image_size)
     return augmentation
 

@@ -2,18 +2,18 @@
 
 from mpi4py import MPI
 
-from vigmpi.comm.agreement import everywhere
+from vigmpi.comm.collectives import all_ranks
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.topology import make_topology
 from vigmpi.commands.crew import Crew, RanksLostError
-from vigmpi.commands.row import Wishes
+from vigmpi.commands.row import Requests
 from vigmpi.commands.run import Run
 from vigmpi.commands.saving import Saving
 from vigmpi.commands.session import Session, open_session, start_from
 from vigmpi.errors import RunError
+from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.position import Position
-from vigmpi.runtime.activity import Activity
 from vigmpi.stop_signal import StopSignal
 
 _NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
@@ -27,7 +27,7 @@ def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
         InputError, RunError: on all ranks alike.
         RanksLostError: on all ranks of a crew that goes on without those that were lost.
     """
-    with crew.together():
+    with crew.recovering_from_mpi_errors():
         topology = make_topology(crew.world, crew.config.layout)
         crew.comms = topology.comms
         session = open_session(crew.config, topology, activity)
@@ -53,7 +53,7 @@ def _run(crew: Crew, session: Session, run: Run, stop: StopSignal) -> int:
     saving = Saving(crew, session, run)
     with progress_thread(world):
         position, failure = _train(crew, session, run, saving, stop)
-        same = everywhere(world, session.trainer.replicas_agree())
+        same = all_ranks(world, session.trainer.replicas_agree())
         if same and position != saving.position:
             saving.save(position)
     run.close(replicas_bit_equal=same, checkpoints=saving.written, checkpoint_s=saving.seconds)
@@ -76,7 +76,7 @@ def _train(
     """Go on until the last epoch, a signal on any rank, or a failure; say where, and which."""
     config, position = crew.config, run.start
     while position.epoch < config.epochs:
-        phase = run.phase(position, lambda: Wishes(stop.received, saving.overdue()))
+        phase = run.phase(position, lambda: Requests(stop.received, saving.overdue()))
         for after, result, rows in phase:
             if not result.finite:
                 failure = _NOT_FINITE.format(result.epoch + 1, result.step + 1)

@@ -84,11 +84,11 @@ def draw(seed: int, epoch: int, samples: Indices, purpose: int, bound: int) -> I
     """
     state = np.zeros(len(samples), dtype=np.uint64)
     for word in (seed & (2**64 - 1), epoch, purpose, samples):
-        state = _mixed(state * _GOLDEN + np.asarray(word).astype(np.uint64) + _GOLDEN)
+        state = _finalize(state * _GOLDEN + np.asarray(word).astype(np.uint64) + _GOLDEN)
     return (state % np.uint64(bound)).astype(np.int64)
 
 
-def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _finalize(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

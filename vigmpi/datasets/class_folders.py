@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels, scaled
+from vigmpi.datasets.decoding import decode, size_of
 from vigmpi.datasets.listing import Listing, list_images, read_file, walk
-from vigmpi.datasets.picture import decode, size_of
 from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
@@ -35,15 +35,15 @@ class ClassFolders(Dataset):
             if self._size_of(name) != size:
                 raise InputError(
                     f"{self._folder} has images of several sizes ({first} and {name}, say); "
-                    f"type: python -m data.prepare {self._folder} --image-size N"
+                    f"type: vigmpi prepare {self._folder} --image-size N"
                 )
 
     def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (files can wait)
         self._listing = self._list()
-        self.class_names = self._listing.classes
+        self.class_names = self._listing.class_names
         height, width = self.image_size = self._size_of(self._listing.files[Phase.TRAIN][0])
         self.samples = {phase: len(files) for phase, files in self._listing.files.items()}
-        self.about = f"{self._folder}/: {self.classes} classes, {height}x{width} pixels"
+        self.about = f"{self._folder}/: {self.num_classes} classes, {height}x{width} pixels"
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         pixels = np.empty((len(samples), 3, *self.image_size), np.uint8)

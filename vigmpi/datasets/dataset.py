@@ -38,7 +38,7 @@ class Dataset(ABC):
         self._seed = seed
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         return len(self.class_names)
 
     @property
@@ -51,7 +51,7 @@ class Dataset(ABC):
     @property
     def identity(self) -> str:
         """What all ranks must find alike for a number to mean the same sample to all of them."""
-        return f"{self.name} {self.classes} {self.image_size} {sorted(self.samples.items())}"
+        return f"{self.name} {self.num_classes} {self.image_size} {sorted(self.samples.items())}"
 
     def prepare(self, *, download: bool) -> None:  # noqa: B027
         """Make the files ready on this host.
@@ -83,7 +83,7 @@ class Dataset(ABC):
         raise InputError(
             f"--normalize needs mean and deviation of all training images, which --dataset "
             f"{self.name} does not bring; type: --no-normalize, or prepare a file that holds "
-            f"them: python -m data.prepare SOURCE"
+            f"them: vigmpi prepare SOURCE"
         )
 
 
@@ -103,11 +103,11 @@ class InMemory(Dataset):
         if not (images or labels):
             return
         for phase in Phase:
-            pixels, classes = self._read(phase)
+            pixels, labels_read = self._read(phase)
             if images:
                 self._pixels[phase] = pixels
             if labels:
-                self._labels[phase] = classes
+                self._labels[phase] = labels_read
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         return scaled(self._pixels[phase][samples])

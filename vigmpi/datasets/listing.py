@@ -37,11 +37,11 @@ class Member(NamedTuple):
 @dataclass(frozen=True)
 class Listing:
     """Attributes:
-    classes: names of the class folders, sorted; a label is an index into them.
+    class_names: names of the class folders, sorted; a label is an index into them.
     files: names as the members have them, sorted by the path from `train/` or `test/` on.
     """
 
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     files: dict[Phase, list[str]]
     labels: dict[Phase, Labels]
 

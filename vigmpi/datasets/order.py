@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vigmpi.datasets.dataset import Indices
-from vigmpi.split import even
+from vigmpi.layout.split import even_sizes
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> Indices:
@@ -16,7 +16,7 @@ def shuffled(samples: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, epoch]).permutation(samples)
 
 
-def mixed(samples: int) -> Indices:
+def fixed_permutation(samples: int) -> Indices:
     """The order of every test: a few mini-batches of it stand for all classes."""
     return np.random.default_rng(samples).permutation(samples)
 
@@ -43,6 +43,6 @@ def micro_batches(mini_batch: Indices, replicas: int, chunks: int) -> list[list[
 
     Sizes differ by at most one over all replicas, larger ones first, so empty ones are the last.
     """
-    ends = np.cumsum(even(len(mini_batch), replicas * chunks))
+    ends = np.cumsum(even_sizes(len(mini_batch), replicas * chunks))
     cut = np.split(mini_batch, ends[:-1])
     return [cut[r * chunks : (r + 1) * chunks] for r in range(replicas)]

@@ -30,12 +30,12 @@ class PreparedFile(Dataset):
 
     def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (rows can wait)
         self._header = header = read_header(self._path)
-        self.class_names = header.classes
+        self.class_names = header.class_names
         _, _, height, width = header.images[Phase.TRAIN].shape
         self.image_size = height, width
         self.samples = {phase: rows.shape[0] for phase, rows in header.images.items()}
         self.about = (
-            f"{self._path}, prepared from {header.source}: {self.classes} classes, "
+            f"{self._path}, prepared from {header.source}: {self.num_classes} classes, "
             f"{height}x{width} pixels"
         )
         self._open()
@@ -65,10 +65,10 @@ class PreparedFile(Dataset):
             for first in range(0, rows.shape[0], _LABELS_AT_ONCE):
                 found = np.empty(min(_LABELS_AT_ONCE, rows.shape[0] - first), rows.dtype)
                 self._fill(found.data, rows.offset + first * rows.row_bytes)
-                if found.min() < 0 or found.max() >= self.classes:
+                if found.min() < 0 or found.max() >= self.num_classes:
                     raise InputError(
-                        f"{self._path} has labels in {phase} outside of its {self.classes} "
-                        f"classes; type: python -m data.prepare SOURCE to make it anew"
+                        f"{self._path} has labels in {phase} outside of its {self.num_classes} "
+                        f"classes; type: vigmpi prepare SOURCE to make it anew"
                     )
 
     def _read(self, rows: Rows, samples: Indices) -> NDArray:

@@ -18,7 +18,7 @@ from vigmpi.phase import Phase
 
 FORMAT = "vigmpi images 1"
 
-MOST_SIDE = 1024  # a node a pixel: more is a mistake
+MAX_SIDE = 1024  # a node a pixel: more is a mistake
 _MOST_IMAGES = 10**8
 _MOST_NAMES_BYTES = 2**24
 _MOST_ATTRIBUTE_BYTES = 2**12
@@ -54,7 +54,7 @@ class Header:
 
     images: dict[Phase, Rows]
     labels: dict[Phase, Rows]
-    classes: tuple[str, ...]
+    class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
     source: str
@@ -83,7 +83,7 @@ def read_header(path: Path) -> Header:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     raise InputError(
         f"{path} can't be read as a prepared file ({reason}); "
-        f"type: python -m data.prepare SOURCE --output {path} --overwrite"
+        f"type: vigmpi prepare SOURCE --output {path} --overwrite"
     )
 
 
@@ -98,10 +98,8 @@ def _header(file: h5py.File, size: int) -> Header:
         if labels[phase].shape[0] != images[phase].shape[0]:
             raise _UnfitError(f"{phase} has not as many labels as images")
     _, channels, *sides = images[Phase.TRAIN].shape
-    if channels != 3 or not all(1 <= side <= MOST_SIDE for side in sides):
-        raise _UnfitError(
-            f"its images are {(channels, *sides)}, not 3 x (1 to {MOST_SIDE}) squared"
-        )
+    if channels != 3 or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise _UnfitError(f"its images are {(channels, *sides)}, not 3 x (1 to {MAX_SIDE}) squared")
     mean, std = (_per_channel(file, name) for name in ("mean", "std"))
     source, digest = (_text(file, name) for name in ("source", "images_sha256"))
     return Header(images, labels, _classes(file, size), mean, std, source, digest)

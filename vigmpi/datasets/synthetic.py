@@ -25,11 +25,11 @@ class Synthetic(Dataset):
         return made
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:  # noqa: ARG002
-        return samples % self.classes
+        return samples % self.num_classes
 
     def _draw(self, image: Images, label: int, key: tuple[int, int]) -> None:
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, *key])))
-        angle = np.pi * label / self.classes
+        angle = np.pi * label / self.num_classes
         waves = 3 + label % 3
         y, x = np.mgrid[0:1:32j, 0:1:32j]
         across = np.cos(angle) * x + np.sin(angle) * y

@@ -12,39 +12,39 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vigmpi.kernels import layer, statistics
+from vigmpi.kernels import hidden_layer, statistics
 from vigmpi.kernels.adjoint import scalar_with_gradients
+from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.lattice import Graph
-from vigmpi.kernels.layer import Layer
 from vigmpi.kernels.scratch import scratch
 from vigmpi.kernels.statistics import Moments
 
 AffineMap = tuple[Tensor, Tensor]
 
 
-def hidden_layer(x: Tensor, weights: Layer) -> Tensor:
+def apply_hidden_layer(x: Tensor, weights: HiddenLayer) -> Tensor:
     """[images, channels, nodes] to [images, outputs, nodes]; only x is kept for the backward."""
     if x.dtype is torch.float32:
-        return _HiddenLayer.apply(x, *weights)
+        return _HiddenLayerFunction.apply(x, *weights)
     shift, a, b, v, c, graph = weights
-    features = graph.spread(x, shift) if graph else x - shift[:, None]
+    features = graph.gather_features(x, shift) if graph else x - shift[:, None]
     return v.T @ F.gelu(a @ features + b[:, None]) + c[:, None]
 
 
-class _HiddenLayer(torch.autograd.Function):
+class _HiddenLayerFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Any) -> Tensor:
         *tensors, graph = weights
         ctx.save_for_backward(x, *tensors)
         ctx.graph = graph
-        return layer.forward(x, Layer(*weights))
+        return hidden_layer.forward(x, HiddenLayer(*weights))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, a, b, v, c = ctx.saved_tensors
         dy = dy.contiguous()
-        dx, da, db, dv = layer.backward(x, Layer(shift, a, b, v, c, ctx.graph), dy)
+        dx, da, db, dv = hidden_layer.backward(x, HiddenLayer(shift, a, b, v, c, ctx.graph), dy)
         dc = dy.sum(dim=(0, 2)) if ctx.needs_input_grad[5] else None
         return dx, None, da, db, dv, dc, None
 
@@ -71,10 +71,10 @@ def residual(
 
     Args:
         x: [images, channels, nodes].
-        collapse: makes the affine map of a hidden layer (`Layer.a`, `Layer.b`) from the moments.
+        collapse: makes the affine map of a hidden layer (`HiddenLayer.a`, `HiddenLayer.b`) from the moments.
         parameters: all that it depends on besides, and that takes a gradient.
         linear: v and c of the hidden layer; c takes no gradient, since the norm cancels it.
-        graph: what the features are spread over.
+        graph: what the features are gather_features over.
 
     Returns:
         the sum, like x, and the moments of the norm's input, without a gradient.
@@ -85,7 +85,7 @@ def residual(
         return out, Moments(x.shape[0] * x.shape[2], *rest)
     moments = _moments(x)
     (a, b), (v, c) = collapse(moments), linear
-    y = hidden_layer(x, Layer(moments.shift, a, b, v, c, graph))
+    y = apply_hidden_layer(x, HiddenLayer(moments.shift, a, b, v, c, graph))
     out = x + F.batch_norm(y, None, None, norm.gamma, norm.beta, True, 0.0, norm.eps)
     return out, _moments(y.detach())
 
@@ -116,8 +116,8 @@ class _Residual(torch.autograd.Function):
         with torch.enable_grad():  # a graph of the small maps alone
             ctx.affine = collapse(ctx.moments._replace(mean=mean, covariance=covariance))
         a, b = (t.detach() for t in ctx.affine)
-        ctx.layer = Layer(ctx.moments.shift, a, b, v.detach(), c, graph)
-        y = layer.forward(x, ctx.layer)
+        ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, graph)
+        y = hidden_layer.forward(x, ctx.layer)
         ctx.output_moments = statistics.measure(y)
         ctx.save_for_backward(x, y, gamma)
         moments = ctx.output_moments[1:]
@@ -133,10 +133,10 @@ class _Residual(torch.autograd.Function):
         dgamma, dbeta = statistics.normalised_adjoint(
             dout, y, ctx.output_moments, gamma, ctx.eps, dy
         )
-        dx, da, db, dv = layer.backward(x, ctx.layer, dy)
+        dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy)
         dmean, dcovariance, *others = torch.autograd.grad(
             scalar_with_gradients(ctx.affine, (da, db)), ctx.leaves
         )
         if ctx.needs_input_grad[1]:
-            statistics.add_measure_adjoint(dx, dout, x, ctx.moments, dmean, dcovariance)
+            statistics.add_moments_adjoint(dx, dout, x, ctx.moments, dmean, dcovariance)
         return None, dx, dv, dgamma, dbeta, *others

@@ -24,7 +24,7 @@ def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def spread(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
+def gather_features(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
     """Write into y [images, 2 channels + 1, nodes]: neighbour sums of x - shift, itself, degree."""
     channels = x.shape[1]
     for image in range(first, last):
@@ -36,7 +36,7 @@ def spread(first, last, x, shift, degree, height, width, y):  # type: ignore[no-
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def spread_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
+def gather_features_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
     """Write into dx what dy [images, 2 channels, nodes] is for x."""
     channels = dx.shape[1]
     for image in range(first, last):
@@ -69,7 +69,7 @@ def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def add_mix(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
+def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
     """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y, like x."""
     channels = x.shape[1]
     for image in range(first, last):

@@ -20,13 +20,13 @@ class Moments(NamedTuple):
     """Of node features over all images and nodes.
 
     Attributes:
-        nodes: how many there are.
+        num_nodes: how many there are.
         mean: [channels], float64.
         covariance: biased, [channels, channels], float64.
         shift: the mean as rounded to the features' type; deviations are taken from it.
     """
 
-    nodes: int
+    num_nodes: int
     mean: Tensor
     covariance: Tensor
     shift: Tensor
@@ -49,14 +49,14 @@ def measure(x: Tensor) -> Moments:
     return Moments(count, *map(torch.from_numpy, (mean, covariance, shift)))
 
 
-def add_measure_adjoint(
+def add_moments_adjoint(
     dx: Tensor, dout: Tensor, x: Tensor, moments: Moments, dmean: Tensor, dcovariance: Tensor
 ) -> None:
     """Add to dx what the gradients of x's moments are for x, and dout besides."""
-    weights = (dcovariance + dcovariance.T) / moments.nodes
-    bias = dmean / moments.nodes - weights @ (moments.mean - moments.shift)
+    weights = (dcovariance + dcovariance.T) / moments.num_nodes
+    bias = dmean / moments.num_nodes - weights @ (moments.mean - moments.shift)
     arrays = x, moments.shift, weights.float(), bias.float(), dout, dx
-    over_images(planes.add_mix, len(x), *(t.numpy() for t in arrays))
+    over_images(planes.add_linear_map, len(x), *(t.numpy() for t in arrays))
 
 
 def add_normalised(
@@ -88,8 +88,8 @@ def normalised_adjoint(
     inverse = (moments.variance + eps).rsqrt()
     dgamma = inverse * (torch.from_numpy(dots.sum(axis=0)) - off * dbeta)
     scale = gamma * inverse
-    slope = -scale * inverse * dgamma / moments.nodes  # along y's deviations
-    constant = -scale * dbeta / moments.nodes - slope * off
+    slope = -scale * inverse * dgamma / moments.num_nodes  # along y's deviations
+    constant = -scale * dbeta / moments.num_nodes - slope * off
     arrays = dout, y, moments.shift, scale.float(), slope.float(), constant.float(), dy
     over_images(planes.blend, images, *(t.numpy() for t in arrays))
     return dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vigmpi.split import even
+from vigmpi.layout.split import even_sizes
 
 _TURNS = 4  # of a thread: a core that is slower for a while takes fewer
 
@@ -23,7 +23,7 @@ def over_images(kernel: Callable[..., Any], images: int, *arguments: Any, piece:
     if threads == 1:
         kernel(0, images, *arguments)
         return
-    ends = accumulate(even(pieces, min(pieces, _TURNS * threads)), initial=0)
+    ends = accumulate(even_sizes(pieces, min(pieces, _TURNS * threads)), initial=0)
     turns = deque(pairwise(min(images, piece * end) for end in ends))
 
     def work() -> None:

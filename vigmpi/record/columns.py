@@ -9,7 +9,7 @@ import numpy as np
 class Column:
     name: str
     unit: str
-    about: str
+    description: str
     dtype: type[np.generic] = np.float64
 
 
@@ -17,7 +17,7 @@ RANKS = (
     Column("replica", "1", "copy of the pipeline that this rank belongs to"),
     Column("stage", "1", "stage of the pipeline that it runs"),
     Column("first_block", "1", "first block of its stage"),
-    Column("blocks", "1", "number of blocks of its stage"),
+    Column("num_blocks", "1", "number of blocks of its stage"),
     Column("threads", "1", "threads that it computes on"),
     Column("cores", "1", "cores that it may use"),
     Column("pid", "1", "process id on its host"),
@@ -32,7 +32,7 @@ STEPS = (
     Column("step", "1", "mini-batch of its epoch and phase, from 0", np.int32),
     Column("phase", "1", "0: train, 1: test", np.uint8),
     Column("warm_up", "1", "1: the first of its phase since a start; left out of tables", np.uint8),
-    Column("images", "images", "of the global mini-batch", np.int32),
+    Column("num_images", "images", "of the global mini-batch", np.int32),
     Column("loss", "1", "mean cross-entropy over these images"),
     Column("accuracy", "1", "share of these images whose class was found"),
     Column("finite", "1", "1: loss and gradients were", np.uint8),
@@ -55,10 +55,10 @@ TIMINGS = (
     Column("optimizer_s", "s", "Adam"),
 )
 
-# With an axis of replicas and one of parts; NaN where a phase has none.
-PARTS = (
-    Column("part_forward_s", "s", "forward of a block or of the readout"),
-    Column("part_backward_s", "s", "its backward"),
+# With an axis of replicas and one of layers; NaN where a phase has none.
+LAYERS = (
+    Column("forward_s", "s", "forward of a block or of the readout"),
+    Column("backward_s", "s", "its backward"),
 )
 
 CLOCKS = (

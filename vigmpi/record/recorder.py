@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError, RankError
-from vigmpi.record.columns import CLOCKS, PARTS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
-from vigmpi.record.past import Past, read_past
+from vigmpi.record.columns import CLOCKS, LAYERS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
+from vigmpi.record.previous_record import PreviousRecord, read_previous_record
 
 _FLUSH_S = 2.0
 _CHUNK_STEPS = 256
@@ -21,13 +21,13 @@ _SLACK_BYTES = 2**16
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
     "replica": "copy of the pipeline",
-    "part": "block, or the readout",
+    "layer": "block, or the readout",
     "mini_batch": "in the order of the run",
 }
 _GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
     "steps": (STEPS, ["mini_batch"]),
     "timings": (TIMINGS, ["mini_batch", "rank"]),
-    "parts": (PARTS, ["mini_batch", "replica", "part"]),
+    "layers": (LAYERS, ["mini_batch", "replica", "layer"]),
 }
 
 
@@ -38,13 +38,13 @@ class Row:
     Attributes:
         step: a value for each of `STEPS`.
         timings: seconds, [ranks, len(TIMINGS)].
-        parts: seconds, [replicas, len(PARTS), parts].
+        layers: seconds, [replicas, len(LAYERS), layers].
         peak_rss_bytes: [ranks].
     """
 
     step: Mapping[str, Any]
     timings: np.ndarray
-    parts: np.ndarray
+    layers: np.ndarray
     peak_rss_bytes: np.ndarray
 
 
@@ -59,8 +59,8 @@ class Recorder:
     Args:
         attributes: groups of attributes by name; "" for those of the file itself.
         ranks: a value for each rank, [ranks], of each of `RANKS`.
-        parts: names of the blocks and of the readout.
-        goes_on_from: how many mini-batches the run had done at the checkpoint that it goes on
+        layers: names of the blocks and of the readout.
+        resume_from: how many mini-batches the run had done at the checkpoint that it goes on
             from. What its record holds up to there is taken over into a new file, which then
             takes the old one's place.
 
@@ -75,21 +75,21 @@ class Recorder:
         path: Path,
         attributes: Mapping[str, Mapping[str, Any]],
         ranks: Mapping[str, np.ndarray],
-        parts: Sequence[str],
+        layers: Sequence[str],
         *,
         overwrite: bool = False,
-        goes_on_from: int = 0,
+        resume_from: int = 0,
     ) -> None:
         self._size = len(next(iter(ranks.values())))
         replicas = int(max(ranks["replica"])) + 1
         axes = {
             "rank": np.arange(self._size, dtype=np.int32),
             "replica": np.arange(replicas, dtype=np.int32),
-            "part": np.array(parts, dtype="S"),
+            "layer": np.array(layers, dtype="S"),
         }
         past = None
-        if goes_on_from and path.exists():
-            past = _past(path, attributes[""]["run"], goes_on_from, axes, overwrite=overwrite)
+        if resume_from and path.exists():
+            past = _past(path, attributes[""]["run"], resume_from, axes, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if past else path
         self._path = path
         # Kept open: one that is dropped writes what it still holds, and h5py ignores errors then.
@@ -108,13 +108,13 @@ class Recorder:
         self._rows: list[Row] = []
         self._spans: list[np.ndarray] = []
         self._flushed_at = 0.0
-        self._next = goes_on_from
+        self._next = resume_from
         self._trace_from_s = 0.0
         if past:
             self._take_over(past)
-        if goes_on_from:
+        if resume_from:
             before = past.attributes.get("resumed_at", []) if past else []
-            self._file.attrs["resumed_at"] = [*before, goes_on_from]
+            self._file.attrs["resumed_at"] = [*before, resume_from]
         self.flush()
         new.rename(path)
 
@@ -172,8 +172,8 @@ class Recorder:
                 self._write(f"steps/{column.name}", [row.step[column.name] for row in self._rows])
             for i, column in enumerate(TIMINGS):
                 self._write(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
-            for i, column in enumerate(PARTS):
-                self._write(f"parts/{column.name}", [row.parts[:, i] for row in self._rows])
+            for i, column in enumerate(LAYERS):
+                self._write(f"layers/{column.name}", [row.layers[:, i] for row in self._rows])
             self._peak[:] = self._rows[-1].peak_rss_bytes
 
     @property
@@ -187,7 +187,7 @@ class Recorder:
             self._file.attrs.update(attributes)
             self._file.close()
 
-    def _take_over(self, past: Past) -> None:
+    def _take_over(self, past: PreviousRecord) -> None:
         if past.kinds:
             self._make_trace(past.kinds)
         rows = {name: len(values) for name, values in past.rows.items()}
@@ -232,7 +232,7 @@ class Recorder:
         for name, values in {**axes, **growing}.items():
             grows = {"maxshape": (None,), "chunks": (_CHUNK_STEPS,)} if name in growing else {}
             axis = self._file.create_dataset(name, data=values, **grows)
-            axis.attrs.update(unit="1", about=_AXES[name])
+            axis.attrs.update(unit="1", description=_AXES[name])
             axis.make_scale(name)
             if name in growing:
                 self._growing[name] = axis
@@ -255,7 +255,7 @@ class Recorder:
         self._growing[dataset.name.strip("/")] = dataset
 
     def _describe(self, dataset: h5py.Dataset, column: Column, axes: Sequence[str]) -> None:
-        dataset.attrs.update(unit=column.unit, about=column.about)
+        dataset.attrs.update(unit=column.unit, description=column.description)
         for dimension, axis in zip(dataset.dims, axes, strict=True):
             dimension.label = axis
             if axis in self._file:
@@ -271,9 +271,9 @@ class Recorder:
 
 def _past(
     path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray], *, overwrite: bool
-) -> Past | None:
+) -> PreviousRecord | None:
     try:
-        return read_past(path, run, mini_batches, axes)
+        return read_previous_record(path, run, mini_batches, axes)
     except InputError:
         if overwrite:
             return None

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from vigmpi import launch
-from vigmpi.runtime.activity import Activity, Now
+from vigmpi.monitor.activity import Activity, CurrentAction
 
 DRILL: dict[str, Any] = json.loads(os.environ["VIGMPI_DRILL"])
 
@@ -76,7 +76,7 @@ def strike() -> None:
 def plant() -> None:
     begin, left = Activity.begin, DRILL["nth"]
 
-    def planted(self: Activity, kind: str, micro_batch: int = -1) -> Now:
+    def planted(self: Activity, kind: str, micro_batch: int = -1) -> CurrentAction:
         nonlocal left
         outer = begin(self, kind, micro_batch)
         left -= kind == DRILL["kind"]

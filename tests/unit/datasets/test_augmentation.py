@@ -86,5 +86,5 @@ def test_by_default_nothing_is_changed() -> None:
 
 def test_a_crop_that_may_leave_nothing_is_refused() -> None:
     Augmentation(crop=4).check((5, 9))
-    with pytest.raises(InputError, match=r"--crop 5 .*5x9.*type: --crop"):
+    with pytest.raises(InputError, match=r"--random-crop 5 .*5x9.*type: --crop"):
         Augmentation(crop=5).check((5, 9))

@@ -26,7 +26,7 @@ def test_images_are_those_of_the_files_in_the_order_of_their_names(tmp_path: Pat
     pictures = write_pictures(tmp_path, CLASSES, SIDES)
     dataset = opened(tmp_path)
     assert isinstance(dataset, ClassFolders)
-    assert (dataset.classes, dataset.image_size) == (3, SIDES)
+    assert (dataset.num_classes, dataset.image_size) == (3, SIDES)
     assert dataset.description == (
         f"folder ({tmp_path}/: 3 classes, 9x12 pixels; 12 training and 12 test images)"
     )

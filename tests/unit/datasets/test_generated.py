@@ -28,7 +28,7 @@ def test_images_are_of_the_promised_number_size_and_range(name: str) -> None:
         assert 0.7 < images.max() <= 1
         assert labels.dtype == np.int64
         many = np.arange(250)
-        assert set(dataset.labels(phase, many)) == set(range(dataset.classes))
+        assert set(dataset.labels(phase, many)) == set(range(dataset.num_classes))
 
 
 def test_digits_are_scikit_learns_with_every_pixel_four_by_four() -> None:

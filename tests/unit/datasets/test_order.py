@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigmpi.datasets.order import micro_batches, mini_batches, mixed, shuffled, steps
+from vigmpi.datasets.order import fixed_permutation, micro_batches, mini_batches, shuffled, steps
 
 
 def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
@@ -14,9 +14,9 @@ def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
 
 
 def test_a_test_sees_every_sample_and_all_classes_from_the_start_on() -> None:
-    order = mixed(10_000)
+    order = fixed_permutation(10_000)
     assert sorted(order) == list(range(10_000))
-    assert (mixed(10_000) == order).all()
+    assert (fixed_permutation(10_000) == order).all()
     of_each_class = np.bincount(order[:1000] // 1000, minlength=10)  # stored class by class
     assert (abs(of_each_class - 100) < 50).all()
 

@@ -33,7 +33,7 @@ def test_images_labels_sizes_and_classes_are_those_of_the_file(path: Path) -> No
     images = random_images(SIDES, CLASSES)
     write_prepared(path, images, CLASSES)
     dataset = opened(path)
-    assert (dataset.classes, dataset.image_size) == (CLASSES, SIDES)
+    assert (dataset.num_classes, dataset.image_size) == (CLASSES, SIDES)
     assert dataset.description == (
         f"folder ({path}, prepared from a test: 7 classes, 6x5 pixels; 12 training and 5 test "
         "images)"
@@ -240,5 +240,5 @@ def test_damage_is_told_in_one_line_or_leaves_a_file_that_fits(
         for phase in Phase:
             every = np.arange(dataset.samples[phase])
             assert dataset.images(phase, every).shape == (len(every), 3, *dataset.image_size)
-            assert set(dataset.labels(phase, every)) <= set(range(dataset.classes))
+            assert set(dataset.labels(phase, every)) <= set(range(dataset.num_classes))
     assert "\n" not in message

@@ -8,10 +8,10 @@ from scipy.special import ndtr
 from torch import Tensor
 from torch.nn import functional as F
 
-from vigmpi.kernels.autograd import Norm, hidden_layer, residual
-from vigmpi.kernels.layer import Layer
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
+from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.statistics import Moments
-from vigmpi.model.graph import PixelLattice
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def test_a_hidden_layer_and_its_gradients(
     graph = PixelLattice(*shape[1:3]) if lattice else None
     for tensor in (x, a, b, v):
         tensor.requires_grad_()
-    y = hidden_layer(x, Layer(shift, a, b, v, c, graph))
+    y = apply_hidden_layer(x, HiddenLayer(shift, a, b, v, c, graph))
     y.backward(dy)
 
     x_, shift_, a_, b_, v_, c_, dy_ = (t.double().numpy() for t in fp32)
@@ -90,7 +90,7 @@ def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
         leaves = [t.to(to).clone().requires_grad_() for t in (x, a, b, v)]
         x_, a_, b_, v_ = leaves
         if dtype:
-            y = hidden_layer(x_, Layer(shift.to(to), a_, b_, v_, c.to(to)))
+            y = apply_hidden_layer(x_, HiddenLayer(shift.to(to), a_, b_, v_, c.to(to)))
         else:
             y = v_.T @ F.gelu(a_ @ (x_ - shift[:, None]) + b_[:, None]) + c[:, None]
         y.backward(dy.to(to))
@@ -143,7 +143,7 @@ def test_what_is_not_finite_comes_out_so(bad: float, where: int) -> None:
     x, a, b, v, c, dy = tensors
     for leaf in (x, a, b, v):
         leaf.requires_grad_()
-    y = hidden_layer(x, Layer(torch.zeros(3), a, b, v, c, PixelLattice(6, 5)))
+    y = apply_hidden_layer(x, HiddenLayer(torch.zeros(3), a, b, v, c, PixelLattice(6, 5)))
     y.backward(dy)
     if where < 5:
         assert not torch.isfinite(y).all()

@@ -9,7 +9,7 @@ STEP = """
 import sys
 import numpy as np
 import torch
-from vigmpi.model import ViG, ViGConfig
+from vigmpi.models.study import ViG, ViGConfig
 
 model = ViG(ViGConfig(blocks=1)).train()
 images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(int(sys.argv[2])))

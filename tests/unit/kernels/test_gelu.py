@@ -3,7 +3,7 @@ from numba import njit
 from scipy.special import ndtr
 
 from tests.unit.kernels.derive_gelu import derive
-from vigmpi.kernels.hidden_layer import DENSITIES, SCALE, TAILS, scaled_gelu, scaled_gelu_and_slope
+from vigmpi.kernels.fused_gelu import DENSITIES, SCALE, TAILS, scaled_gelu, scaled_gelu_and_slope
 
 
 @njit

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from vigmpi.kernels.statistics import (
-    add_measure_adjoint,
+    add_moments_adjoint,
     add_normalised,
     measure,
     normalised_adjoint,
@@ -32,7 +32,7 @@ def test_moments_and_their_gradients(offset: float) -> None:
     mean = flat.mean(dim=1)
     centred = flat - mean[:, None]
     covariance = centred @ centred.T / flat.shape[1]
-    assert m.nodes == flat.shape[1]
+    assert m.num_nodes == flat.shape[1]
     np.testing.assert_allclose(m.mean, mean.detach(), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(m.covariance, covariance.detach(), rtol=1e-6, atol=1e-6)
     assert torch.equal(m.shift, m.mean.float())
@@ -42,7 +42,7 @@ def test_moments_and_their_gradients(offset: float) -> None:
     dx, dout = planes(), planes()
     assert flat.grad is not None
     exact = dx + dout + flat.grad.reshape(3, 5, 77).transpose(0, 1)
-    add_measure_adjoint(dx, dout, x, m, dmean, dcovariance)
+    add_moments_adjoint(dx, dout, x, m, dmean, dcovariance)
     assert_close(dx, exact)
 
 

@@ -7,24 +7,24 @@ import pytest
 
 from vigmpi.errors import InputError
 from vigmpi.record import recorder as module
-from vigmpi.record.columns import PARTS, RANKS, STEPS, TIMINGS, TRACE
+from vigmpi.record.columns import LAYERS, RANKS, STEPS, TIMINGS, TRACE
 from vigmpi.record.recorder import Recorder, Row
 
-PART_NAMES = ["block 0", "block 1", "readout"]
+LAYER_NAMES = ["block 0", "block 1", "head"]
 OF_RANKS = {column.name: np.array([0, 1]) for column in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"about": "x"}, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, OF_RANKS, PART_NAMES, overwrite=overwrite)
+    return Recorder(path, attributes, OF_RANKS, LAYER_NAMES, overwrite=overwrite)
 
 
 def add(recorder: Recorder, number: int) -> None:
     value = number % 200  # the phase is one byte
     step = {column.name: value for column in STEPS}
     timings = np.full((2, len(TIMINGS)), value)
-    parts = np.full((2, len(PARTS), len(PART_NAMES)), value)
-    recorder.add(Row(step, timings, parts, np.array([number, 10 * number])))
+    layers = np.full((2, len(LAYERS), len(LAYER_NAMES)), value)
+    recorder.add(Row(step, timings, layers, np.array([number, 10 * number])))
 
 
 def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
@@ -41,14 +41,14 @@ def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
         axes_of = {
             "steps": ["/mini_batch"],
             "timings": ["/mini_batch", "/rank"],
-            "parts": ["/mini_batch", "/replica", "/part"],
+            "layers": ["/mini_batch", "/replica", "/part"],
         }
-        groups = {"steps": STEPS, "timings": TIMINGS, "parts": PARTS}
+        groups = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
         for group, column in [(g, c) for g, columns in groups.items() for c in columns]:
             dataset = file[group][column.name]
             assert (dataset[:].T == np.arange(600) % 200).all()
             assert dataset.attrs["unit"] == column.unit
-            assert dataset.attrs["about"] == column.about
+            assert dataset.attrs["description"] == column.description
             axes = [dimension[0].name for dimension in dataset.dims]
             assert axes == axes_of[group]
         assert file["mini_batch"][:].tolist() == list(range(600))

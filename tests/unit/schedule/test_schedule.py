@@ -4,7 +4,7 @@ import pytest
 
 from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES, Action, Kind, Schedule, with_messages
-from vigmpi.schedule.progress import blocked
+from vigmpi.schedule.deadlock import blocked_stages
 
 SIZES = list(itertools.product(range(1, 9), range(1, 9)))
 
@@ -58,7 +58,7 @@ def test_every_send_has_its_receive(phase: Phase) -> None:
 @pytest.mark.parametrize("phase", list(Phase))
 def test_no_layout_blocks_when_nothing_is_buffered(phase: Phase) -> None:
     for stages, chunks in SIZES:
-        assert blocked(programs(SCHEDULES[phase], stages, chunks), slots=chunks) == {}
+        assert blocked_stages(programs(SCHEDULES[phase], stages, chunks), slots=chunks) == {}
 
 
 def test_a_schedule_that_blocks_is_found() -> None:
@@ -68,13 +68,13 @@ def test_a_schedule_that_blocks_is_found() -> None:
     last = [
         Action(Kind(k), i) for i in range(2) for k, i in [("rF", i), ("F", i), ("B", i), ("sB", i)]
     ]
-    assert blocked([first, last], slots=0) == {
+    assert blocked_stages([first, last], slots=0) == {
         0: Action(Kind.SEND_FEATURES, 0),
         1: Action(Kind.RECEIVE_FEATURES, 0),
     }
-    assert blocked([first, last], slots=1) == {}
+    assert blocked_stages([first, last], slots=1) == {}
 
 
 def test_a_message_that_is_never_sent_is_found() -> None:
     receive = Action(Kind.RECEIVE_GRADIENTS, 0)
-    assert blocked([[receive], [Action(Kind.FORWARD, 0)]], slots=1) == {0: receive}
+    assert blocked_stages([[receive], [Action(Kind.FORWARD, 0)]], slots=1) == {0: receive}

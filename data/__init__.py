@@ -1,1 +1,0 @@
-"""Brings images into the file that runs read: `python -m data.prepare`."""

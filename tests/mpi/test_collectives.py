@@ -1,0 +1,46 @@
+import pytest
+from mpi4py import MPI
+
+from tests.conftest import OnRanks
+from vigmpi.comm.collectives import all_equal, raise_collectively
+from vigmpi.comm.topology import make_topology
+from vigmpi.errors import InputError
+from vigmpi.layout.layout import Layout
+
+
+def fail_on_some_ranks() -> None:
+    world = MPI.COMM_WORLD
+    with pytest.raises(InputError, match=r"^rank 1's file$"), raise_collectively(world):  # noqa: PT012
+        if world.rank in {1, 3}:
+            raise InputError(f"rank {world.rank}'s file")
+    with raise_collectively(world):
+        pass
+
+
+def test_bad_input_on_some_ranks_is_raised_on_all(on_ranks: OnRanks) -> None:
+    on_ranks(4, fail_on_some_ranks)
+
+
+def compare_digests() -> None:
+    world = MPI.COMM_WORLD
+    assert all_equal(world, b"same")
+    assert not all_equal(world, b"else" if world.rank == 2 else b"same")
+
+
+def test_a_digest_that_differs_on_one_rank_is_seen_by_all(on_ranks: OnRanks) -> None:
+    on_ranks(4, compare_digests)
+
+
+def look_around() -> None:
+    world = MPI.COMM_WORLD
+    topology = make_topology(world, Layout(stages=3, replicas=2, chunks=1))
+    replica, stage = topology.place
+    assert world.rank == topology.world.rank == replica * 3 + stage
+    assert (topology.pipeline.rank, topology.pipeline.size) == (stage, 3)
+    assert (topology.replicas.rank, topology.replicas.size) == (replica, 2)
+    assert topology.previous_stage == (stage - 1 if stage > 0 else MPI.PROC_NULL)
+    assert topology.next_stage == (stage + 1 if stage < 2 else MPI.PROC_NULL)
+
+
+def test_ranks_run_stage_after_stage_replica_after_replica(on_ranks: OnRanks) -> None:
+    on_ranks(6, look_around)

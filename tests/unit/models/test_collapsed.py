@@ -1,0 +1,105 @@
+"""The collapsed path against the reference in PyG's layers, in float64."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vigmpi.models.activation_memory import activation_memory
+from vigmpi.models.study import ViG, ViGConfig
+
+CONFIGS = [
+    ViGConfig(blocks=2, image_size=(12, 9)),
+    ViGConfig(
+        blocks=2, channels=2, grapher_hidden=11, ffn_hidden=5, num_classes=4, image_size=(5, 17)
+    ),
+]
+
+
+class Result:
+    """Loss, logits, gradients and running statistics of one step."""
+
+    def __init__(
+        self,
+        config: ViGConfig,
+        backend: str,
+        dtype: torch.dtype,
+        images: torch.Tensor,
+        *,
+        train: bool,
+    ) -> None:
+        model = ViG(config, backend=backend).to(dtype)
+        images = images.to(dtype)
+        if not train:
+            model(images)
+            model.eval()
+        logits = model(images)
+        loss = F.cross_entropy(logits, torch.arange(len(images)) % config.num_classes)
+        loss.backward()
+        self.logits, self.loss = logits.detach(), loss.detach()
+        self.gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        self.statistics = {n: v for n, v in model.state_dict().items() if "running" in n}
+
+    def error(self, exact: "Result") -> dict[str, float]:
+        scale = max(float(g.abs().max()) for g in exact.gradients.values())
+        return {
+            "loss": float((self.loss - exact.loss).abs() / exact.loss.abs()),
+            "logits": float((self.logits - exact.logits).abs().max() / exact.logits.abs().max()),
+            "gradients": max(
+                float((self.gradients[name] - g).abs().max()) / scale
+                for name, g in exact.gradients.items()
+            ),
+            "statistics": max(
+                float((self.statistics[name] - v).abs().max() / v.abs().max())
+                for name, v in exact.statistics.items()
+            ),
+        }
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
+def test_the_backends_agree(config: ViGConfig, train: bool, offset: float, scale: float) -> None:
+    images = offset + scale * torch.rand(6, config.channels, *config.image_size)
+
+    def result(backend: str, dtype: torch.dtype) -> Result:
+        return Result(config, backend, dtype, images, train=train)
+
+    exact = result("reference", torch.float64)
+    error = result("collapsed", torch.float64).error(exact)
+    assert error["loss"] < 1e-10
+    assert error["gradients"] < 1e-8
+    assert error["statistics"] < 1e-8
+
+    ours = result("collapsed", torch.float32).error(exact)
+    pyg = result("reference", torch.float32).error(exact)
+    for name, value in ours.items():
+        # Below 2e-6, some 16 roundings, either path may be the luckier one.
+        assert value < max(2 * pyg[name], 2e-6), (name, ours, pyg)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("dtype", "rtol", "share"), [(torch.float64, 1e-9, 0.0), (torch.float32, 0.0, 1e-5)]
+)
+def test_evaluation_follows_every_weight_and_statistic_that_changes(
+    dtype: torch.dtype, rtol: float, share: float
+) -> None:
+    """Args: share: of the largest logit, that all may be off by."""
+    model = ViG(CONFIGS[0]).to(dtype).eval()
+    reference = ViG(CONFIGS[0], backend="reference").double().eval()
+    images = torch.rand(2, 3, *CONFIGS[0].image_size, dtype=dtype)
+    for name, tensor in model.blocks.state_dict(keep_vars=True).items():
+        if tensor.is_floating_point():
+            tensor.add_(0.1 * torch.rand_like(tensor))
+            reference.load_state_dict(model.state_dict())
+            exact = reference(images.double())
+            atol = share * float(exact.abs().max())
+            torch.testing.assert_close(model(images).double(), exact, rtol=rtol, atol=atol)
+            assert torch.equal(model(images), model(images)), name
+
+
+def test_an_image_keeps_nothing_of_hidden_width() -> None:
+    config = ViGConfig(blocks=3)
+    plane = 4 * config.channels * config.num_nodes
+    assert activation_memory(ViG(config)).image <= 4 * config.blocks * plane + 10_000
+    assert activation_memory(ViG(config, backend="reference")).image > 500 * config.blocks * plane

@@ -1,0 +1,48 @@
+import torch
+
+from vigmpi.models.loss import cross_entropy
+from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.pipeline.stage import Stage
+
+SMALL = ViGConfig(blocks=2, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image_size=(4, 3))
+
+
+def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> None:
+    model = ViG(SMALL)
+    stage = Stage(model, chunks=2, first=True)
+    optimizer = torch.optim.Adam(model.parameters())
+    views = {name: p.grad.data_ptr() for name, p in model.named_parameters() if p.grad is not None}
+    done: list[int] = []
+    for _ in range(2):
+        stage.zero_gradients()
+        for i in range(2):
+            logits = stage.forward(i, torch.rand(3, 3, 4, 3).flatten(2))
+            gradient = cross_entropy(logits, torch.tensor([1, 2, 3]), 6).gradient
+            stage.backward(i, gradient, done.append)
+        optimizer.step()
+    assert done == [2, 1, 0] * 4  # the readout first, the first block last
+    assert len(views) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.data_ptr() == views[name]
+    for layer, bucket in zip(stage.layers, stage.buckets, strict=True):
+        gradients = [p.grad.flatten() for p in layer.parameters if p.grad is not None]
+        assert torch.equal(bucket, torch.cat(gradients))
+        assert bucket.data_ptr() % 64 == 0
+    storages = {bucket.untyped_storage().data_ptr() for bucket in stage.buckets}
+    assert len(storages) == 1
+
+
+def test_shares_of_the_loss_add_up_to_the_mean_of_the_whole_mini_batch() -> None:
+    logits, labels = torch.randn(7, 10), torch.randint(10, (7,))
+    shares = [
+        cross_entropy(a, b, 7)
+        for a, b in zip(logits.split([4, 2, 1]), labels.split([4, 2, 1]), strict=True)
+    ]
+    whole = logits.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(whole, labels)
+    loss.backward()
+    assert whole.grad is not None
+    torch.testing.assert_close(torch.tensor(sum(s.value for s in shares)), loss.detach())
+    torch.testing.assert_close(torch.cat([s.gradient for s in shares]), whole.grad)
+    assert sum(s.correct for s in shares) == int((logits.argmax(dim=1) == labels).sum())

@@ -1,0 +1,94 @@
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.unit.record.test_recorder import LAYER_NAMES, OF_RANKS, add
+from vigmpi.errors import InputError
+from vigmpi.record.columns import TRACE
+from vigmpi.record.previous_record import read_previous_record
+from vigmpi.record.recorder import Recorder
+
+AXES = {
+    "rank": np.array([0, 1]),
+    "replica": np.array([0, 1]),
+    "layer": np.array(LAYER_NAMES, dtype="S"),
+}
+
+
+def make(path: Path, run: str = "7", *, resume_from: int = 0) -> Recorder:
+    attributes: dict[str, dict[str, Any]] = {"": {"run": run, "started": "today"}}
+    return Recorder(path, attributes, OF_RANKS, LAYER_NAMES, resume_from=resume_from)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    """Of 300 mini-batches, each with one span of a second."""
+    path = tmp_path / "a.h5"
+    recorder = make(path)
+    recorder.begin_trace(["F"], {})
+    for number in range(300):
+        add(recorder, number)
+        recorder.add_spans(span(number, start=number))
+    recorder.close()
+    return path
+
+
+def span(mini_batch: int, start: float) -> np.ndarray:
+    return np.array([[mini_batch, 0, 0, -1, start, start + 1]])
+
+
+def test_a_run_goes_on_in_its_record_behind_the_checkpoint(record: Path) -> None:
+    recorder = make(record, resume_from=270)
+    recorder.begin_trace(["F"], {})
+    for number in range(270, 280):
+        add(recorder, number)
+        recorder.add_spans(span(number, start=number - 270))  # its clock begins anew
+    recorder.close()
+    with h5py.File(record) as file:
+        assert file.attrs["resumed_at"].tolist() == [270]
+        assert file.attrs["steps_done"] == 280
+        assert file["mini_batch"][:].tolist() == list(range(280))
+        for group in ("steps", "timings", "layers"):
+            for values in file[group].values():
+                assert (values[:].T == np.arange(280) % 200).all()
+        assert len(file["trace/mini_batch"]) == 280
+        assert {len(file["trace"][column.name]) for column in TRACE} == {280}
+        assert file["trace/start_s"][:].tolist() == list(range(280))
+    assert not list(record.parent.glob(".*"))
+
+
+def test_rows_that_a_killed_run_did_not_reach_are_not_made_up(record: Path) -> None:
+    recorder = make(record, resume_from=310)
+    add(recorder, 310)
+    recorder.close()
+    with h5py.File(record) as file:
+        assert file["mini_batch"][:].tolist() == [*range(300), 310]
+
+
+def test_a_record_of_another_run_or_layout_is_refused_and_kept(record: Path) -> None:
+    before = record.read_bytes()
+    with pytest.raises(InputError, match="is of another run; type: --output FILE"):
+        make(record, run="8", resume_from=270)
+    with pytest.raises(InputError, match="is of another layout"):
+        read_previous_record(record, "7", 270, AXES | {"rank": np.array([0])})
+    assert record.read_bytes() == before
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_damaged_record_is_refused_or_holds_what_its_shapes_say(record: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    content = bytearray(record.read_bytes())
+    if seed % 4 == 0:
+        del content[random.integers(len(content)) :]
+    for at in random.integers(min(len(content), 20_000), size=seed % 4 * 3):
+        content[at] ^= 1 << random.integers(8)
+    record.write_bytes(content)
+    try:
+        past = read_previous_record(record, "7", 270, AXES)
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert len(past.rows["mini_batch"]) <= 300

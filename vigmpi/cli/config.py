@@ -1,0 +1,330 @@
+"""Configurations of the commands, as frozen dataclasses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vigmpi.checkpoint.manifest import Checkpoint
+from vigmpi.cli.values import (
+    blocks_per_stage,
+    fraction,
+    positive_number,
+    seconds,
+    whole_number,
+)
+from vigmpi.errors import InputError
+from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import split_blocks
+from vigmpi.phase import Phase
+
+PROGRESS = ("auto", "bar", "lines", "off")
+DATASETS = ("cifar10", "folder", "digits", "synthetic")
+BACKENDS = ("fast", "reference")
+READOUTS = ("sum", "mean")
+LR_SCHEDULES = ("constant", "linear", "cosine")
+ON_NONFINITE = ("stop", "skip", "ignore")
+ON_FAILURE = ("abort", "continue")
+_MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
+
+
+def _option(
+    group: str,
+    default: Any,
+    description: str,
+    parse: Callable[[str], Any] = str,
+    commands: tuple[str, ...] = ("train", "evaluate"),
+    **argument: Any,
+) -> Any:
+    metadata = {
+        "group": group,
+        "commands": commands,
+        "argument": {"help": description, "type": parse, **argument},
+    }
+    return field(default=default, metadata=metadata)
+
+
+_layout, _model, _data, _training, _record, _checkpoints, _failures, _terminal = (
+    partial(_option, group)
+    for group in (
+        *("layout", "model", "data", "training"),
+        *("record", "checkpoints", "failures", "terminal"),
+    )
+)
+_TRAIN = ("train",)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Options of `vigmpi prepare`.
+
+    Attributes:
+        source: archive or folder of images.
+        output: file to write; None for the default name under `data/`.
+        image_size: height and width of the prepared images, in pixels.
+        overwrite: whether to replace an existing file.
+    """
+
+    source: Path
+    output: Path | None
+    image_size: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Options of `vigmpi predict`.
+
+    Attributes:
+        start: the checkpoint to use.
+        images: image files to classify.
+        json: whether to print JSON instead of a table.
+    """
+
+    start: Checkpoint
+    images: tuple[Path, ...]
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of `vigmpi train` and `vigmpi evaluate`.
+
+    Each field is a flag, a key of the TOML file and an HDF5 attribute.
+
+    Attributes:
+        start: the checkpoint that `resume` or `checkpoint` names; not an option itself.
+    """
+
+    stages: int = _layout(1, "number of pipeline stages", whole_number(1), metavar="S")
+    replicas: int = _layout(
+        1,
+        "number of copies of the pipeline; each processes its own share of the data",
+        whole_number(1),
+        metavar="R",
+    )
+    chunks: int = _layout(
+        1,
+        "number of micro-batches per replica and mini-batch",
+        whole_number(1),
+        metavar="C",
+    )
+    split: tuple[int, ...] | None = _layout(
+        None,
+        "number of blocks on each stage, for example 4,2,2 (default: as even as possible)",
+        blocks_per_stage,
+        metavar="N,N",
+    )
+    threads: int | None = _layout(
+        None,
+        "number of threads per rank (default: OMP_NUM_THREADS if set, otherwise an equal share "
+        "of the available cores)",
+        whole_number(1),
+        metavar="N",
+    )
+    blocks: int = _model(8, "number of ViG blocks", whole_number(1), metavar="N")
+    backend: str = _model(
+        "fast",
+        "implementation of the model: fast (compiled kernels) or reference (PyG layers); both "
+        "compute the same function",
+        choices=BACKENDS,
+        metavar="NAME",
+    )
+    readout: str = _model(
+        "sum",
+        "pooling of an image's nodes in the head: sum (as in the study) or mean",
+        choices=READOUTS,
+        metavar="NAME",
+    )
+    dataset: str | None = _data(
+        None,
+        "cifar10, folder (your own images), digits or synthetic (default: cifar10 if it is in "
+        "the data folder, otherwise digits)",
+        choices=DATASETS,
+        metavar="NAME",
+    )
+    data_dir: Path = _data(
+        Path("data"),
+        "folder that contains the data sets; with --dataset folder, a prepared file or a folder "
+        "of class folders",
+        Path,
+        metavar="PATH",
+    )
+    download: bool = _data(False, "download the data set if it is not in the data folder")
+    normalize: bool = _data(
+        False, "standardize each channel with the mean and deviation of the training images"
+    )
+    flip: bool = _data(False, "mirror each training image with probability 1/2", commands=_TRAIN)
+    random_crop: int = _data(
+        0,
+        "shift training images randomly by up to N pixels in each direction (0: off)",
+        whole_number(0),
+        _TRAIN,
+        metavar="N",
+    )
+    batch_size: int = _training(
+        100, "number of images per replica and mini-batch", whole_number(1), metavar="N"
+    )
+    epochs: int = _training(
+        3,
+        "number of passes over the training images, each followed by a test",
+        whole_number(1),
+        _TRAIN,
+        metavar="N",
+    )
+    lr: float = _training(1e-4, "peak learning rate of Adam", positive_number, _TRAIN, metavar="X")
+    lr_schedule: str = _training(
+        "constant",
+        "learning-rate schedule: constant, linear or cosine; the last two decay to 0",
+        str,
+        _TRAIN,
+        choices=LR_SCHEDULES,
+        metavar="NAME",
+    )
+    warm_up: float = _training(
+        0.0,
+        "fraction of training spent on linear learning-rate warm-up",
+        fraction,
+        _TRAIN,
+        metavar="X",
+    )
+    seed: int = _training(
+        0,
+        "seed of the initial weights, the sample order and the random augmentation",
+        whole_number(0),
+        metavar="N",
+    )
+    steps: int = _training(
+        0,
+        "maximum number of training mini-batches per epoch (0: no limit)",
+        whole_number(0),
+        _TRAIN,
+        metavar="N",
+    )
+    test_steps: int = _training(
+        0,
+        "maximum number of test mini-batches per test (0: no limit)",
+        whole_number(0),
+        metavar="N",
+    )
+    record: Path | None = _record(
+        None,
+        "HDF5 file to write (default: vigmpi-<Slurm job ID or UTC time>.h5)",
+        Path,
+        metavar="FILE",
+    )
+    overwrite: bool = _record(False, "replace an existing record and its checkpoints")
+    trace: bool = _record(False, "record the start and end of every action on every rank")
+    checkpoint: str | None = _checkpoints(
+        None,
+        "what to evaluate: a checkpoint, a folder of checkpoints, a file of weights, or 'latest'; "
+        "options not given on the command line are taken from the run that wrote it",
+        str,
+        ("evaluate",),
+        metavar="PATH",
+    )
+    resume: str | None = _checkpoints(
+        None,
+        "what to start from: a checkpoint, a folder of checkpoints, a file of weights, or "
+        "'latest'; options not given on the command line are taken from the run that wrote it",
+        str,
+        _TRAIN,
+        metavar="PATH",
+    )
+    checkpoint_dir: Path | None = _checkpoints(
+        None,
+        "folder for the checkpoints (default: the record's name with the suffix .checkpoints)",
+        Path,
+        _TRAIN,
+        metavar="PATH",
+    )
+    checkpoint_minutes: float = _checkpoints(
+        10.0, "maximum time between checkpoints, in minutes", positive_number, _TRAIN, metavar="X"
+    )
+    checkpoint_steps: int = _checkpoints(
+        0,
+        "number of training steps between checkpoints (0: by time only)",
+        whole_number(0),
+        _TRAIN,
+        metavar="N",
+    )
+    keep: int = _checkpoints(
+        2, "number of checkpoints to keep (0: write none)", whole_number(0), _TRAIN, metavar="N"
+    )
+    on_nonfinite: str = _failures(
+        "stop",
+        "if the loss or a gradient is not finite: stop, skip the step, or ignore it",
+        str,
+        _TRAIN,
+        choices=ON_NONFINITE,
+        metavar="ACTION",
+    )
+    on_failure: str = _failures(
+        "abort",
+        "if a rank dies: abort, or continue without its replica (needs Open MPI 5 and "
+        "mpirun --with-ft ulfm)",
+        str,
+        _TRAIN,
+        choices=ON_FAILURE,
+        metavar="ACTION",
+    )
+    heartbeat_timeout: float = _failures(
+        30.0,
+        "abort if a rank sends no heartbeat for this many seconds",
+        seconds(_MIN_TIMEOUT_S),
+        metavar="S",
+    )
+    stall_timeout: float | None = _failures(
+        None,
+        "abort if no rank makes progress for this many seconds (default: 300, or the time of 20 "
+        "mini-batches if that is longer; ten times as long before the first mini-batch is done)",
+        seconds(_MIN_TIMEOUT_S),
+        metavar="S",
+    )
+    progress: str = _terminal(
+        "auto",
+        "progress display: bar (for terminals), lines (for log files), auto or off",
+        choices=PROGRESS,
+        metavar="STYLE",
+    )
+
+    start: Checkpoint | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.stages, self.replicas, self.chunks)
+
+    @property
+    def stage_blocks(self) -> list[range]:
+        return split_blocks(self.blocks, self.stages, self.split)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Number of images in a mini-batch over all replicas."""
+        return self.batch_size * self.replicas
+
+    @property
+    def limits(self) -> dict[Phase, int]:
+        """Maximum number of mini-batches of each phase in an epoch; 0 for no limit."""
+        return {Phase.TRAIN: self.steps, Phase.TEST: self.test_steps}
+
+    def check(self) -> None:
+        """Raise InputError if options contradict each other."""
+        manifest = self.start.manifest if self.start else None
+        if manifest and self.resume and manifest.position.epoch >= self.epochs:
+            raise InputError(
+                f"nothing left to train: --resume {self.resume} has completed all {self.epochs} "
+                f"epochs. Use --epochs {manifest.position.epoch + 1} or more."
+            )
+        _ = self.stage_blocks
+        if self.trace and self.on_failure == "continue":
+            raise InputError(
+                "options exclude each other: --trace and --on-failure continue. Omit one of them."
+            )
+        if self.chunks > self.batch_size:
+            raise InputError(
+                f"too many micro-batches: --chunks {self.chunks} for --batch-size "
+                f"{self.batch_size}. Use --chunks {self.batch_size} or fewer, or a larger "
+                f"--batch-size."
+            )

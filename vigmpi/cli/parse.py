@@ -1,0 +1,141 @@
+"""Configurations from flags, a TOML file and the checkpoint that a run starts from."""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+from vigmpi.checkpoint import manifest
+from vigmpi.cli import parsers
+from vigmpi.cli.config import PredictConfig, PrepareConfig, RunConfig
+from vigmpi.cli.parsers import flag
+from vigmpi.errors import InputError
+
+# Options of a single start, which a resumed run never inherits from its checkpoint.
+_NEVER_INHERITED = {
+    *("resume", "checkpoint", "checkpoint_dir", "record", "overwrite", "download", "threads"),
+    *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure"),
+}
+# Options of the training run that an evaluation does not inherit either.
+_NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "test_steps"}
+
+
+def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
+    """Return the configuration of a training run or an evaluation.
+
+    Flags take precedence over the TOML file that `--config` names, which takes precedence over
+    the checkpoint's settings, which take precedence over the defaults.
+
+    Raises:
+        InputError: an option is unknown or impossible, or the checkpoint cannot be read.
+        SystemExit: after `--help`.
+    """
+    known = {f.name: f for f in fields(RunConfig) if command in f.metadata.get("commands", ())}
+    parser = parsers.run_parser(command, known)
+    given = parsers.parse(parser, arguments, known)
+    if path := given.pop("config", None):
+        flags = _as_flags(_read_toml(path), str(path), known)
+        given = parsers.parse(parser, flags, known) | given
+    start = _find_checkpoint(command, given)
+    inherited: dict[str, Any] = {}
+    if start and start.manifest:
+        settings = _inheritable(start.manifest.settings, command, given)
+        settings = {name: value for name, value in settings.items() if name in known}
+        inherited = parsers.parse(parser, _as_flags(settings, str(start.path), known), known)
+    config = RunConfig(**{**inherited, **given}, start=start)
+    config.check()
+    return config
+
+
+def parse_predict(arguments: Sequence[str]) -> PredictConfig:
+    """Return the configuration of `vigmpi predict`.
+
+    Raises:
+        InputError: an option is unknown, or the checkpoint cannot be read.
+        SystemExit: after `--help`.
+    """
+    given = parsers.predict_parser().parse_args(arguments)
+    start = manifest.find(given.checkpoint, None)
+    if start is None:
+        raise InputError(
+            f"no checkpoint found: --checkpoint {given.checkpoint}. Use --checkpoint PATH."
+        )
+    return PredictConfig(start, tuple(given.images), given.json)
+
+
+def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
+    """Return the configuration of `vigmpi prepare`.
+
+    Raises:
+        InputError: an option is unknown or impossible.
+        SystemExit: after `--help`.
+    """
+    return PrepareConfig(**vars(parsers.prepare_parser().parse_args(arguments)))
+
+
+def _find_checkpoint(command: str, given: Mapping[str, Any]) -> manifest.Checkpoint | None:
+    name = given.get("resume" if command == "train" else "checkpoint")
+    if name is None and command == "evaluate":
+        raise InputError(
+            "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
+        )
+    return manifest.find(name, _checkpoint_folder(command, given)) if name else None
+
+
+def _checkpoint_folder(command: str, given: Mapping[str, Any]) -> Path | None:
+    """Return the folder in which a run with these options keeps its checkpoints, if known."""
+    if "checkpoint_dir" in given:
+        return given["checkpoint_dir"]
+    if command == "train" and "record" in given:
+        return given["record"].with_suffix(manifest.SUFFIX)
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        return Path(f"vigmpi-{os.environ['SLURM_JOB_ID']}{manifest.SUFFIX}")
+    return None
+
+
+def _inheritable(
+    settings: Mapping[str, Any], command: str, given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings of a checkpoint's run that apply to a run that starts from it."""
+    excluded = set(_NEVER_INHERITED)
+    if command == "evaluate":
+        excluded |= _NOT_FOR_EVALUATION
+    elif {"stages", "blocks"} & given.keys():
+        excluded.add("split")
+    return {name: value for name, value in settings.items() if name not in excluded}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot read the configuration file: {path} ({reason}). Use a TOML file such as "
+            f"jobs/learning.toml."
+        ) from error
+
+
+def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Field]) -> list[str]:
+    """Return a file's settings as the equivalent command-line flags."""
+    by_flag = {flag(name): field for name, field in known.items()}
+    flags = []
+    for key, value in settings.items():
+        name = flag(key)
+        if name not in by_flag:
+            raise InputError(parsers.unknown_option(key, list(by_flag), f" in {source}"))
+        is_switch = isinstance(by_flag[name].default, bool)
+        if isinstance(value, bool) != is_switch:
+            expected = "true or false" if is_switch else "a value"
+            raise InputError(
+                f"wrong type in {source}: {key} = {str(value).lower()}. Set {key} to {expected}."
+            )
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, list):
+            flags.append(f"--{name}={','.join(map(str, value))}")
+        else:
+            flags.append(f"--{name}={value}")
+    return flags

@@ -1,0 +1,177 @@
+"""The argument parser of each command."""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vigmpi.cli.values import whole_number
+from vigmpi.errors import InputError
+
+COMMANDS = {
+    "train": "train a model (the default command)",
+    "evaluate": "measure the loss and accuracy of a trained model on the test images",
+    "predict": "classify image files with a trained model",
+    "prepare": "convert an archive or a folder of images to a data file",
+}
+_USAGE = "mpirun -n (S*R) vigmpi {} [options]"
+_DESCRIPTIONS = {
+    "train": (
+        "Train a Vision GNN on MPI ranks: R replicas of a pipeline of S stages.\n"
+        "python -m vigmpi is the same program as vigmpi.\n\n"
+        "commands (vigmpi COMMAND --help describes each):\n"
+        + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    ),
+    "evaluate": "Measure the loss and accuracy of a trained model on the test images.",
+}
+_EXAMPLES = {
+    "train": (
+        ("a laptop, one process", "vigmpi train"),
+        (
+            "4 ranks: 2 replicas of a 2-stage pipeline",
+            "mpirun -n 4 vigmpi train --stages 2 --replicas 2 --chunks 5",
+        ),
+        (
+            "your own images",
+            "vigmpi prepare photos.zip && vigmpi train --dataset folder --data-dir data/photos.h5",
+        ),
+        ("settings from a file", "vigmpi train --config run.toml"),
+        ("continue the latest run", "mpirun -n 4 vigmpi train --resume latest"),
+    ),
+    "evaluate": (
+        ("one process", "vigmpi evaluate --checkpoint run.checkpoints"),
+        ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.checkpoints --stages 2"),
+    ),
+    "predict": (("a table", "vigmpi predict --checkpoint run.checkpoints cat.jpg dog.png"),),
+    "prepare": (
+        ("your own images", "vigmpi prepare photos.zip --image-size 64"),
+        ("CIFAR-10", "vigmpi prepare cifar-10-python.tar.gz"),
+    ),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, command: str, **arguments: Any) -> None:
+        examples = "\n".join(f"  {use}:\n    {line}" for use, line in _EXAMPLES[command])
+        super().__init__(
+            prog=f"vigmpi {command}",
+            epilog=f"examples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **arguments,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        # argparse writes "argument --x: problem" and "the following arguments are required: x".
+        problem = message.removeprefix("argument ")
+        raise InputError(f"invalid command line: {problem}. See {self.prog} --help.")
+
+
+def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentParser:
+    """Return the parser of `train` or `evaluate`, whose result holds only what was given."""
+    parser = _Parser(
+        command,
+        usage=_USAGE.format(command),
+        description=_DESCRIPTIONS[command],
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of options; flags take precedence"
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in options.values():
+        argument: dict[str, Any] = dict(option.metadata["argument"])
+        if isinstance(option.default, bool):
+            del argument["type"]
+            argument["action"] = argparse.BooleanOptionalAction
+        elif option.default is not None:
+            argument["help"] += f" (default: {option.default})"
+        title = option.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        groups[title].add_argument(f"--{flag(option.name)}", **argument)
+    return parser
+
+
+def predict_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "predict", description="Print the most probable classes of images, on one rank."
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="PATH",
+        help="a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def prepare_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "prepare", description="Convert an archive or a folder of images to one HDF5 file."
+    )
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="CIFAR-10 as published (python or binary version), or images in "
+        "train/CLASS/IMAGE and test/CLASS/IMAGE; a folder, .tar, .tar.gz, .tar.xz or .zip",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: data/cifar10.h5 for CIFAR-10, otherwise data/SOURCE.h5)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=whole_number(1),
+        default=32,
+        metavar="N",
+        help="resize images to N x N pixels with Pillow's Lanczos filter (default: 32)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, flags: Sequence[str], options: Mapping[str, Field]
+) -> dict[str, Any]:
+    """Return the options that were given.
+
+    Raises:
+        InputError: an option is unknown, or its value is not valid.
+    """
+    parsed, unknown = parser.parse_known_args(flags)
+    if unknown:
+        raise InputError(unknown_option(unknown[0], [f"--{flag(name)}" for name in options]))
+    return vars(parsed)
+
+
+def flag(name: str) -> str:
+    """Return the flag of an option, without its dashes."""
+    return name.replace("_", "-")
+
+
+def unknown_option(given: str, known: Sequence[str], where: str = "") -> str:
+    """Return the error message for an unknown option, with the closest known one.
+
+    Args:
+        where: the source of the option, as " in FILE".
+    """
+    return _unknown(f"option{where}", given.partition("=")[0], known)
+
+
+def unknown_command(given: str) -> str:
+    """Return the error message for an unknown command, with the closest known one."""
+    return _unknown("command", given, list(COMMANDS))
+
+
+def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    remedy = f"Use {close[0]} if you meant that" if close else "See vigmpi --help"
+    return f"unknown {kind}: {given}. {remedy}."

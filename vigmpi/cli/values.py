@@ -1,0 +1,54 @@
+"""Parsers for the values of command-line options."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a parser for integers of at least `minimum`."""
+
+    def parse(text: str) -> int:
+        if text.isdecimal() and int(text) >= minimum:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, not {text!r}")
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, not {text!r}")
+    return value
+
+
+def seconds(minimum: float) -> Callable[[str], float]:
+    """Return a parser for durations of at least `minimum` seconds."""
+
+    def parse(text: str) -> float:
+        value = positive_number(text)
+        if value < minimum:
+            message = f"expected at least {minimum:g} seconds, not {text!r}"
+            raise argparse.ArgumentTypeError(message)
+        return value
+
+    return parse
+
+
+def fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction between 0 and 1, not {text!r}")
+    return value
+
+
+def blocks_per_stage(text: str) -> tuple[int, ...]:
+    return tuple(whole_number(1)(number.strip()) for number in text.split(","))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,85 @@
+"""`vigmpi prepare`: convert images to the one file that runs read."""
+
+import hashlib
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vigmpi.cli.config import PrepareConfig
+from vigmpi.datasets.decoding import RESAMPLING
+from vigmpi.datasets.prepared_header import MAX_SIDE
+from vigmpi.errors import InputError
+from vigmpi.prepare.cifar10_archive import Cifar10Archive, is_cifar10_archive
+from vigmpi.prepare.image_files import ImageFiles
+from vigmpi.prepare.members import members
+from vigmpi.prepare.source import Source
+from vigmpi.prepare.writer import PreparedFileWriter
+
+_ARCHIVE_SUFFIXES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".tgz")
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Write the prepared file and print its path.
+
+    Raises:
+        InputError: the source is missing, damaged or not laid out as expected, or the file
+            cannot be written.
+    """
+    if config.image_size > MAX_SIDE:
+        raise InputError(
+            f"images too large: --image-size {config.image_size}. Use --image-size {MAX_SIDE} or "
+            f"less, because each pixel is a node of the graph."
+        )
+    if not config.source.exists():
+        raise InputError(
+            f"source not found: {config.source}. Use the path of an archive or a folder."
+        )
+    with _exit_on_sigterm():
+        print(f"prepared: {_prepare(config)}")
+
+
+def _prepare(config: PrepareConfig) -> Path:
+    names = [(member.name, member.is_folder) for member in members(config.source)]
+    source: Source
+    if is_cifar10_archive(name for name, _ in names):
+        source, name = Cifar10Archive(config.source, config.image_size), "cifar10"
+    else:
+        source, name = ImageFiles(config.source, names, config.image_size), _stem(config.source)
+    output = config.output or Path("data") / f"{name}.h5"
+    if config.output is None:
+        output.parent.mkdir(exist_ok=True)
+    attributes = {"source": config.source.resolve().name, "resize_filter": RESAMPLING.name}
+    if config.source.is_file():
+        with config.source.open("rb") as file:
+            attributes["source_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    image_size = config.image_size, config.image_size
+    with (
+        PreparedFileWriter(output, source.samples, image_size, overwrite=config.overwrite) as out,
+        tqdm(total=sum(source.samples.values()), unit=" images", disable=None) as bar,
+    ):
+        for batch in source.read():
+            out.write(batch)
+            bar.update(len(batch.rows))
+        out.finish(source.class_names, attributes)
+    return output
+
+
+def _stem(path: Path) -> str:
+    name = path.resolve().name
+    while name.endswith(_ARCHIVE_SUFFIXES):
+        name = name.rpartition(".")[0]
+    return name
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that an unfinished file is removed."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,61 @@
+"""The parameters of a block, under the study's names, whatever path computes it."""
+
+from torch import Tensor, nn
+
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.models.normalization import LinearBeforeNorm, MicroBatchNorm
+from vigmpi.models.study.config import ViGConfig
+
+
+class LinearNorm(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(LinearBeforeNorm(inputs, outputs), MicroBatchNorm(outputs))
+
+    @property
+    def linear(self) -> LinearBeforeNorm:
+        linear = self[0]
+        assert isinstance(linear, LinearBeforeNorm)
+        return linear
+
+    @property
+    def norm(self) -> MicroBatchNorm:
+        norm = self[1]
+        assert isinstance(norm, MicroBatchNorm)
+        return norm
+
+
+class GraphConvWeights(nn.Module):
+    """Of PyG's GraphConv: W_rel * sum over neighbours + b_rel + W_root * self."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.lin_rel = nn.Linear(inputs, outputs)
+        self.lin_root = nn.Linear(inputs, outputs, bias=False)
+
+
+class Grapher(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(channels, hidden)
+        self.graph_conv: nn.Module = GraphConvWeights(hidden, hidden)
+        self.fc2 = LinearNorm(hidden, channels)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = LinearNorm(channels, hidden)
+        self.fc2 = LinearNorm(hidden, channels)
+
+
+class Block(nn.Module):
+    """Grapher, then feed-forward network, each with a residual connection."""
+
+    def __init__(self, config: ViGConfig) -> None:
+        super().__init__()
+        self.grapher = Grapher(config.channels, config.grapher_hidden)
+        self.ffn = FeedForward(config.channels, config.ffn_hidden)
+
+    def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
+        """Node features [images, channels, nodes] to the same shape."""
+        raise NotImplementedError

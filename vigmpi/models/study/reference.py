@@ -1,0 +1,29 @@
+"""The block in PyG's own layers: the oracle that every faster path is tested against."""
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch_geometric.nn import GraphConv, global_add_pool
+
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.models.study import block
+from vigmpi.models.study.config import ViGConfig
+
+
+class Block(block.Block):
+    def __init__(self, config: ViGConfig) -> None:
+        super().__init__(config)
+        self.grapher.graph_conv = GraphConv(config.grapher_hidden, config.grapher_hidden)
+
+    def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
+        images, channels, nodes = features.shape
+        x = features.transpose(1, 2).reshape(-1, channels)
+        grapher, ffn = self.grapher, self.ffn
+        hidden = grapher.graph_conv(grapher.fc1(x), graph.edge_index(images))
+        x = x + grapher.fc2(F.gelu(hidden))
+        x = x + ffn.fc2(F.gelu(ffn.fc1(x)))
+        return x.view(images, nodes, channels).transpose(1, 2).contiguous()
+
+
+def node_sum(features: Tensor) -> Tensor:
+    """[images, channels, nodes] to [images, channels]."""
+    return global_add_pool(features.transpose(1, 2), None)

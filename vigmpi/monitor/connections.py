@@ -1,0 +1,134 @@
+"""TCP connections beside MPI: they tell of a rank that MPI waits for in vain."""
+
+import fcntl
+import hmac
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import numpy as np
+from mpi4py import MPI
+
+from vigmpi.comm.collectives import allgather_rows, allgather_strings
+from vigmpi.host import process_name
+
+_HELLO = struct.Struct("<32sI")  # token, rank
+_WELCOME = b"+"
+_TIMEOUT_S = 20.0
+_HANDSHAKE_TIMEOUT_S = 2.0
+_SIOCGIFADDR = 0x8915  # of linux/sockios.h
+
+
+class Connections(NamedTuple):
+    """This rank's connections, non-blocking, by the rank at the other end.
+
+    Attributes:
+        to_monitors: to the monitors.
+        from_ranks: on a hub, from all other ranks.
+        processes: process id and host of each rank, [ranks].
+    """
+
+    to_monitors: dict[int, socket.socket]
+    from_ranks: dict[int, socket.socket]
+    processes: list[str]
+
+
+def connect_monitors(world: MPI.Intracomm, monitors: Sequence[int]) -> Connections | None:
+    """Connect every rank with every hub. Collective.
+
+    Where each rank listens travels over MPI, with a token that a caller must show.
+
+    Args:
+        monitors: ranks.
+
+    Returns:
+        None on all ranks if any could not connect.
+    """
+    host = world.Split_type(MPI.COMM_TYPE_SHARED)
+    one_host = host.size == world.size  # then nobody outside needs to reach them
+    host.Free()
+    from_ranks: dict[int, socket.socket] = {}
+    address = ""
+    if world.rank in monitors and world.size > 1:
+        listener = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=world.size)
+        token = secrets.token_hex(16)
+        accepting = threading.Thread(
+            target=_accept, args=(listener, token, world.size - 1, from_ranks)
+        )
+        accepting.daemon = True
+        accepting.start()
+        hosts = ["127.0.0.1"] if one_host else _addresses()
+        address = " ".join([token, str(listener.getsockname()[1]), *hosts])
+    processes = allgather_strings(world, process_name())
+    addresses = allgather_strings(world, address)
+    connected = {hub: _connect(addresses[hub], world.rank) for hub in monitors if hub != world.rank}
+    to_monitors = {hub: connection for hub, connection in connected.items() if connection}
+    if address:
+        accepting.join()
+    whole = len(to_monitors) == len(connected) and len(from_ranks) == (world.size - 1) * bool(
+        address
+    )
+    connections = [*to_monitors.values(), *from_ranks.values()]
+    if not allgather_rows(world, np.array([whole])).all():
+        for connection in connections:
+            connection.close()
+        return None
+    for connection in connections:
+        connection.setblocking(False)
+    return Connections(to_monitors, from_ranks, processes)
+
+
+def _accept(
+    listener: socket.socket, token: str, expected: int, accepted: dict[int, socket.socket]
+) -> None:
+    """Take calls until all have come or time is to_monitors; strangers are shown out."""
+    deadline = time.monotonic() + _TIMEOUT_S
+    with listener, suppress(TimeoutError):
+        while len(accepted) < expected:
+            listener.settimeout(max(0.01, deadline - time.monotonic()))
+            connection, _ = listener.accept()
+            rank = _handshake(connection, token)
+            if rank is None:
+                connection.close()
+            else:
+                accepted[rank] = connection
+
+
+def _handshake(connection: socket.socket, token: str) -> int | None:
+    """The caller's rank, if it shows the token."""
+    with suppress(OSError, struct.error):
+        connection.settimeout(_HANDSHAKE_TIMEOUT_S)
+        shown, rank = _HELLO.unpack(connection.recv(_HELLO.size))
+        if hmac.compare_digest(shown, token.encode()):
+            connection.sendall(_WELCOME)
+            return rank
+    return None
+
+
+def _connect(address: str, rank: int) -> socket.socket | None:
+    """Try a hub's addresses in turn; another process may listen at some of them."""
+    token, port, *hosts = address.split()
+    for host in hosts:
+        with suppress(OSError):
+            connection = socket.create_connection((host, int(port)), timeout=_TIMEOUT_S / 2)
+            connection.sendall(_HELLO.pack(token.encode(), rank))
+            if connection.recv(1) == _WELCOME:
+                return connection
+            connection.close()
+    return None
+
+
+def _addresses() -> list[str]:
+    """The IPv4 addresses of this host's interfaces, but for its loopback."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # an interface without an address
+                answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                found.append(socket.inet_ntoa(answer[20:24]))
+    return [address for address in found if not address.startswith("127.")]

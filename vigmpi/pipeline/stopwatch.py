@@ -1,0 +1,22 @@
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vigmpi.monitor.activity import Activity
+from vigmpi.record.spans import Span
+
+
+class Stopwatch:
+    """The spans of a step; they are this rank's activity."""
+
+    def __init__(self, activity: Activity) -> None:
+        self._activity = activity
+        self.spans: list[Span] = []
+
+    @contextmanager
+    def __call__(self, kind: str, micro_batch: int = -1) -> Iterator[None]:
+        outer = self._activity.begin(kind, micro_batch)
+        start = time.perf_counter()
+        yield
+        self.spans.append(Span(kind, micro_batch, start, time.perf_counter()))
+        self._activity.end(outer)

@@ -1,0 +1,1 @@
+"""Brings images into the file that runs read: `vigmpi prepare`."""
