@@ -1,5 +1,6 @@
-"""A record of vigmpi as data frames."""
+"""Reading of vigmpi's HDF5 records into pandas data frames."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,20 +10,23 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from vigmpi.errors import InputError
+from vigmpi.record.columns import FORMAT
+
 PHASES = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is whole of one HDF5 file.
+    """The complete mini-batches of one record, with its configuration.
 
     Attributes:
-        path: where it was read.
-        settings: the run's configuration.
-        dataset: what was trained on, in words.
-        steps: a row for each mini-batch, with `step_s` of the slowest rank, and `seen`, the
-            training images up to its end.
-        ranks: a row for each rank.
+        path: file that the record was read from.
+        settings: configuration of the run, by option name.
+        dataset: description of the data set.
+        steps: one row per mini-batch, with `step_s` of its slowest rank and `seen`, the number of
+            training images processed up to its end.
+        ranks: one row per rank.
     """
 
     path: Path
@@ -37,24 +41,26 @@ class Record:
 
     @property
     def layout(self) -> tuple[int, int, int]:
-        """Stages, replicas, chunks."""
+        """Number of stages, of replicas and of chunks."""
         stages, replicas, chunks = (int(self.settings[n]) for n in ("stages", "replicas", "chunks"))
         return stages, replicas, chunks
 
     @property
     def split(self) -> tuple[int, ...]:
-        return tuple(int(blocks) for blocks in self.settings["split"])
+        """Number of blocks on each stage."""
+        return tuple(int(num_blocks) for num_blocks in self.settings["split"])
 
-    def seconds(self, phase: str) -> pd.Series:
-        """Of each mini-batch on its slowest rank, without the one that includes warm-up."""
+    def step_seconds(self, phase: str) -> pd.Series:
+        """Return the seconds of each mini-batch on its slowest rank, without warm-up."""
         rows = self.steps[(self.steps.phase == phase) & (self.steps.warm_up == 0)]
         return rows.step_s
 
     @cached_property
-    def parts(self) -> pd.DataFrame:
-        """Seconds of each part in a mini-batch, warm-up left out.
+    def layer_seconds(self) -> pd.DataFrame:
+        """Forward and backward seconds of each layer, without warm-up.
 
-        Index: phase, part. A row for each mini-batch and replica.
+        One row per mini-batch, replica and layer; columns `mini_batch`, `replica`, `layer`,
+        `seconds` and `phase`.
         """
         with h5py.File(self.path) as file:
             names = [name.decode() for name in file["layer"][:]]
@@ -71,7 +77,7 @@ class Record:
 
     @cached_property
     def trace(self) -> pd.DataFrame:
-        """The spans of all ranks; empty without --trace."""
+        """The spans of all ranks; empty if the run was not traced."""
         with h5py.File(self.path) as file:
             if "trace" not in file:
                 return pd.DataFrame()
@@ -84,13 +90,36 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    with h5py.File(path) as file:
-        done = int(file.attrs["steps_done"])
-        steps = pd.DataFrame({name: values[:done] for name, values in file["steps"].items()})
+    """Read the mini-batches that a run has flushed to its record.
+
+    Raises:
+        InputError: if the file cannot be read or is not in the current record format.
+    """
+    with _open(path) as file:
+        num_steps = int(file.attrs["steps_done"])
+        steps = pd.DataFrame({name: values[:num_steps] for name, values in file["steps"].items()})
         steps["phase"] = np.array(PHASES)[steps.phase]
-        steps["step_s"] = file["timings/step_s"][:done].max(axis=1)
+        steps["step_s"] = file["timings/step_s"][:num_steps].max(axis=1)
         steps["seen"] = steps.num_images.where(steps.phase == "train", 0).cumsum()
         ranks = pd.DataFrame({name: values[:] for name, values in file["ranks"].items()})
         ranks["host"] = ranks.host.str.decode("utf-8")
         settings = dict(file["configuration"].attrs)
         return Record(path, settings, str(file.attrs["dataset"]), steps, ranks)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "not an HDF5 file"
+        raise InputError(
+            f"record cannot be read: {path} ({reason}). Give the path of a file that vigmpi wrote."
+        ) from error
+    found = file.attrs.get("format", "none")
+    if found != FORMAT:
+        file.close()
+        raise InputError(
+            f"unsupported record format: {path} has format {str(found)!r}, expected {FORMAT!r}. "
+            f"Repeat the run with this version of vigmpi and --record FILE."
+        )
+    return file

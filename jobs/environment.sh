@@ -1,21 +1,22 @@
-# Sourced by the jobs: how to reach Python, and how to start and go on. Set what fits, here or in
-# the environment.
-: "${VIGMPI_MODULES:=}"      # modules to load first, as "python mpi"
-: "${VIGMPI_VENV:=.venv}"    # a virtual environment, used where it exists
-: "${VIGMPI_IMAGE:=}"        # an Apptainer image made from jobs/vigmpi.def, used instead of it
-: "${VIGMPI_RESTARTS:=100}"  # how often a job that ran out of time is put back into the queue
+# Settings and functions of the job scripts, which source this file. Adapt the defaults below, or
+# set the variables in the environment.
+: "${VIGMPI_MODULES:=}"      # environment modules to load first, for example "python mpi"
+: "${VIGMPI_VENV:=.venv}"    # virtual environment to activate, if it exists
+: "${VIGMPI_IMAGE:=}"        # Apptainer image built from jobs/vigmpi.def; replaces VIGMPI_VENV
+: "${VIGMPI_RESTARTS:=100}"  # maximum number of times that a job is requeued
 
 # shellcheck disable=SC2086 (a list of words)
 [ -z "$VIGMPI_MODULES" ] || module load $VIGMPI_MODULES
-python=(python3)
+vigmpi=(python3 -m vigmpi)
 if [ -n "$VIGMPI_IMAGE" ]; then
-    python=(apptainer exec "$VIGMPI_IMAGE" python3)
+    vigmpi=(apptainer exec "$VIGMPI_IMAGE" vigmpi)
 elif [ -e "$VIGMPI_VENV/bin/activate" ]; then
     . "$VIGMPI_VENV/bin/activate"
 fi
 
-# study_flags STEPS TEST_STEPS DATA STAGES REPLICAS CHUNKS: the study's settings for a layout.
-# 0 steps: its two epochs of CIFAR-10 a copy, so two for each replica.
+# study_flags STEPS TEST_STEPS DATA STAGES REPLICAS CHUNKS: set `flags` to the study's settings.
+# With STEPS 0, train for 2 epochs per replica, because every replica of the study trained on 2
+# epochs' worth of images.
 study_flags() {
     local epochs=1
     [ "$1" -gt 0 ] || epochs=$((2 * $5))
@@ -23,15 +24,15 @@ study_flags() {
         --stages "$4" --replicas "$5" --chunks "$6" --overwrite)
 }
 
-# train_on TASKS FLAGS...: a job's training. A job that was put back goes on from its checkpoint;
-# one that ran out of time (status 75: it left a checkpoint) is put back.
+# train_on TASKS FLAGS...: train in a job step. A requeued job resumes from its latest checkpoint.
+# Exit status 75 means that the run was stopped and left a checkpoint: requeue the job.
 train_on() {
     local status=0 restarts=${SLURM_RESTART_COUNT:-0} resume=()
     [ "$restarts" -eq 0 ] || resume=(--resume latest)
-    # Slurm's srun does not take --cpus-per-task over from sbatch by itself.
+    # Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch.
     srun --ntasks="$1" ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         --cpu-bind=cores --kill-on-bad-exit=1 \
-        "${python[@]}" -m vigmpi "${@:2}" "${resume[@]}" || status=$?
+        "${vigmpi[@]}" "${@:2}" "${resume[@]}" || status=$?
     if [ "$status" -eq 75 ] && [ "$restarts" -lt "$VIGMPI_RESTARTS" ]; then
         scontrol requeue "$SLURM_JOB_ID"
     fi

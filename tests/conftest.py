@@ -1,4 +1,6 @@
-from collections.abc import Callable, Iterator, Mapping
+"""The order of the tests, and the fixture that runs functions on MPI ranks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -6,10 +8,11 @@ import pytest
 from tests.ranks import Ranks
 
 OnRanks = Callable[..., None]
+_SLOW_LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real ranks first, alone, since some measure; the others beside the fault drills."""
+    """Run MPI tests first and serially, because some measure time; the rest overlap the drills."""
     items.sort(key=_turn)
 
 
@@ -19,20 +22,39 @@ def _turn(item: pytest.Item) -> int:
     return 0 if item.path.parent.name == "mpi" else 2
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests marked `slow` that this session leaves out."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            stash = item.config.stash
+            stash[_SLOW_LEFT_OUT] = stash.get(_SLOW_LEFT_OUT, 0) + 1
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print how many tests marked `slow` were left out."""
+    if number := config.stash.get(_SLOW_LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f'{number} tests marked slow left out. Use pytest -m "slow or not slow" to run all.'
+        )
+
+
 @pytest.fixture(scope="session")
-def started() -> Iterator[dict[int, Ranks]]:
-    """By how many they are; they stay, since starting them takes longer than most calls."""
-    found: dict[int, Ranks] = {}
-    yield found
-    for ranks in found.values():
+def running_ranks() -> Iterator[dict[int, Ranks]]:
+    """Yield the running ranks by their number; starting them takes longer than most calls."""
+    by_number: dict[int, Ranks] = {}
+    yield by_number
+    for ranks in by_number.values():
         ranks.end()
 
 
 @pytest.fixture
-def on_ranks(started: dict[int, Ranks]) -> OnRanks:
-    """Run a module's function on every rank of a real `mpiexec`; fail where any rank fails.
+def on_ranks(running_ranks: dict[int, Ranks]) -> OnRanks:
+    """Return a function that runs a module's function on every rank of a real `mpiexec`.
 
-    Calls share their processes with earlier ones on as many ranks, but for those with an `environ`.
+    It fails if any rank fails. Calls on the same number of ranks share their processes, except
+    those with an `environ`.
     """
 
     def run(
@@ -43,12 +65,12 @@ def on_ranks(started: dict[int, Ranks]) -> OnRanks:
         environ: Mapping[str, str] | None = None,
         **arguments: Any,
     ) -> None:
-        ranks = started.pop(number, None) if environ is None else None
+        ranks = running_ranks.pop(number, None) if environ is None else None
         ranks = ranks or Ranks(number, environ)
-        harm = ranks.call(function, timeout, arguments)
-        assert harm is None, harm
+        failure = ranks.call(function, timeout, arguments)
+        assert failure is None, failure
         if environ is None:
-            started[number] = ranks
+            running_ranks[number] = ranks
         else:
             ranks.end()
 

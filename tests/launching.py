@@ -1,4 +1,4 @@
-"""Start real processes, with a time limit and nothing left behind."""
+"""Real processes, with a time limit and without leftovers."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from vigmpi.monitor.activity import Activity
 
 ROOT = Path(__file__).parents[1]
 
-# What Open MPI's mpiexec wants before it runs as root, or more ranks than cores.
+# Open MPI's mpiexec needs these variables to run as root and to start more ranks than cores.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -48,17 +48,17 @@ def start(
 
 
 def finish(process: subprocess.Popen[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Wait, then end the process and all that it started.
+    """Wait for a process, then kill all processes of its session that still run.
 
     Raises:
-        AssertionError: it ran past its time; the message has what it printed.
+        AssertionError: if the process exceeds its time limit; the message contains its output.
     """
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        raise AssertionError(f"{process.args!r} ran past {timeout} s\n{out}\n{err}") from None
+        raise AssertionError(f"{process.args!r} exceeded {timeout} s\n{out}\n{err}") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -66,25 +66,25 @@ def finish(process: subprocess.Popen[str], timeout: float) -> subprocess.Complet
 
 
 def mpiexec(ranks: int) -> list[str]:
-    """The launcher of the MPI that this Python uses."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    assert launcher, "no mpiexec: pip install -e '.[mpi,test]', or load an MPI module"
+    """Return the launcher of the MPI library that this Python uses, with its arguments."""
+    same_folder = Path(sys.executable).with_name("mpiexec")
+    launcher = str(same_folder) if same_folder.exists() else shutil.which("mpiexec")
+    assert launcher, "mpiexec not found. Use pip install -e '.[mpi,test]' or load an MPI module."
     return [launcher, "-n", str(ranks)]
 
 
 def vigmpi(*arguments: str, ranks: int | None = None) -> list[str]:
-    """The command line of a run; without a launcher where `ranks` is None."""
+    """Return the command line of a run; without a launcher if `ranks` is None."""
     launcher = mpiexec(ranks) if ranks else []
     return [*launcher, sys.executable, "-m", "vigmpi", *arguments]
 
 
 def steps_done(record: Path) -> int:
-    """Mini-batches that a record holds by now."""
+    """Return the number of mini-batches that a record currently holds."""
     try:
         with h5py.File(record, locking=False) as file:
             return int(file.attrs["steps_done"])
-    except (OSError, KeyError):  # not there yet, or caught in the middle of a flush
+    except (OSError, KeyError):  # the file does not exist yet, or is being flushed
         return 0
 
 

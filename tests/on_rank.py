@@ -1,6 +1,6 @@
-"""One of the ranks that call tests' functions: `mpiexec -n N python -m tests.on_rank`.
+"""Rank process that runs functions of tests: `mpiexec -n N python -m tests.on_rank`.
 
-Rank 0 reads calls from its standard input, a line of JSON each, and answers each with a line.
+Rank 0 reads one call per line, as JSON, from standard input and answers each with one line.
 """
 
 import faulthandler
@@ -18,17 +18,17 @@ from vigmpi.comm.waiting import wait
 if __name__ == "__main__":
     world = MPI.COMM_WORLD
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the functions print
+    os.dup2(2, 1)  # keeps the output of the functions apart from the answers
     try:
         while True:
             line = sys.stdin.readline() if world.rank == 0 else ""
-            called = world.Ibarrier()
-            while not called.Test():  # idle ranks leave the cores to others
+            next_call = world.Ibarrier()
+            while not next_call.Test():  # sleeping leaves the cores to other processes
                 time.sleep(0.02)
             if not (line := world.bcast(line)):
                 break
             module, function, seconds, arguments = json.loads(line)
-            faulthandler.dump_traceback_later(seconds, exit=True)  # shows where a rank hangs
+            faulthandler.dump_traceback_later(seconds, exit=True)  # show where a rank hangs
             getattr(importlib.import_module(module), function)(**arguments)
             wait(world.Ibarrier())
             faulthandler.cancel_dump_traceback_later()

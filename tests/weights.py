@@ -5,7 +5,7 @@ import safetensors.numpy
 
 
 def weights(checkpoint: Path) -> dict[str, np.ndarray]:
-    """All tensors of a checkpoint's folder, the optimizer's among them."""
+    """Return all tensors of a checkpoint, including the optimizer's."""
     tensors: dict[str, np.ndarray] = {}
     for shard in checkpoint.glob("*.safetensors"):
         tensors |= safetensors.numpy.load_file(shard)
@@ -13,8 +13,8 @@ def weights(checkpoint: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def assert_equal_weights(one: Path, other: Path) -> None:
-    found, expected = weights(one), weights(other)
-    assert found.keys() == expected.keys()
+def assert_equal_weights(checkpoint: Path, reference: Path) -> None:
+    actual, expected = weights(checkpoint), weights(reference)
+    assert actual.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)

@@ -9,13 +9,14 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
+from vigmpi.cli.config import PrepareConfig
 from vigmpi.cli.parse import parse_config, parse_predict, parse_prepare
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import InputError, RankError, RunError
-from vigmpi.host import importing, prepare_process, process_name
+from vigmpi.host import garbage_collection_paused, prepare_process, process_name
 from vigmpi.monitor.activity import Activity, describe_rank
-from vigmpi.stop_signal import StopSignal, ignore_late
+from vigmpi.stop_signal import StopSignal, exiting_on_signals, ignore_late_signal
 
 if TYPE_CHECKING:
     from vigmpi.commands.crew import Crew
@@ -51,7 +52,8 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
         print(f"vigmpi {version('vigmpi')}")
         return 0
     if command in _SERIAL_COMMANDS:
-        return _run_serial(command, flags)
+        with exiting_on_signals():
+            return _run_serial(command, flags)
     stop = StopSignal()
     config = parse_config(flags, command)
     activity.layout = config.layout
@@ -64,13 +66,13 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
     from vigmpi.commands.crew import Crew, RanksLostError  # noqa: PLC0415
 
-    crew: Crew | None = Crew.of_all(world, config)
+    crew: Crew | None = Crew.of_world(world, config)
     while crew:
         try:
             return _run_on_ranks(command, crew, activity, stop)
         except RanksLostError as error:
             crew = crew.survivors(activity, str(error))
-        gc.collect()  # frees what the session of all ranks held
+        gc.collect()  # frees the model and the buffers of the previous session
     return 0
 
 
@@ -79,33 +81,30 @@ def _run_on_ranks(command: str, crew: "Crew", activity: Activity, stop: StopSign
 
     config = crew.config
     activity.rank, activity.layout = crew.world.rank, config.layout
-    timeouts = config.heartbeat_timeout, config.stall_timeout
-    with watchdog(
-        crew.world, config.layout, activity, *timeouts, mpi_reports_failures=crew.continues_on_failure
-    ):
-        with importing():
+    timeouts, tolerant = (config.heartbeat_timeout, config.stall_timeout), crew.continues_on_failure
+    with watchdog(crew.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
+        with garbage_collection_paused():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
         return train(crew, activity, stop) if command == "train" else evaluate(crew, activity)
 
 
 def _run_serial(command: str, flags: Sequence[str]) -> int:
-    if (started := launch.num_tasks(os.environ)) > 1:
+    config = parse_prepare(flags) if command == "prepare" else parse_predict(flags)
+    if (tasks := launch.num_tasks(os.environ)) > 1:
         raise InputError(
-            f"too many ranks: {command} runs on one, but {started} were started. Start it without "
-            f"mpirun or srun."
+            f"too many ranks: {command} runs on one rank, but {tasks} were started. Use vigmpi "
+            f"{command} without mpirun or srun."
         )
-    if command == "prepare":
-        prepare_config = parse_prepare(flags)
+    prepare_process()
+    if isinstance(config, PrepareConfig):
         from vigmpi.commands.prepare import prepare  # noqa: PLC0415
 
-        prepare(prepare_config)
-        return 0
-    predict_config = parse_predict(flags)
-    prepare_process()
-    with importing():
-        from vigmpi.commands.predict import predict  # noqa: PLC0415
-    predict(predict_config)
+        prepare(config)
+    else:
+        with garbage_collection_paused():
+            from vigmpi.commands.predict import predict  # noqa: PLC0415
+        predict(config)
     return 0
 
 
@@ -114,7 +113,7 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
     if isinstance(error, RankError):
         return f"{error}\n"
     rank = describe_rank(activity.rank, activity.layout, process_name())
-    line = f"{rank} failed in {activity.now}: {type(error).__name__}: {error}"
+    line = f"{rank} failed in {activity.current}: {type(error).__name__}: {error}"
     return "".join([line.rstrip(": "), "\n", *format_exception(error)])
 
 
@@ -124,10 +123,10 @@ def run() -> NoReturn:
     try:
         status = main(sys.argv[1:], activity)
     except BaseException as error:
-        if isinstance(error, SystemExit) and not error.code and "mpi4py.MPI" not in sys.modules:
-            raise  # argparse exits like this after --help
+        if isinstance(error, SystemExit) and "mpi4py.MPI" not in sys.modules:
+            raise  # after --help, or a signal to a command that runs on one rank
         abort(describe_failure(error, activity))  # an error of one rank must end all of them
-    ignore_late()
+    ignore_late_signal()
     if activity.restarts:
         exit_without_finalize(status)
     sys.exit(status)

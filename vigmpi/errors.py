@@ -1,23 +1,21 @@
-"""What ends a run with one line."""
+"""Exceptions that end a run with a message of one line."""
 
 
 class InputError(Exception):
-    """Bad usage or input: one line that says what is wrong, what was given, what to type.
+    """Invalid usage or input.
 
-    `__main__` prints it from one rank and leaves with status 2.
+    The message has the format `<what is wrong>: <what was given>. <What to do>.` Rank 0 prints it
+    as one line and exits with status 2.
     """
 
     def __str__(self) -> str:
-        """In one line, whatever was given."""
+        """Return the message on one line, whatever the input contained."""
         return " ".join(super().__str__().split())
 
 
 class RankError(Exception):
-    """A failure that one rank alone knows of, such as a full disk: one line, no traceback.
-
-    It ends all ranks.
-    """
+    """Failure that one rank knows of, such as a full disk; it prints one line and aborts all."""
 
 
 class RunError(Exception):
-    """A run that failed in a way that all ranks know of: one line, and status 1."""
+    """Failure that all ranks know of; rank 0 prints its one line and exits with status 1."""

@@ -1,4 +1,4 @@
-"""What this host offers: cores and memory (Linux)."""
+"""Cores and memory of this host, and this process on it (Linux)."""
 
 import ctypes
 import gc
@@ -9,16 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+_M_MMAP_THRESHOLD = -3  # from malloc.h
 
 
 def prepare_process() -> None:
-    """Set what torch reads when it is imported, and how memory is given back.
+    """Set the environment that torch reads at import, and the allocator's threshold.
 
-    OpenMP's idle threads sleep instead of spinning on cores that the kernels' threads could use
-    (measured: with spinning, a step on two cores takes a third longer). MKL sums in an order that
-    does not depend on the number of threads: by default, a rank with two cores would differ from
-    two ranks with one in the last bits.
+    Idle OpenMP threads sleep instead of spinning on cores that the kernels' threads could use;
+    with spinning, a step on two cores takes a third longer (measured). MKL is set to an order of
+    summation that does not depend on the number of threads; by default, the last bits would.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -26,11 +25,11 @@ def prepare_process() -> None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """Around imports of many modules, which make a million objects and no garbage.
+def garbage_collection_paused() -> Iterator[None]:
+    """Import many modules without garbage collection, then freeze their objects.
 
-    A sixth of a rank's start is the collector looking through them; frozen, they cost later
-    collections nothing either.
+    Imports create a million objects and no garbage. Scanning them takes a sixth of a rank's
+    start-up time, and frozen objects are not scanned by later collections either.
     """
     gc.disable()
     try:
@@ -41,11 +40,11 @@ def importing() -> Iterator[None]:
 
 
 def set_mmap_threshold(size_bytes: int) -> None:
-    """Let what is at least so large have memory of its own, given back when it is freed.
+    """Let glibc map allocations of at least this size separately and unmap them when freed.
 
-    glibc's heap by default grows to hold what is up to 32 MiB, and the holes between tensors that
-    live long cost a third of the peak. Fresh memory has its price too: it slows the reference
-    path by a third and the collapsed one hardly.
+    By default, the heap grows to hold allocations of up to 32 MiB, and fragmentation between
+    long-lived tensors costs a third of the peak memory. Mapping has a cost: it slows down the
+    reference backend by a third, the fast backend hardly at all (measured).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -53,12 +52,12 @@ def set_mmap_threshold(size_bytes: int) -> None:
 
 
 def process_name() -> str:
-    """Where to find this process."""
+    """Return the process ID and the host of this process, for messages."""
     return f"pid {os.getpid()} on {platform.node()}"
 
 
 def end_process(name: str) -> bool:
-    """Kill a process by its `process_name`; False if it is not of this host."""
+    """Kill a process by its `process_name`; return False if it is on another host."""
     pid, _, host = name.removeprefix("pid ").partition(" on ")
     if host != platform.node():
         return False
@@ -68,35 +67,35 @@ def end_process(name: str) -> bool:
 
 
 def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:
-    """How many cores a rank may compute on without taking another's.
+    """Return a rank's equal share of its cores.
 
     Args:
-        cores: those that each rank of the host may use.
-        rank: whose, an index into `cores`.
+        cores: the cores that each rank of the host may use.
+        rank: the rank, an index into `cores`.
     """
-    sharing = sum(1 for others in cores if others & cores[rank])
-    return max(1, len(cores[rank]) // sharing)
+    num_sharing = sum(1 for core_set in cores if core_set & cores[rank])
+    return max(1, len(cores[rank]) // num_sharing)
 
 
 def peak_rss_bytes() -> int:
-    """This process's peak resident size so far.
+    """Return the peak resident size of this process so far.
 
-    Not getrusage's: that one starts at the peak of the process that started this one.
+    getrusage would not do: its value starts at the peak of the parent process.
     """
-    return _kib_of("/proc/self/status", "VmHWM")
+    return _proc_bytes("/proc/self/status", "VmHWM")
 
 
 def resident_bytes() -> int:
-    """This process's resident size now."""
-    return _kib_of("/proc/self/status", "VmRSS")
+    """Return the current resident size of this process."""
+    return _proc_bytes("/proc/self/status", "VmRSS")
 
 
 def available_bytes() -> int:
-    """Memory that processes of this host can still take, within their control group's limits."""
-    return min([_kib_of("/proc/meminfo", "MemAvailable"), *_group_rooms()])
+    """Return the memory available to this process, given the limits of its control groups."""
+    return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *_cgroup_headroom()])
 
 
-def _kib_of(path: str, key: str) -> int:
+def _proc_bytes(path: str, key: str) -> int:
     for line in Path(path).read_text().splitlines():
         name, _, value = line.partition(":")
         if name == key:
@@ -104,21 +103,22 @@ def _kib_of(path: str, key: str) -> int:
     raise RuntimeError(f"{path} has no {key}")
 
 
-def _group_rooms() -> list[int]:
-    """What is left under the memory limit of each control group (v2) above this process."""
+def _cgroup_headroom() -> list[int]:
+    """Return the bytes left under the memory limit of each control group (v2) of this process."""
     root = Path("/sys/fs/cgroup")
     lines = Path("/proc/self/cgroup").read_text().splitlines()
-    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group = root / own.strip("/")
-    rooms = []
+    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = root / path.strip("/")
+    headroom = []
     for folder in [group, *group.parents]:
         limit, used = folder / "memory.max", folder / "memory.current"
-        if limit.is_file() and (bound := limit.read_text().strip()) != "max":
-            rooms.append(int(bound) - int(used.read_text()) + _inactive_file_bytes(folder))
-    return rooms
+        if limit.is_file() and (maximum := limit.read_text().strip()) != "max":
+            free = int(maximum) - int(used.read_text())
+            headroom.append(free + _inactive_file_bytes(folder))
+    return headroom
 
 
 def _inactive_file_bytes(group: Path) -> int:
-    """Cached file pages, which the kernel gives up before it refuses memory."""
+    """Return the size of cached file pages, which the kernel reclaims before it refuses memory."""
     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     return int(stat.get("inactive_file", 0))

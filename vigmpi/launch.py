@@ -1,7 +1,8 @@
-"""How this process was started: what the launcher says, and whether it fits the MPI library.
+"""Detection of the launcher from its environment variables, and checks that it fits the MPI.
 
-Which variables a launcher sets was read off MPICH's and Open MPI's mpiexec and Slurm's srun
-with each of its MPI types. Slurm's come last: an mpiexec inside a batch job inherits them.
+The variables were read from the environments that MPICH's and Open MPI's mpiexec and Slurm's srun
+set, the latter with each of its MPI types. Slurm's variables come last in each search, because an
+mpiexec inside a batch job inherits them.
 """
 
 import re
@@ -11,75 +12,76 @@ from vigmpi.errors import InputError
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_MISMATCH = "launcher and MPI library do not match"
 
 
 def num_tasks(environ: Mapping[str, str]) -> int:
-    """How many processes the launcher started."""
+    """Return the number of processes that the launcher started."""
     return _first(environ, _SIZES, 1)
 
 
 def rank(environ: Mapping[str, str]) -> int:
-    """This process's rank, without asking MPI."""
+    """Return the rank of this process without initializing MPI."""
     return _first(environ, _RANKS, 0)
 
 
 def check_library(environ: Mapping[str, str], library: str) -> None:
-    """Refuse a launcher that the MPI library cannot talk to.
+    """Check that the MPI library supports the launcher.
 
-    The mismatch either dies inside MPI_Init or makes every rank a world of its own.
+    Otherwise MPI_Init would crash or put every rank into a world of its own.
 
     Args:
-        library: what MPI_Get_library_version says, which may be asked before MPI_Init.
+        library: the result of MPI_Get_library_version, which may be called before MPI_Init.
 
     Raises:
-        InputError: naming the launcher that fits.
+        InputError: if they do not match; the message names a launcher that does.
     """
     pmi = "PMI_RANK" in environ
     pmix = "PMIX_RANK" in environ or "PMIX_NAMESPACE" in environ
     slurm = "SLURM_STEP_ID" in environ and "OMPI_COMM_WORLD_SIZE" not in environ
-    open_mpi, number = "Open MPI" in library, num_tasks(environ)
-    if slurm and number > 1 and not (pmi or pmix):
-        problem = f"srun started {number} tasks without an MPI type: each would be its own world"
+    open_mpi, tasks = "Open MPI" in library, num_tasks(environ)
+    if slurm and tasks > 1 and not (pmi or pmix):
+        problem = f"srun has no MPI type, so each of its {tasks} tasks would be a separate world"
     elif pmix and not pmi and library.startswith("MPICH Version") and "pmix" not in library:
-        problem = "the launcher speaks PMIx, which this Python's MPI (MPICH) was built without"
+        problem = "the launcher uses PMIx, but this MPICH was built without PMIx"
     elif pmi and not pmix and open_mpi and int(re.findall(r"Open MPI v(\d+)", library)[0]) >= 5:
-        problem = "the launcher speaks PMI, and this Python's MPI (Open MPI) only PMIx"
+        problem = "the launcher uses PMI, but this Open MPI supports only PMIx"
     else:
         return
     if slurm:
-        right = f"srun --mpi={'pmix' if open_mpi else 'pmi2'}"
+        launcher = f"srun --mpi={'pmix' if open_mpi else 'pmi2'}"
     else:
-        right = "Open MPI's mpirun" if open_mpi else "MPICH's mpiexec"
-    raise InputError(f"{problem}; type: {right} -n {number} python -m vigmpi ...")
+        launcher = "Open MPI's mpirun" if open_mpi else "MPICH's mpiexec"
+    raise InputError(f"{_MISMATCH}: {problem}. Start vigmpi with {launcher} -n {tasks}.")
 
 
 def check_fault_tolerance(environ: Mapping[str, str]) -> None:
-    """Refuse to go on without lost ranks where the launcher would end the others.
+    """Check that the launcher lets surviving ranks continue after others are lost.
 
     Raises:
-        InputError
+        InputError: if it would terminate them.
     """
     if environ.get("OMPI_MCA_mpi_ft_enable") not in {"1", "true"}:
         raise InputError(
-            f"--on-failure continue needs Open MPI 5 and its fault tolerance; type: mpirun "
-            f"--with-ft ulfm -n {num_tasks(environ)} python -m vigmpi ..."
+            f"no fault tolerance: --on-failure continue needs Open MPI 5 and its ULFM. "
+            f"Start vigmpi with mpirun --with-ft ulfm -n {num_tasks(environ)}."
         )
 
 
 def check_world(environ: Mapping[str, str], size: int) -> None:
-    """Refuse a launch whose processes did not become one world."""
-    if (number := num_tasks(environ)) != size:
+    """Raise InputError unless all processes of the launch form one world of `size` ranks."""
+    if (tasks := num_tasks(environ)) != size:
         raise InputError(
-            f"the launcher started {number} processes, but MPI made worlds of {size}: launcher "
-            f"and MPI library do not belong together; type: the mpiexec beside this Python, or "
-            f"srun --mpi=TYPE with a type that `srun --mpi=list` names"
+            f"{_MISMATCH}: the launcher started {tasks} processes, but MPI made worlds of "
+            f"{size}. Use the mpiexec next to this Python, or srun --mpi=TYPE with a type "
+            f"that srun --mpi=list prints."
         )
 
 
-def _first(environ: Mapping[str, str], names: tuple[str, ...], otherwise: int) -> int:
+def _first(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
     for name in names:
         if name.startswith("SLURM_") and "SLURM_STEP_ID" not in environ:
-            continue  # a batch script's own shell, no task of srun's
+            continue  # the shell of a batch script, not a task of srun
         if environ.get(name, "").isdecimal():
             return int(environ[name])
-    return otherwise
+    return default

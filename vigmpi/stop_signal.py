@@ -1,13 +1,16 @@
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
 class StopSignal:
-    """Whether this process was told to stop, by Slurm, a launcher or a user.
+    """Flag that is set when Slurm, a launcher or a user asks this process to stop.
 
-    The handler only takes note: what a rank is in the middle of goes on, and all ranks agree at
-    the end of a mini-batch. SIGUSR1 is the one to send: Open MPI's mpirun ends its ranks at a
-    SIGTERM before they can answer, and MPICH's dies of SIGUSR2.
+    The handler only sets the flag; all ranks then stop together at the end of a mini-batch.
+    Users should send SIGUSR1: Open MPI's mpirun kills its ranks on SIGTERM before they can
+    react, and MPICH's dies of SIGUSR2.
     """
 
     SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -15,14 +18,26 @@ class StopSignal:
     def __init__(self) -> None:
         self.received = False
         for number in self.SIGNALS:
-            signal.signal(number, self._take_note)
+            signal.signal(number, self._set_received)
 
-    def _take_note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _set_received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if number == signal.SIGINT and self.received:
-            raise KeyboardInterrupt  # who asks twice does not want to wait
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the mini-batch
         self.received = True
 
 
-def ignore_late() -> None:
-    """The run is over: a SIGUSR1 to a process on its way out must not spoil its exit status."""
+def ignore_late_signal() -> None:
+    """Ignore SIGUSR1 from now on, so that it cannot change the exit status of a finished run."""
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+@contextmanager
+def exiting_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into SystemExit, so that unfinished files are removed."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

@@ -1,1 +1,1 @@
-"""Speed, measured with all contenders in one run: `python -m analysis.bench`."""
+"""Benchmarks that time vigmpi and its contenders in the same run."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.bench import against
 from analysis.bench.growth import growth
 from analysis.bench.launcher import mpiexec
 from analysis.bench.rounds import Sample
@@ -15,21 +16,31 @@ from vigmpi.host import prepare_process
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.bench", description="Time vigmpi beside its peers, in one run."
+        prog="python -m analysis.bench", description="Time vigmpi and its contenders in one run."
     )
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")
-    parser.add_argument("--output", type=Path, default=Path("bench.h5"), help="HDF5 file")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
+    parser.add_argument("--output", type=Path, default=Path("bench.h5"), help="HDF5 file to write")
+    parser.add_argument(
+        "--against", type=Path, metavar="PATH", help="compare this checkout with another one"
+    )
     arguments = parser.parse_args()
+    if arguments.against:
+        seconds = against.alternate(Path.cwd(), arguments.against.resolve())
+        print(against.table(seconds))
+        against.write(arguments.output, seconds, arguments.against)
+        return
     prepare_process()
 
-    from analysis.bench import results, sequential  # noqa: PLC0415 (torch comes after it)
+    from analysis.bench import results, sequential  # noqa: PLC0415 (must follow prepare_process)
 
     steps = sequential.steps(arguments.rounds)
     operations, shares = sequential.kernels(arguments.rounds)
     pipelines, bounds = _pipelines(arguments.rounds)
-    found = results.Results(steps, operations, shares, pipelines, bounds, growth(arguments.rounds))
-    print(results.tables(found))
-    results.write(arguments.output, found)
+    measured = results.Results(
+        steps, operations, shares, pipelines, bounds, growth(arguments.rounds)
+    )
+    print(results.tables(measured))
+    results.write(arguments.output, measured)
     print(f"results: {arguments.output}")
 
 

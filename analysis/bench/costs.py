@@ -1,8 +1,8 @@
-"""What safety costs a run of two ranks: the watchdog, and checkpoints.
+"""Cost of the watchdog and of checkpoints in a run on two ranks.
 
     python -m analysis.bench.costs [--rounds N]
 
-Runs with and without the watchdog take turns; the medians of their mini-batches are compared.
+Runs with and without the watchdog alternate; the median times of their mini-batches are compared.
 """
 
 import argparse
@@ -23,16 +23,18 @@ RUN = [
     *("--dataset", "synthetic", "--steps", "12", "--test-steps", "1", "--checkpoint-steps", "4"),
     *("--progress", "off"),
 ]
-TEN_MINUTES_S = 600.0  # from one checkpoint to the next, by default
-PROGRAMS = {"watched": "vigmpi", "unwatched": "analysis.bench.costs"}
+CHECKPOINT_INTERVAL_S = 600.0  # the default of --checkpoint-minutes
+PROGRAMS = {"with watchdog": "vigmpi", "without watchdog": "analysis.bench.costs"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.bench.costs",
-        description="What watchdog and checkpoints cost.",
+        description="Measure the cost of the watchdog and of checkpoints.",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="runs with, and runs without")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="number of runs with the watchdog, and without it"
+    )
     rounds = parser.parse_args().rounds
     step_s: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     checkpoint_s = []
@@ -46,13 +48,14 @@ def main() -> None:
                     steps = file["timings/step_s"][:][training].max(axis=1)
                     step_s[name].append(float(np.median(steps[1:])))
                     checkpoint_s.append(file.attrs["checkpoint_s"] / file.attrs["checkpoints"])
-    ratios = np.array(step_s["watched"]) / step_s["unwatched"]
+    ratios = np.array(step_s["with watchdog"]) / step_s["without watchdog"]
     for name, medians in step_s.items():
-        print(f"{name:9}  a mini-batch of 200 images takes {np.median(medians):.3f} s")
+        print(f"{name}: {np.median(medians):.3f} s per mini-batch of 200 images")
     least, most = ratios.min(), ratios.max()
-    print(f"watched over unwatched: {np.median(ratios):.4f} ({least:.4f} to {most:.4f})")
-    each = float(np.median(checkpoint_s))
-    print(f"a checkpoint takes {each:.3f} s; one in ten minutes: {each / TEN_MINUTES_S:.4%}")
+    print(f"time with / without watchdog: {np.median(ratios):.4f} ({least:.4f} to {most:.4f})")
+    checkpoint = float(np.median(checkpoint_s))
+    share = checkpoint / CHECKPOINT_INTERVAL_S
+    print(f"one checkpoint: {checkpoint:.3f} s; one every ten minutes: {share:.4%}")
 
 
 def _run(program: str, record: Path) -> None:
@@ -60,19 +63,19 @@ def _run(program: str, record: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def unwatched() -> int:
-    """A rank of a run without its watchdog."""
-    mpi4py.rc.initialize = False  # vigmpi does it
+def run_without_watchdog() -> int:
+    """Run vigmpi on this rank without its watchdog and return the exit status."""
+    mpi4py.rc.initialize = False  # vigmpi initializes MPI
     from vigmpi import launch  # noqa: PLC0415
     from vigmpi.__main__ import main as run  # noqa: PLC0415
     from vigmpi.monitor import watchdog  # noqa: PLC0415
     from vigmpi.monitor.activity import Activity  # noqa: PLC0415
 
-    setattr(watchdog, "connect_monitors", lambda *_: None)  # noqa: B010 (the type checker's rule)
+    setattr(watchdog, "connect_monitors", lambda *_: None)  # noqa: B010 (mypy rejects an assignment)
     return run(sys.argv[1:], Activity(launch.rank(os.environ)))
 
 
 if __name__ == "__main__":
-    if "--record" in sys.argv:  # a rank of `_run`
-        sys.exit(unwatched())
+    if "--record" in sys.argv:  # started by `_run`
+        sys.exit(run_without_watchdog())
     main()

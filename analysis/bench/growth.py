@@ -1,6 +1,6 @@
-"""The collapsed step's time and memory against batch size, image side and hidden width.
+"""Time and memory of the fast step over batch size, image side and hidden width.
 
-Each case runs in a process of its own, so that its peak is its own.
+Each case runs in a separate process, so that peak memory is measured per case.
 """
 
 import json
@@ -14,41 +14,43 @@ import numpy as np
 from analysis.bench.rounds import Sample
 from vigmpi.host import peak_rss_bytes, prepare_process
 
-# images, side, width of the Grapher's hidden layer (the feed-forward network's is twice that)
+# number of images, side, width of the Grapher's hidden layer (half of the feed-forward network's)
 CASES = {
-    **{f"{images} images": (images, 32, 256) for images in (100, 200, 400, 1000, 4000)},
+    **{f"{count} images": (count, 32, 256) for count in (100, 200, 400, 1000, 4000)},
     **{f"side {side}": (max(1, 100 * 32**2 // side**2), side, 256) for side in (32, 64, 128, 224)},
     **{f"hidden {width}": (100, 32, width) for width in (64, 128, 256, 512)},
 }
 
 
 class Growth(NamedTuple):
-    """A case's times, and the peak of the resident size of the process."""
+    """Times of a case, and the peak resident size of its process."""
 
     sample: Sample
     peak_bytes: int
 
 
 def growth(rounds: int) -> dict[str, Growth]:
-    found = {}
+    """Time every case, each in a process of its own."""
+    results = {}
     for name, case in CASES.items():
         program = [sys.executable, "-m", "analysis.bench.growth", *map(str, case), str(rounds)]
-        answer = subprocess.run(program, check=True, capture_output=True, text=True).stdout
-        seconds, peak = json.loads(answer)
-        found[name] = Growth(Sample(np.array(seconds), case[0]), peak)
-    return found
+        output = subprocess.run(program, check=True, capture_output=True, text=True).stdout
+        seconds, peak = json.loads(output)
+        results[name] = Growth(Sample(np.array(seconds), case[0]), peak)
+    return results
 
 
-def main(images: int, side: int, width: int, rounds: int) -> None:
+def main(num_images: int, side: int, width: int, rounds: int) -> None:
+    """Time one case and print its seconds and peak memory as JSON."""
     prepare_process()
 
-    from analysis.bench.sequential import step  # noqa: PLC0415 (torch comes after it)
+    from analysis.bench.sequential import step  # noqa: PLC0415 (must follow prepare_process)
     from vigmpi.models.study import ViGConfig  # noqa: PLC0415
 
     config = ViGConfig(image_size=(side, side), grapher_hidden=width, ffn_hidden=2 * width)
-    call, _ = step(images, config)
+    call, _ = step(num_images, config)
     seconds = []
-    for _ in range(1 + rounds):  # the first compiles
+    for _ in range(1 + rounds):  # the first round compiles
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)

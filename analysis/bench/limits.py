@@ -1,4 +1,4 @@
-"""What one core's floating-point units can do at most, as small loops to time."""
+"""Small loops to time that saturate the floating-point units of one core."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numba import njit
 
-_LANES = 128  # times four independent chains: more than latency x units x vector width
-_CHAIN = 16  # operations on a value between its load and its store
+_LANES = 128  # times four independent chains: exceeds latency x units x vector width
+_CHAIN = 16  # operations on a value between load and store
 _REPEATS = 500_000
 
 OPERATIONS = 4 * _LANES * _CHAIN * _REPEATS
@@ -17,7 +17,8 @@ OPERATIONS = 4 * _LANES * _CHAIN * _REPEATS
 def _multiply_adds(x, factor):  # type: ignore[no-untyped-def]
     for _ in range(_REPEATS):
         for i in range(_LANES):
-            # Four chains in step: in turn, they would fill the scheduler with what must wait.
+            # The four chains are interleaved: one after the other, they would fill the scheduler
+            # with waiting operations.
             a, b, c, d = x[0, i], x[1, i], x[2, i], x[3, i]
             for _ in range(_CHAIN):
                 a, b = a * factor + factor, b * factor + factor
@@ -37,20 +38,20 @@ def _divisions(x, numerator):  # type: ignore[no-untyped-def]
 
 
 def multiply_adds() -> None:
-    """OPERATIONS fp32 fused multiply-adds."""
+    """Run OPERATIONS fp32 fused multiply-adds."""
     _multiply_adds(np.ones((4, _LANES), np.float32), np.float32(0.5))
 
 
-def multiply_adds_everywhere() -> None:
-    """OPERATIONS of them on each of as many threads as torch uses, at the same time.
+def multiply_adds_on_all_threads() -> None:
+    """Run OPERATIONS fp32 fused multiply-adds on each of torch's threads, concurrently.
 
-    What shares a core with another thread has less than a core.
+    Threads that share a core share its limit.
     """
     with ThreadPoolExecutor() as pool:
-        for each in [pool.submit(multiply_adds) for _ in range(torch.get_num_threads())]:
-            each.result()
+        for future in [pool.submit(multiply_adds) for _ in range(torch.get_num_threads())]:
+            future.result()
 
 
 def divisions() -> None:
-    """OPERATIONS fp32 divisions."""
+    """Run OPERATIONS fp32 divisions."""
     _divisions(np.ones((4, _LANES), np.float32), np.float32(1.5))

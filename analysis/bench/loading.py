@@ -1,8 +1,10 @@
-"""Loading, beside torch's own: `python -m analysis.bench.loading FILE`.
+"""Benchmark of data loading against torch's DataLoader.
 
-How many images a second one rank loads, shuffled, beside a torch DataLoader with as many workers
-as cores on torchvision's CIFAR10 that holds the same images in memory; and what share of its
-training steps a run spends on waiting for them.
+    python -m analysis.bench.loading FILE
+
+Measures how many shuffled images per second one rank loads and how many a torch DataLoader loads,
+with one worker per core, from torchvision's CIFAR10 with the same images in memory. Also measures
+the fraction of its training steps that a run spends waiting for data.
 """
 
 import argparse
@@ -32,12 +34,15 @@ _MINI_BATCHES = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.bench.loading", description="Time loading beside torch's own."
+        prog="python -m analysis.bench.loading",
+        description="Time data loading against torch's DataLoader.",
     )
-    parser.add_argument("file", type=Path, help="that data/prepare.py wrote")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each contender")
-    parser.add_argument("--batch-size", type=int, default=1000, help="images of a mini-batch")
-    parser.add_argument("--steps", type=int, default=5, help="training steps of the run")
+    parser.add_argument("file", type=Path, help="file written by `vigmpi prepare`")
+    parser.add_argument("--rounds", type=int, default=5, help="number of timed rounds")
+    parser.add_argument(
+        "--batch-size", type=int, default=1000, help="number of images per mini-batch"
+    )
+    parser.add_argument("--steps", type=int, default=5, help="number of timed training steps")
     arguments = parser.parse_args()
     dataset = PreparedFile(arguments.file, "folder")
     dataset.load(images=True, labels=True)
@@ -49,20 +54,20 @@ def main() -> None:
         arguments.rounds,
     )
     first = next(iter(samples.values())).per_unit
-    print("| loading, shuffled | images/s | ratio |\n|---|---|---|")
+    print("| shuffled loading | images/s | ratio |\n|---|---|---|")
     for name, sample in samples.items():
         print(f"| {name} | {1 / sample.per_unit:,.0f} | {sample.per_unit / first:.2f} |")
-    share = _waiting(arguments.file, arguments.batch_size, arguments.steps)
-    print(f"\nof a training step's time, waiting for data: {share:.3%}")
+    fraction = _waiting_fraction(arguments.file, arguments.batch_size, arguments.steps)
+    print(f"\nwaiting for data: {fraction:.3%} of the training time")
 
 
 def _vigmpi(dataset: PreparedFile, batch_size: int) -> Contender:
-    """As the one rank of a run does it, but that nothing is computed meanwhile."""
+    """Load like the only rank of a run, but without computing in the meantime."""
     loader = Loader(
         dataset, Augmentation(), Layout(1, 1, 1), 0, torch.float32, first=True, last=True
     )
     batches = list(
-        mini_batches(shuffled(dataset.samples[Phase.TRAIN], 0, 0), batch_size, _MINI_BATCHES)
+        mini_batches(shuffled(dataset.num_images[Phase.TRAIN], 0, 0), batch_size, _MINI_BATCHES)
     )
 
     def run() -> None:
@@ -74,20 +79,20 @@ def _vigmpi(dataset: PreparedFile, batch_size: int) -> Contender:
 
 def _torch(dataset: PreparedFile, batch_size: int) -> Contender:
     datasets = torchvision_datasets()
-    from torchvision.transforms import ToTensor  # noqa: PLC0415 (may fail before the line above)
+    from torchvision.transforms import ToTensor  # noqa: PLC0415 (may fail without the line above)
 
-    every = np.arange(dataset.samples[Phase.TRAIN])
+    samples = np.arange(dataset.num_images[Phase.TRAIN])
 
     class InMemory(datasets.CIFAR10):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            pixels = np.round(dataset.images(Phase.TRAIN, every) * 255).astype(np.uint8)
+            pixels = np.round(dataset.images(Phase.TRAIN, samples) * 255).astype(np.uint8)
             self.data = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
-            self.targets = dataset.labels(Phase.TRAIN, every).tolist()
+            self.targets = dataset.labels(Phase.TRAIN, samples).tolist()
             self.transform, self.target_transform = ToTensor(), None
 
-    images = min(len(every), _MINI_BATCHES * batch_size)
+    num_images = min(len(samples), _MINI_BATCHES * batch_size)
     loader: DataLoader = DataLoader(
-        Subset(InMemory(), range(images)),
+        Subset(InMemory(), range(num_images)),
         batch_size,
         shuffle=True,
         num_workers=os.cpu_count() or 1,
@@ -98,20 +103,20 @@ def _torch(dataset: PreparedFile, batch_size: int) -> Contender:
         for _ in loader:
             pass
 
-    return run, images
+    return run, num_images
 
 
-def _waiting(file: Path, batch_size: int, steps: int) -> float:
-    """Share of the training steps of a run on one rank, warm-up left out."""
+def _waiting_fraction(prepared: Path, batch_size: int, steps: int) -> float:
+    """Return the fraction of its training time, without warm-up, that one rank waits for data."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "run.h5"
-        length = ["--batch-size", str(batch_size), "--epochs", "1", "--test-steps", "1"]
-        length += ["--steps", str(steps + 1), "--dataset", "folder", "--data-dir", str(file)]
-        command = [sys.executable, "-m", "vigmpi", *length, "--record", str(record)]
+        options = ["--batch-size", str(batch_size), "--epochs", "1", "--test-steps", "1"]
+        options += ["--steps", str(steps + 1), "--dataset", "folder", "--data-dir", str(prepared)]
+        command = [sys.executable, "-m", "vigmpi", *options, "--record", str(record)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        with h5py.File(record) as found:
-            counted = (found["steps/phase"][:] == 0) & (found["steps/warm_up"][:] == 0)
-            data, step = (found[f"timings/{name}"][counted].sum() for name in ("data_s", "step_s"))
+        with h5py.File(record) as file:
+            counted = (file["steps/phase"][:] == 0) & (file["steps/warm_up"][:] == 0)
+            data, step = (file[f"timings/{name}"][counted].sum() for name in ("data_s", "step_s"))
     return float(data / step)
 
 

@@ -1,7 +1,7 @@
-"""Two ranks of one thread each: vigmpi beside torch's own pipeline and data parallelism.
+"""Benchmark of two single-threaded ranks: vigmpi, torch's pipeline and torch's DDP.
 
-Run by `python -m analysis.bench` under mpiexec. Both libraries work in the same two processes,
-in turn: MPI carries vigmpi's messages, gloo torch's.
+`python -m analysis.bench` starts this module under mpiexec. The contenders take turns in the same
+two processes; vigmpi communicates over MPI and torch over gloo.
 """
 
 import json
@@ -43,22 +43,22 @@ FAST_IMAGES, REFERENCE_IMAGES = 1000, 20
 Step = Callable[[], object]
 
 
-class Premade(Synthetic):
-    """Makes an image once: the peers' are made before the first step."""
+class CachedSynthetic(Synthetic):
+    """Synthetic images that are generated once, as torch's are before the first step."""
 
     def __init__(self) -> None:
         super().__init__(Path(), 0)
-        self._made: dict[bytes, Images] = {}
+        self._cache: dict[bytes, Images] = {}
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         key = samples.tobytes()
-        if key not in self._made:
-            self._made[key] = super().images(phase, samples)
-        return self._made[key]
+        if key not in self._cache:
+            self._cache[key] = super().images(phase, samples)
+        return self._cache[key]
 
 
-def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = None) -> Step:
-    """A whole training step; the seconds of its forward and backward are added up."""
+def vigmpi_step(layout: Layout, num_images: int, seconds: dict[str, float] | None = None) -> Step:
+    """Return a training step of vigmpi that also puts its seconds by column into `seconds`."""
     topology = make_topology(WORLD, layout)
     stage = topology.place.stage
     model = ViG(
@@ -66,8 +66,10 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
         split_blocks(8, layout.stages, None)[stage],
         head=stage == layout.stages - 1,
     )
-    plan = TrainerConfig({Phase.TRAIN: 1, Phase.TEST: 1}, images // layout.replicas, 0)
-    trainer = Trainer(topology, layout, model, Premade(), plan, Activity(topology.world.rank))
+    config = TrainerConfig({Phase.TRAIN: 1, Phase.TEST: 1}, num_images // layout.replicas, 0)
+    trainer = Trainer(
+        topology, layout, model, CachedSynthetic(), config, Activity(topology.world.rank)
+    )
 
     def step() -> None:
         [result] = trainer.run(Position())
@@ -78,7 +80,7 @@ def vigmpi_step(layout: Layout, images: int, seconds: dict[str, float] | None = 
 
 
 class Contiguous(torch.autograd.Function):
-    """Gradients as torch's pipeline sends them."""
+    """Identity whose gradient is contiguous, as it must be for torch's pipeline to send it."""
 
     @staticmethod
     def forward(ctx: object, features: Tensor) -> Tensor:  # noqa: ARG004
@@ -90,7 +92,7 @@ class Contiguous(torch.autograd.Function):
 
 
 class StageModule(nn.Module):
-    """A stage's blocks, as torch's pipeline takes them."""
+    """The layers of one stage as a module for torch's pipeline."""
 
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -106,12 +108,13 @@ class StageModule(nn.Module):
         return features
 
 
-def torch_step(backend: str, chunks: int, images: int) -> Step:
-    part = StageModule(backend)
-    stage = PipelineStage(part, WORLD.rank, 2, torch.device("cpu"))
+def torch_step(backend: str, chunks: int, num_images: int) -> Step:
+    """Return a training step of torch's GPipe schedule on two stages."""
+    module = StageModule(backend)
+    stage = PipelineStage(module, WORLD.rank, 2, torch.device("cpu"))
     schedule = ScheduleGPipe(stage, chunks, loss_fn=F.cross_entropy)
-    optimizer = torch.optim.Adam(part.parameters(), lr=1e-4)
-    x, labels = torch.rand(images, 3, 1024), torch.arange(images) % 10
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
+    x, labels = torch.rand(num_images, 3, 1024), torch.arange(num_images) % 10
 
     def step() -> None:
         optimizer.zero_grad()
@@ -124,14 +127,15 @@ def torch_step(backend: str, chunks: int, images: int) -> Step:
     return step
 
 
-def ddp_step(backend: str, images: int) -> Step:
+def ddp_step(backend: str, num_images: int) -> Step:
+    """Return a training step of torch's DistributedDataParallel on two replicas."""
     vig = ViG(backend=backend)
     for layer in vig.modules():
         if isinstance(layer, LinearBeforeNorm):
-            layer.bias.requires_grad_(False)  # it takes no gradient, and DDP would wait for one
+            layer.bias.requires_grad_(False)  # it gets no gradient, but DDP would wait for one
     model = DistributedDataParallel(vig)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    x, labels = torch.rand(images // 2, 3, 32, 32), torch.arange(images // 2) % 10
+    x, labels = torch.rand(num_images // 2, 3, 32, 32), torch.arange(num_images // 2) % 10
 
     def step() -> None:
         optimizer.zero_grad()
@@ -141,8 +145,8 @@ def ddp_step(backend: str, images: int) -> Step:
     return step
 
 
-def together(step: Step) -> Step:
-    """Both ranks begin and end at once."""
+def synchronized(step: Step) -> Step:
+    """Return the step between two barriers, so that both ranks measure the same time."""
 
     def run() -> None:
         wait(WORLD.Ibarrier())
@@ -152,12 +156,12 @@ def together(step: Step) -> Step:
     return run
 
 
-class Bounded:
-    """A step of vigmpi that keeps how near it came to GPipe's closed form.
+class BoundedStep:
+    """A pipeline step of vigmpi that records the ratio of GPipe's closed form to its own time.
 
-    The sum of the stages' times for a micro-batch plus (M - 1) times the slowest's, forward and
-    backward each (Huang et al., "GPipe", NeurIPS 2019), over the time of the step without the
-    making of its images.
+    For forward and backward each, the closed form is the sum of the stages' times for one
+    micro-batch plus (M - 1) times the slowest stage's (Huang et al., "GPipe", NeurIPS 2019). The
+    time of the step excludes waiting for its images.
     """
 
     def __init__(self, chunks: int) -> None:
@@ -177,29 +181,31 @@ class Bounded:
 
 
 def main(rounds: int, output: str) -> None:
+    """Time all contenders and let rank 0 write their seconds and bounds to a JSON file."""
     torch.set_num_threads(1)
-    meeting = f"file://{output}.store"
-    dist.init_process_group("gloo", init_method=meeting, rank=WORLD.rank, world_size=2)
-    bounded = {chunks: Bounded(chunks) for chunks in (5, 10, 20)}
+    store = f"file://{output}.store"
+    dist.init_process_group("gloo", init_method=store, rank=WORLD.rank, world_size=2)
+    bounded = {chunks: BoundedStep(chunks) for chunks in (5, 10, 20)}
     steps: dict[str, tuple[Step, float]] = {
         f"vigmpi, {chunks} chunks": (step, FAST_IMAGES) for chunks, step in bounded.items()
     }
     replicas = vigmpi_step(Layout(stages=1, replicas=2, chunks=1), FAST_IMAGES)
     steps["vigmpi, 2 replicas"] = (replicas, FAST_IMAGES)
-    for backend, images in (("fast", FAST_IMAGES), ("reference", REFERENCE_IMAGES)):
+    for backend, num_images in (("fast", FAST_IMAGES), ("reference", REFERENCE_IMAGES)):
         for chunks in (5, 10):
-            step = torch_step(backend, chunks, images)
-            steps[f"torch pipelining, {backend} stages, {chunks} chunks"] = (step, images)
-        steps[f"torch DDP, {backend}"] = (ddp_step(backend, images), images)
+            step = torch_step(backend, chunks, num_images)
+            steps[f"torch pipelining, {backend} stages, {chunks} chunks"] = (step, num_images)
+        steps[f"torch DDP, {backend}"] = (ddp_step(backend, num_images), num_images)
     work = WORLD.size * limits.OPERATIONS / step_multiply_adds()
     steps[LIMIT] = (limits.multiply_adds, work)
     with progress_thread(WORLD):
         samples = interleaved(
-            {name: (together(step), work) for name, (step, work) in steps.items()}, rounds
+            {name: (synchronized(step), work) for name, (step, work) in steps.items()}, rounds
         )
     if WORLD.rank == 0:
         seconds = {name: [list(s.seconds), s.work] for name, s in samples.items()}
-        bounds = {chunks: step.shares[1:] for chunks, step in bounded.items()}  # [0]: warm-up
+        # The first share is from the warm-up.
+        bounds = {chunks: step.shares[1:] for chunks, step in bounded.items()}
         Path(output).write_text(json.dumps([seconds, bounds]))
     dist.destroy_process_group()
 

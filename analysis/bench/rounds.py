@@ -1,4 +1,4 @@
-"""Contenders in turn, round by round, so that a machine that drifts drifts for all."""
+"""Timing of contenders in alternation, so that drift of the machine affects all of them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,24 +10,25 @@ from vigmpi.host import set_mmap_threshold
 
 
 class Sample(NamedTuple):
-    """Seconds of each round, and what one run was worth (images, say)."""
+    """Seconds of each round, and the work of one call in units such as images."""
 
     seconds: np.ndarray
     work: float
 
     @property
     def per_unit(self) -> float:
-        """Median seconds for one unit of work."""
+        """Median number of seconds per unit of work."""
         return float(np.median(self.seconds)) / self.work
 
 
 def interleaved(
     contenders: Mapping[str, tuple[Callable[[], object], float]], rounds: int
 ) -> dict[str, Sample]:
-    """Time every contender once a round, after a warm-up of each.
+    """Time every contender once per round, after one warm-up call of each.
 
     Args:
-        contenders: what to call, and its work.
+        contenders: function to call and its work, by name.
+        rounds: number of timed calls of each contender.
     """
     for name, (call, _) in contenders.items():
         _set_heap(name)
@@ -43,5 +44,5 @@ def interleaved(
 
 
 def _set_heap(contender: str) -> None:
-    """Each at its best: the reference is faster with glibc's own heap."""
+    """Give each contender its fastest heap; the reference is faster with glibc's defaults."""
     set_mmap_threshold(2**25 if "reference" in contender else 2**20)

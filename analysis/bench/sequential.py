@@ -1,4 +1,4 @@
-"""One rank: the model's paths, and the kernel against the machine's limit."""
+"""Benchmark on one rank: the model's backends, and the kernels against the machine's limit."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,31 +16,36 @@ from vigmpi.models.study import ViG, ViGConfig
 
 FAST_IMAGES, REFERENCE_IMAGES = 1000, 10
 
-# All cores at their limit, with nothing else to do.
-LIMIT = "the multiply-adds of the collapsed step alone"
+# All cores at their limit, with no other work.
+LIMIT = "multiply-adds of the fast step alone"
 
 Contender = tuple[Callable[[], object], float]
 
 
 def step(
-    images: int, config: ViGConfig = ViGConfig(), backend: str = "fast", *, compiled: bool = False
+    num_images: int,
+    config: ViGConfig = ViGConfig(),
+    backend: str = "fast",
+    *,
+    compiled: bool = False,
 ) -> Contender:
-    """Forward and backward of the whole model."""
+    """Return the forward and backward pass of the complete model."""
     model = ViG(config, backend=backend)
     call = torch.compile(model) if compiled else model
-    x = torch.rand(images, config.channels, *config.image_size)
-    labels = torch.arange(images) % config.num_classes
+    x = torch.rand(num_images, config.channels, *config.image_size)
+    labels = torch.arange(num_images) % config.num_classes
 
     def run() -> None:
         F.cross_entropy(call(x), labels).backward()
 
-    return run, images
+    return run, num_images
 
 
 class Case(NamedTuple):
-    """A hidden layer's sizes, and what its formulas ask of the multiply-add units.
+    """Sizes of a hidden layer, and its load on the multiply-add units.
 
-    Fused multiply-adds and multiplications for one hidden value; additions run in other units.
+    The load is the number of fused multiply-adds and multiplications per hidden value; additions
+    run on other units.
     """
 
     hidden: int
@@ -64,30 +69,32 @@ CASES = {"grapher": Case(256, PixelLattice(32, 32)), "ffn": Case(512, None)}
 
 
 def step_multiply_adds() -> float:
-    """What the kernels of one training step ask for, an image."""
+    """Return the number of multiply-adds that the kernels of a training step run per image."""
     config = ViGConfig()
-    of_node = sum(case.hidden * (case.forward + case.backward) for case in CASES.values())
-    return float(config.blocks * config.num_nodes * of_node)
+    per_node = sum(case.hidden * (case.forward + case.backward) for case in CASES.values())
+    return float(config.blocks * config.num_nodes * per_node)
 
 
 def steps(rounds: int) -> dict[str, Sample]:
-    """The reference on as many images as fit well."""
-    everywhere = limits.OPERATIONS * torch.get_num_threads()
+    """Time the backends, the reference on as many images as fit comfortably."""
+    operations = limits.OPERATIONS * torch.get_num_threads()
     return interleaved(
         {
-            "collapsed": step(FAST_IMAGES),
-            "reference (PyG)": step(REFERENCE_IMAGES, backend="reference"),
+            "fast": step(FAST_IMAGES),
+            "reference": step(REFERENCE_IMAGES, backend="reference"),
             "reference, torch.compile": step(REFERENCE_IMAGES, backend="reference", compiled=True),
-            LIMIT: (limits.multiply_adds_everywhere, everywhere / step_multiply_adds()),
+            LIMIT: (limits.multiply_adds_on_all_threads, operations / step_multiply_adds()),
         },
         rounds,
     )
 
 
 def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
-    """One thread's operations, and what share of its multiply-add limit the kernel reaches.
+    """Time operations and kernels on one thread.
 
-    The limit is measured in turn with the kernel.
+    Returns:
+        The samples, and the fraction of the multiply-add limit that each kernel reaches. The limit
+        is measured in the same rounds as the kernels.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -96,7 +103,7 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
         "divisions": (limits.divisions, limits.OPERATIONS),
     }
     for name, case in CASES.items():
-        forward, backward = _kernel(case, images=64)
+        forward, backward = _kernels(case, num_images=64)
         values = 64 * 1024 * case.hidden
         contenders |= {f"{name} forward": (forward, values), f"{name} backward": (backward, values)}
     samples = interleaved(contenders, rounds)
@@ -105,15 +112,16 @@ def kernels(rounds: int) -> tuple[dict[str, Sample], dict[str, float]]:
     limit = samples["fused multiply-adds"].seconds / limits.OPERATIONS
     shares = {}
     for name, case in CASES.items():
-        for way, count in (("forward", case.forward), ("backward", case.backward)):
-            sample = samples[f"{name} {way}"]
-            shares[f"{name} {way}"] = float(np.median(count * limit / sample.seconds * sample.work))
+        for direction, count in (("forward", case.forward), ("backward", case.backward)):
+            sample = samples[f"{name} {direction}"]
+            share = np.median(count * limit / sample.seconds * sample.work)
+            shares[f"{name} {direction}"] = float(share)
     return samples, shares
 
 
-def _kernel(case: Case, images: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward alone, and backward alone, of one hidden layer."""
-    x, dy = torch.randn(images, 3, 1024), torch.randn(images, 3, 1024)
+def _kernels(case: Case, num_images: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Return the forward and the backward kernel of one hidden layer."""
+    x, dy = torch.randn(num_images, 3, 1024), torch.randn(num_images, 3, 1024)
     a, b = torch.randn(case.hidden, case.features), torch.randn(case.hidden)
     weights = HiddenLayer(
         torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.graph

@@ -1,4 +1,4 @@
-"""From a traced run to tables, figures and a trace file, as a user would make them."""
+"""Tables, figures and a trace file of traced runs, made with the scripts as a user runs them."""
 
 import json
 import sys
@@ -19,17 +19,17 @@ LAYOUTS = {"sequential": (1, 1), "pipeline": (2, 2)}
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("records")
-    made = {}
+    paths = {}
     for name, (stages, replicas) in LAYOUTS.items():
-        made[name] = folder / f"{name}.h5"
+        paths[name] = folder / f"{name}.h5"
         layout = ["--stages", str(stages), "--replicas", str(replicas)]
         command = vigmpi(
-            *layout, *RUN, *STEPS, "--record", str(made[name]), ranks=stages * replicas
+            *layout, *RUN, *STEPS, "--record", str(paths[name]), ranks=stages * replicas
         )
         done = finish(start(command), 200)
         assert done.returncode == 0, done.stderr
         assert "closed form of the pipeline" in done.stdout
-    return made
+    return paths
 
 
 def analyse(*arguments: str | Path) -> str:
@@ -38,24 +38,24 @@ def analyse(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_a_trace_holds_every_action_of_every_rank(records: dict[str, Path]) -> None:
+def test_a_trace_contains_every_action_of_every_rank(records: dict[str, Path]) -> None:
     record = read(records["pipeline"])
     trace = record.trace
     for mini_batch, phase in enumerate(record.steps.phase):
         train = phase == "train"
         for rank, stage in enumerate([0, 1, 0, 1]):
-            mine = trace[(trace.mini_batch == mini_batch) & (trace["rank"] == rank)]
+            spans = trace[(trace.mini_batch == mini_batch) & (trace["rank"] == rank)]
             expected = {"F", "sF" if stage == 0 else "rF"}
             if train:
                 expected |= {"B", "rB" if stage == 0 else "sB"}
-            actions = mine[mine.micro_batch >= 0]
+            actions = spans[spans.micro_batch >= 0]
             assert set(actions.kind) == expected
             for kind in expected:
                 numbers = actions[actions.kind == kind].micro_batch.tolist()
                 assert numbers == [0, 1, 2, 3]
     assert (trace.end_s >= trace.start_s).all()
     assert trace.start_s.min() == 0
-    # What is received was sent before, by the clock that all share.
+    # On the common clock, no receive ends before its send starts.
     sent = trace[trace.kind == "sF"].set_index(["mini_batch", "replica", "micro_batch"])
     received = trace[trace.kind == "rF"].set_index(["mini_batch", "replica", "micro_batch"])
     assert (received.end_s - sent.start_s > -1e-3).all()
@@ -64,35 +64,39 @@ def test_a_trace_holds_every_action_of_every_rank(records: dict[str, Path]) -> N
         assert (abs(file["trace/clock_drift_s"][:]) < 1e-2).all()
 
 
-def test_the_record_holds_the_ledger_of_each_phase(records: dict[str, Path]) -> None:
+def test_the_record_contains_the_ledger_of_each_phase(records: dict[str, Path]) -> None:
     with h5py.File(records["pipeline"]) as file:
-        longest = file["timings/step_s"][:].max(axis=1)
+        slowest = file["timings/step_s"][:].max(axis=1)
         keep = file["steps/warm_up"][:] == 0
         for phase, number in (("train", 0), ("test", 1)):
             columns = file[f"ledger/{phase}"]
-            mean = longest[keep & (file["steps/phase"][:] == number)].mean()
+            mean = slowest[keep & (file["steps/phase"][:] == number)].mean()
             np.testing.assert_allclose(sum(c[:] for c in columns.values()), mean)
             assert all(c.attrs["description"] for c in columns.values())
-            # Here mini-batches are short, and ranks may be kept waiting for a core.
+            # The mini-batches are short here, and ranks may have to wait for a core.
             assert np.median(columns["other_s"]) < (0.02 if phase == "train" else 0.1) * mean
 
 
-def test_part_times_add_up_to_the_work(records: dict[str, Path]) -> None:
+def test_layer_times_add_up_to_the_stage_times(records: dict[str, Path]) -> None:
     with h5py.File(records["pipeline"]) as file:
-        parts = file["layers/forward_s"][:] + file["layers/backward_s"][:]
-        work = file["timings/forward_s"][:] + file["timings/backward_s"][:]
+        layers = file["layers/forward_s"][:] + file["layers/backward_s"][:]
+        ranks = file["timings/forward_s"][:] + file["timings/backward_s"][:]
         names = file["layer"][:].tolist()
     assert names == [*(b"block %d" % i for i in range(8)), b"head"]
-    assert (parts > 0).all()
-    whole = work.reshape(len(work), 2, 2).sum(axis=2)
-    assert (parts.sum(axis=2) < whole).all()
-    assert np.median(parts.sum(axis=2) / whole) > 0.9
+    assert (layers > 0).all()
+    replicas = ranks.reshape(len(ranks), 2, 2).sum(axis=2)
+    assert (layers.sum(axis=2) < replicas).all()
+    assert np.median(layers.sum(axis=2) / replicas) > 0.9
 
 
-def test_tables_show_measured_beside_published(records: dict[str, Path]) -> None:
+def test_tables_show_measured_and_published_times(records: dict[str, Path]) -> None:
     text = analyse("analysis.tables", *records.values())
     assert "| sequential | train | 2 |" in text
     assert "| 37.44 |" in text
+    assert "| sequential | block | train |" in text
+    assert "| 1.95 |" in text
+    assert "| sequential | head | train |" in text
+    assert "| 0.011 |" in text
     assert "| 2 stages (4\\|4) x 2, 4 chunks | train |" in text
     assert "95 % interval" in text
     text = analyse("analysis.corrections", *records.values())

@@ -1,15 +1,16 @@
-"""One clear line from one rank, status 2, no hang."""
+"""Invalid input ends a run with status 2 and one line from one rank."""
 
 from pathlib import Path
 
 import h5py
 import pytest
 
-from tests.images import random_images, write_pictures, write_prepared
+from tests.images import random_images, write_image_files, write_prepared
 from tests.launching import finish, start, vigmpi
 
 
 def refused(command: list[str], environ: dict[str, str] | None = None) -> str:
+    """Run a command that must fail, and return its error message."""
     done = finish(start(command, environ=environ), timeout=150)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -17,88 +18,81 @@ def refused(command: list[str], environ: dict[str, str] | None = None) -> str:
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert lines[0].startswith("vigmpi: error: ")
-    assert "type: " in lines[0]
-    return lines[0]
+    message = lines[0].removeprefix("vigmpi: error: ")
+    assert ": " in message
+    assert message.endswith(".")
+    return message
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--stages", "2", "--replicas", "2"], "needs 4 ranks, 2 were started"),
-        (["--stages", "9"], "--stages 9 is more than the model's 8 blocks"),
+        (["--stages", "9"], "--stages 9 for 8 blocks. Use --stages 8 or fewer"),
         (["--stages", "2", "--split", "4,3"], "sum to 8 blocks"),
-        (["--chunks", "300"], "--chunks 300 is more than the 100 images"),
-        (["--stagse", "2"], "unknown setting --stagse; type: --stages"),
-        (["trian"], "unknown command trian"),
+        (["--chunks", "300"], "--chunks 300 for --batch-size 100. Use"),
+        (["--stagse", "2"], "unknown option: --stagse. Use --stages"),
+        (["trian"], "unknown command: trian. Use train"),
     ],
 )
-def test_settings_that_do_not_fit(arguments: list[str], message: str) -> None:
+def test_invalid_options(arguments: list[str], message: str) -> None:
     assert message in refused(vigmpi(*arguments, ranks=2))
 
 
-def test_a_launch_that_made_worlds_of_one() -> None:
-    """Srun without an MPI type, as its environment shows it to one of two tasks."""
+def test_a_launch_that_made_separate_worlds() -> None:
+    """The environment is that of one of two tasks, started by srun without an MPI type."""
     environ = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
     assert "srun --mpi=" in refused(vigmpi("--stages", "2"), environ)
 
 
-def test_data_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_data(tmp_path: Path) -> None:
     flags = ["--dataset", "cifar10", "--data-dir", str(tmp_path)]
-    assert "CIFAR-10 is not in" in refused(vigmpi("--stages", "2", *flags, ranks=2))
+    assert "CIFAR-10 not found: no cifar10.h5" in refused(vigmpi("--stages", "2", *flags, ranks=2))
 
 
-def test_a_prepared_file_that_reads_elsewhere(tmp_path: Path) -> None:
-    def spoil(file: h5py.File) -> None:
+def test_a_prepared_file_with_a_link_to_another_file(tmp_path: Path) -> None:
+    def add_link(file: h5py.File) -> None:
         del file["test"]
         file["test"] = h5py.ExternalLink("other.h5", "/test")
 
-    write_prepared(tmp_path / "cifar10.h5", random_images((6, 5), 3), 3, spoil)
-    line = refused(vigmpi("--stages", "2", "--data-dir", str(tmp_path), ranks=2))
-    assert "cifar10.h5 can't be read as a prepared file (" in line
+    write_prepared(tmp_path / "cifar10.h5", random_images((6, 5), 3), 3, add_link)
+    message = refused(vigmpi("--stages", "2", "--data-dir", str(tmp_path), ranks=2))
+    assert f"cannot read prepared file: {tmp_path / 'cifar10.h5'} (" in message
 
 
-def test_a_crop_that_leaves_nothing_and_a_mean_that_is_not_there(tmp_path: Path) -> None:
+def test_a_crop_larger_than_the_image_and_a_missing_mean(tmp_path: Path) -> None:
     folder = ["--dataset", "folder", "--data-dir", str(tmp_path)]
-    write_pictures(tmp_path, ["a", "b"], (6, 5))
+    write_image_files(tmp_path, ["a", "b"], (6, 5))
     assert "out of sight" in refused(
         vigmpi("--stages", "2", *folder, "--random-crop", "5", ranks=2)
     )
     assert "--no-normalize" in refused(vigmpi("--stages", "2", *folder, "--normalize", ranks=2))
 
 
-def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
-    output = str(tmp_path / "nowhere" / "run.h5")
-    assert "can't be written" in refused(vigmpi("--stages", "2", "--record", output, ranks=2))
+def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
+    path = str(tmp_path / "nowhere" / "run.h5")
+    message = refused(vigmpi("--stages", "2", "--record", path, ranks=2))
+    assert f"cannot write the record: {path} (" in message
 
 
-def test_an_output_that_exists(tmp_path: Path) -> None:
-    output = tmp_path / "run.h5"
-    output.write_text("precious")
-    assert "--overwrite" in refused(vigmpi("--replicas", "2", "--record", str(output), ranks=2))
-    assert output.read_text() == "precious"
+def test_a_record_that_exists(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    path.write_text("precious")
+    assert "--overwrite" in refused(vigmpi("--replicas", "2", "--record", str(path), ranks=2))
+    assert path.read_text() == "precious"
 
 
-def test_more_images_than_the_memory_holds() -> None:
-    line = refused(vigmpi("--replicas", "2", "--batch-size", "1000000", ranks=2))
-    assert "images fit; type: --batch-size " in line
-    fitting = int(line.split()[-1])
+def test_a_batch_size_that_exceeds_the_memory() -> None:
+    message = refused(vigmpi("--replicas", "2", "--batch-size", "1000000", ranks=2))
+    assert "images fit. Use --batch-size " in message
+    fitting = int(message.split()[-1].removesuffix("."))
     assert 100 <= fitting < 1_000_000
 
 
-def test_single_images_are_warned_of_once(tmp_path: Path) -> None:
-    flags = [
-        "--batch-size",
-        "2",
-        "--chunks",
-        "2",
-        "--steps",
-        "1",
-        "--test-steps",
-        "1",
-        "--epochs",
-        "1",
-    ]
-    command = vigmpi(*flags, "--blocks", "1", "--record", str(tmp_path / "run.h5"))
+def test_micro_batches_of_single_images_cause_one_warning(tmp_path: Path) -> None:
+    layout = ["--batch-size", "2", "--chunks", "2", "--blocks", "1"]
+    length = ["--steps", "1", "--test-steps", "1", "--epochs", "1"]
+    command = vigmpi(*layout, *length, "--record", str(tmp_path / "run.h5"))
     done = finish(start(command), timeout=150)
     assert done.returncode == 0
-    assert done.stderr.count("hold a single image, and batch norm leaves it no signal") == 1
+    assert done.stderr.count("hold a single image: --batch-size 2, --chunks 2. Use fewer") == 1

@@ -14,7 +14,7 @@ if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
 """
 
 
-def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
+def test_an_exception_on_one_rank_ends_all_ranks(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(PLANTED)
     flags = ["--stages", "2", "--batch-size", "2", "--record", str(tmp_path / "run.h5")]
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
@@ -24,4 +24,4 @@ def test_an_exception_on_one_rank_ends_them_all(tmp_path: Path) -> None:
     assert len(messages) == 1
     assert messages[0].startswith("vigmpi: error: rank 1 (stage 1, replica 0; pid ")
     assert messages[0].endswith(" failed in optimizer (mini-batch 1): RuntimeError: planted")
-    assert "Traceback" in done.stderr.partition(messages[0])[2]  # for developers, and after it
+    assert "Traceback" in done.stderr.partition(messages[0])[2]  # after the message

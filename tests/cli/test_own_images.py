@@ -1,7 +1,6 @@
-"""A user's own images, in two commands, and without the first."""
+"""Training on a user's own images, prepared and directly from class folders."""
 
 import os
-import sys
 from pathlib import Path
 
 import h5py
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.images import write_pictures
+from tests.images import write_image_files
 from tests.launching import ROOT, finish, start, vigmpi
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.phase import Phase
@@ -17,17 +16,18 @@ from vigmpi.phase import Phase
 CLASSES, SIDE = ["ant", "cat", "owl"], 9
 
 
-def done(command: list[str]) -> str:
-    ended = finish(start(command, cwd=ROOT), timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stderr
+def stderr_of(command: list[str]) -> str:
+    done = finish(start(command, cwd=ROOT), timeout=200)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
-def run(data: Path, output: Path, *flags: str, ranks: int | None = None) -> tuple[str, np.ndarray]:
+def run(data: Path, record: Path, *flags: str, ranks: int | None = None) -> tuple[str, np.ndarray]:
+    """Train one epoch and return the line that describes the data, and the losses."""
     length = ["--batch-size", "4", "--chunks", "2", "--epochs", "1", "--blocks", "2"]
     source = ["--dataset", "folder", "--data-dir", str(data)]
-    err = done(vigmpi(*length, *source, *flags, "--record", str(output), ranks=ranks))
-    with h5py.File(output) as file:
+    err = stderr_of(vigmpi(*length, *source, *flags, "--record", str(record), ranks=ranks))
+    with h5py.File(record) as file:
         assert err.startswith(f"data: {file.attrs['dataset']}")
         assert np.isfinite(file["steps/loss"][:]).all()
         settings = dict(file["configuration"].attrs)
@@ -37,18 +37,11 @@ def run(data: Path, output: Path, *flags: str, ranks: int | None = None) -> tupl
     return err.splitlines()[0], losses
 
 
-def test_a_prepared_file_and_its_folders_train_alike(tmp_path: Path) -> None:
+def test_losses_from_a_prepared_file_equal_those_from_its_folders(tmp_path: Path) -> None:
     folder, file = tmp_path / "photos", tmp_path / "photos.h5"
-    write_pictures(folder, CLASSES, (SIDE, SIDE))
-    command = [
-        sys.executable,
-        "-m",
-        "vigmpi.commands.prepare",
-        str(folder),
-        "--image-size",
-        str(SIDE),
-    ]
-    assert "error" not in done([*command, "--output", str(file)])
+    write_image_files(folder, CLASSES, (SIDE, SIDE))
+    flags = ["--image-size", str(SIDE), "--output", str(file)]
+    assert "error" not in stderr_of(vigmpi("prepare", str(folder), *flags))
     from_file = run(file, tmp_path / "a.h5", "--stages", "2", ranks=2)
     from_folders = run(folder, tmp_path / "b.h5")
     assert from_file[0] == (
@@ -57,26 +50,26 @@ def test_a_prepared_file_and_its_folders_train_alike(tmp_path: Path) -> None:
     )
     assert f"({folder}/: 3 classes, 9x9 pixels" in from_folders[0]
     np.testing.assert_array_equal(from_file[1], from_folders[1])
-    changed = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--random-crop", "2")
-    assert (changed[1] != from_file[1]).all()
+    augmented = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--random-crop", "2")
+    assert (augmented[1] != from_file[1]).all()
 
 
 @pytest.mark.skipif(
     "VIGMPI_CIFAR10_JPEG" not in os.environ,
-    reason="VIGMPI_CIFAR10_JPEG names no archive of CIFAR-10 as JPEG files in class folders",
+    reason="needs VIGMPI_CIFAR10_JPEG: an archive of CIFAR-10 as JPEG files in class folders",
 )
-def test_all_of_cifar10_as_jpeg_files_is_prepared(tmp_path: Path) -> None:
+def test_prepare_converts_all_of_cifar10_from_jpeg_files(tmp_path: Path) -> None:
     source, output = os.environ["VIGMPI_CIFAR10_JPEG"], tmp_path / "cifar10.h5"
-    done([sys.executable, "-m", "vigmpi", "prepare", source, "--output", str(output)])
+    stderr_of(vigmpi("prepare", source, "--output", str(output)))
     dataset = PreparedFile(output, "cifar10")
     dataset.load(images=True, labels=True)
     assert (dataset.num_classes, dataset.image_size) == (10, (32, 32))
     for phase, count in ((Phase.TRAIN, 50_000), (Phase.TEST, 10_000)):
-        assert dataset.samples[phase] == count
+        assert dataset.num_images[phase] == count
         labels = dataset.labels(phase, np.arange(count))
         assert labels.tolist() == sorted(labels.tolist())
         assert np.bincount(labels).tolist() == [count // 10] * 10
     mean, _ = dataset.mean_and_std()
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.002)
-    shown = (dataset.images(Phase.TEST, np.array([5000]))[0] * 255).round().astype(np.uint8)
-    assert Image.fromarray(shown.transpose(1, 2, 0)).size == (32, 32)
+    image = (dataset.images(Phase.TEST, np.array([5000]))[0] * 255).round().astype(np.uint8)
+    assert Image.fromarray(image.transpose(1, 2, 0)).size == (32, 32)

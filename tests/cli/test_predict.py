@@ -25,19 +25,19 @@ def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a short run that normalised its images."""
-    output = tmp_path_factory.mktemp("run") / "a.h5"
+    """Checkpoint of a short run with normalized images."""
+    record = tmp_path_factory.mktemp("run") / "a.h5"
     flags = ["--dataset", "digits", "--blocks", "1", "--batch-size", "20", "--steps", "3"]
-    more = ["--epochs", "1", "--readout", "mean", "--normalize", "--record", str(output)]
+    more = ["--epochs", "1", "--readout", "mean", "--normalize", "--record", str(record)]
     run(*flags, *more)
-    found = manifest.find(str(output.with_suffix(".checkpoints")), None)
-    assert found
-    return found.path
+    newest = manifest.find(str(record.with_suffix(".checkpoints")), None)
+    assert newest
+    return newest.path
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.ndarray]:
-    """ImageBatch digits as files, and as an array [images, 3, 32, 32] in [0, 1]."""
+    """Three digits as files, and as an array [images, 3, 32, 32] in [0, 1]."""
     folder = tmp_path_factory.mktemp("pictures")
     digits = Digits(folder, 0)
     digits.load(images=True, labels=False)
@@ -48,7 +48,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], np.nd
     return paths, images
 
 
-def test_the_classes_are_those_of_the_model(
+def test_probabilities_are_those_of_the_model(
     checkpoint: Path, pictures: tuple[list[str], np.ndarray]
 ) -> None:
     paths, images = pictures
@@ -74,7 +74,7 @@ def test_the_classes_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_weights_under_the_names_of_the_studys_code_will_do(
+def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
     tmp_path: Path, pictures: tuple[list[str], np.ndarray], suffix: str
 ) -> None:
     paths, images = pictures
@@ -92,21 +92,22 @@ def test_weights_under_the_names_of_the_studys_code_will_do(
         assert list(shares).index(max(shares, key=shares.__getitem__)) == label
 
 
-def test_what_cannot_be_predicted_is_told_in_one_line(
+def test_unusable_images_and_weights_are_reported_in_one_line(
     checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
 ) -> None:
     [picture, *_], _ = pictures
     (tmp_path / "a.png").write_text("no image")
     (tmp_path / "b.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
-    at = ["predict", "--checkpoint", str(checkpoint)]
+    predict = ["predict", "--checkpoint", str(checkpoint)]
     for flags, message in (
-        ([*at, str(tmp_path / "a.png")], "Pillow reads); type: the path of an image"),
-        ([*at, str(tmp_path / "none.png")], "No such file or directory"),
-        ([*at], "IMAGE; type: python -m vigmpi predict --help"),
-        (["predict", picture], "--checkpoint; type: python -m vigmpi predict --help"),
-        (["predict", "--checkpoint", str(tmp_path / "b.pt"), picture], "can't be read as weights"),
+        ([*predict, str(tmp_path / "a.png")], "). Use the path of an image file."),
+        ([*predict, str(tmp_path / "none.png")], "No such file or directory"),
+        ([*predict], "IMAGE. See vigmpi predict --help."),
+        (["predict", picture], "--checkpoint. See vigmpi predict --help."),
+        (["predict", "--checkpoint", str(tmp_path / "b.pt"), picture], "cannot read the weights: "),
     ):
-        told = run(*flags, status=2)
-        assert message in told
-        assert told.count("\n") == 1
-    assert "takes one rank" in run(*at, picture, ranks=2, status=2)
+        error = run(*flags, status=2)
+        assert message in error
+        assert error.count("\n") == 1
+        assert error.endswith(".\n")
+    assert "predict runs on one rank, but 2" in run(*predict, picture, ranks=2, status=2)

@@ -1,4 +1,4 @@
-"""Runs as a user starts them, at the study's model size with few images."""
+"""Training runs from the command line, at the study's model size with few images."""
 
 import os
 import re
@@ -20,7 +20,7 @@ TIMINGS += ["gradient_sum_s", "agreement_s", "statistics_s", "optimizer_s"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """The README's command, shortened: its record, standard output and standard error."""
+    """Record, standard output and standard error of a short run of the README's command."""
     path = tmp_path_factory.mktemp("run") / "run.h5"
     layout = ["--stages", "2", "--replicas", "2", "--chunks", "5"]
     length = ["--batch-size", "100", "--steps", "3", "--test-steps", "2", "--epochs", "1"]
@@ -30,11 +30,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return path, done.stdout, done.stderr
 
 
-def test_the_terminal_says_what_runs_and_ends_with_a_table(run: tuple[Path, str, str]) -> None:
+def test_the_terminal_describes_the_run_and_ends_with_a_table(run: tuple[Path, str, str]) -> None:
     path, out, err = run
     first, *_ = err.splitlines()
     assert first.startswith("data: digits (scikit-learn's handwritten digits")
-    assert "layout: 2 stages (blocks 4|4) x 2 replicas; mini-batches of 100 images" in err
+    assert "layout: 2 stages (blocks 4|4) x 2 replicas = 4 ranks on 1 host, threads" in err
+    assert "mini-batches of 100 images per replica in 5 micro-batches\n" in err
     assert "memory: forecast " in err
     assert "train 1/1  step 1/3  loss " in err
     assert "test  1/1  done: loss " in err
@@ -48,7 +49,7 @@ def test_the_terminal_says_what_runs_and_ends_with_a_table(run: tuple[Path, str,
     assert lines[-1] == f"record: {path}"
 
 
-def test_the_record_explains_itself(run: tuple[Path, str, str]) -> None:
+def test_the_record_contains_its_metadata(run: tuple[Path, str, str]) -> None:
     with h5py.File(run[0]) as file:
         assert file.attrs["steps_done"] == 5
         assert file.attrs["dataset"].startswith("digits")
@@ -67,19 +68,21 @@ def test_the_record_explains_itself(run: tuple[Path, str, str]) -> None:
     assert set(ranks["host"]) == {os.uname().nodename.encode()}
 
 
-def test_every_dataset_has_a_unit_a_meaning_and_named_axes(run: tuple[Path, str, str]) -> None:
-    found = []
+def test_hdf5_datasets_have_units_descriptions_and_named_axes(
+    run: tuple[Path, str, str],
+) -> None:
+    names = []
 
-    def look(name: str, item: h5py.Dataset | h5py.Group) -> None:
+    def check(name: str, item: h5py.Dataset | h5py.Group) -> None:
         if isinstance(item, h5py.Dataset):
-            found.append(name)
+            names.append(name)
             assert item.attrs["unit"]
             assert item.attrs["description"]
             assert item.is_scale or all(len(dimension) == 1 for dimension in item.dims), name
 
     with h5py.File(run[0]) as file:
-        file.visititems(look)
-    assert len(found) > 25
+        file.visititems(check)
+    assert len(names) > 25
 
 
 def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -> None:
@@ -93,30 +96,30 @@ def test_the_record_holds_every_step_of_every_rank(run: tuple[Path, str, str]) -
     assert steps["warm_up"].tolist() == [1, 0, 0, 1, 0]
     assert np.isfinite(steps["loss"]).all()
     assert set(np.round(steps["accuracy"] * steps["num_images"], 9)) <= set(range(201))
-    whole = timings.pop("step_s")
+    step_s = timings.pop("step_s")
     assert sorted(timings) == sorted(TIMINGS)
-    parts = sum(timings.values())
-    assert (parts <= whole).all()
-    assert (parts > 0.9 * whole).all()  # little is left unexplained
-    assert (parts.sum(0) > 0.95 * whole.sum(0)).all()
+    total = sum(timings.values())
+    assert (total <= step_s).all()
+    assert (total > 0.9 * step_s).all()
+    assert (total.sum(0) > 0.95 * step_s.sum(0)).all()
     assert (timings["backward_s"][:3] > 0).all()
     assert not timings["backward_s"][3:].any()
     assert (timings["data_s"][:, [0, 2]] > 0).all()
     assert (timings["receive_wait_s"][:, [1, 3]] > timings["data_s"][:, [1, 3]]).all()
 
 
-def test_the_readme_reads_a_record_in_three_lines(run: tuple[Path, str, str]) -> None:
+def test_the_readmes_three_lines_read_a_record(run: tuple[Path, str, str]) -> None:
     text = (ROOT / "README.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(re.sub(r'"vigmpi-.*?"', repr(str(run[0])), code), names)  # noqa: S102
-    assert names["steps"]["images"].tolist() == [200, 200, 200, 200, 97]
-    assert names["forward"].shape == (5, 4)
+    variables: dict[str, Any] = {}
+    exec(re.sub(r'"vigmpi-.*?"', repr(str(run[0])), code), variables)  # noqa: S102
+    assert variables["steps"]["num_images"].tolist() == [200, 200, 200, 200, 97]
+    assert variables["forward"].shape == (5, 4)
     for group in ("steps", "timings", "ranks", "configuration", "versions"):
         assert f"`{group}`" in text
 
 
-def test_the_forecast_is_near_the_peak_of_the_run(run: tuple[Path, str, str]) -> None:
+def test_the_memory_forecast_is_close_to_the_peak_of_the_run(run: tuple[Path, str, str]) -> None:
     with h5py.File(run[0]) as file:
         forecast = file["ranks/forecast_rss_bytes"][:]
         peak = file["ranks/peak_rss_bytes"][:]
@@ -124,8 +127,9 @@ def test_the_forecast_is_near_the_peak_of_the_run(run: tuple[Path, str, str]) ->
     assert (forecast < 1.15 * peak).all(), (forecast, peak)
 
 
-def test_one_rank_on_two_cores_has_the_bits_of_two_stages(tmp_path: Path) -> None:
-    """Nor does it need a launcher."""
+def test_one_rank_on_two_cores_without_a_launcher_has_the_bits_of_two_stages(
+    tmp_path: Path,
+) -> None:
     losses, checkpoints = [], []
     for ranks, stages, threads in [(None, "1", "2"), (2, "2", "1")]:
         path = tmp_path / f"{stages}.h5"
@@ -140,18 +144,17 @@ def test_one_rank_on_two_cores_has_the_bits_of_two_stages(tmp_path: Path) -> Non
     assert_equal_weights(*checkpoints)
 
 
-def test_a_killed_run_leaves_its_steps(tmp_path: Path) -> None:
-    """Read while it goes on, and after a kill -9 of all its ranks."""
+def test_the_steps_of_a_run_are_readable_while_it_runs_and_after_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     flags = ["--batch-size", "2", "--blocks", "1", "--record", str(path)]
     process = start(vigmpi("--stages", "1", "--replicas", "2", *flags, ranks=2))
 
     wait_until(lambda: steps_done(path) >= 20)
-    seen = steps_done(path)
+    num_seen = steps_done(path)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     with h5py.File(path) as file:
         done = file.attrs["steps_done"]
-        assert done >= seen
+        assert done >= num_seen
         assert file["steps/step"][:done].tolist() == list(range(done))
         assert (file["timings/step_s"][:done] > 0).all()

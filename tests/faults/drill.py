@@ -1,4 +1,4 @@
-"""Runs of a 2x2 layout in which one rank comes to harm at a chosen moment."""
+"""Runs of a 2x2 layout with a fault in one rank at a chosen moment."""
 
 import json
 import os
@@ -24,18 +24,26 @@ from vigmpi.checkpoint.manifest import Checkpoint
 RANKS = 4
 HEARTBEAT_TIMEOUT_S = 5
 STALL_TIMEOUT_S = 8
-LATE_S = 5.0  # for machines that have other things to do
+SLACK_S = 5.0  # for busy machines
 _TIMEOUT_S = 150
-_GONE_S = 3.0
+_EXIT_S = 3.0
 
-# Seconds from a fault to the run's end.
+# Seconds from a fault to the end of the run; IMMEDIATE_S for all other faults.
 DUE_S = {
     "stop": HEARTBEAT_TIMEOUT_S + 2,
-    "lock": HEARTBEAT_TIMEOUT_S + 2,
+    "gil": HEARTBEAT_TIMEOUT_S + 2,
     "loop": STALL_TIMEOUT_S + 3,
     "deadlock": STALL_TIMEOUT_S + 3,
 }
-AT_ONCE_S = 2.0
+IMMEDIATE_S = 2.0
+
+# Part of the message about a fault.
+DIAGNOSES = {
+    "stop": " is stopped or holding the GIL in ",
+    "gil": " is stopped or holding the GIL in ",
+    "loop": " made no progress for ",
+    "deadlock": " made no progress for ",
+}
 
 RUN = [
     *("--stages", "2", "--replicas", "2", "--chunks", "2", "--dataset", "synthetic"),
@@ -44,7 +52,7 @@ RUN = [
     *("--heartbeat-timeout", str(HEARTBEAT_TIMEOUT_S), "--stall-timeout", str(STALL_TIMEOUT_S)),
 ]
 
-# Where each phase happens: an action's kind, the ranks that have it, how often there is one.
+# For each phase: the kind of its action on each rank, the ranks that perform it, and how often.
 PHASES = {
     "forward": (["F"] * RANKS, range(RANKS), 16),
     "backward": (["B"] * RANKS, range(RANKS), 16),
@@ -57,11 +65,11 @@ PHASES = {
 
 
 class Drill(NamedTuple):
-    """One fault.
+    """Plan of one fault.
 
     Attributes:
-        kind: the action at whose `nth` time on `rank` the fault comes.
-        delay_s: it comes so much later.
+        kind: the fault occurs when `rank` begins its `nth` action of this kind.
+        delay_s: delay from then to the fault, in seconds.
     """
 
     launcher: str
@@ -76,46 +84,46 @@ class Drill(NamedTuple):
         return f"{self.launcher}-{self.fault}-{self.rank}-{self.phase.replace(' ', '-')}-{self.nth}"
 
 
-def drill(launcher: str, fault: str, rank: int, phase: str, moment: random.Random) -> Drill:
-    kinds, _, times = PHASES[phase]
+def drill(launcher: str, fault: str, rank: int, phase: str, rng: random.Random) -> Drill:
+    kinds, _, count = PHASES[phase]
     first = 2 if phase == "checkpoint" else 1
     if fault in {"loop", "deadlock"}:
-        first = 5  # not in the first mini-batch, whose kernels have more time
-    by_a_signal = fault in {"kill", "stop"}
-    delay_s = moment.uniform(0, 0.01) if by_a_signal else 0.0
-    return Drill(launcher, fault, rank, phase, kinds[rank], moment.randint(first, times), delay_s)
+        first = 5  # after the first mini-batch, which has a longer stall timeout
+    is_signal = fault in {"kill", "stop"}
+    delay_s = rng.uniform(0, 0.01) if is_signal else 0.0
+    return Drill(launcher, fault, rank, phase, kinds[rank], rng.randint(first, count), delay_s)
 
 
-def everywhere(launcher: str, faults: tuple[str, ...], seed: int) -> Iterator[Drill]:
-    """Every phase on every rank, the faults by turns."""
-    moment = random.Random(seed)
+def drills_of_all_phases(launcher: str, faults: tuple[str, ...], seed: int) -> Iterator[Drill]:
+    """Yield a drill for each phase on each rank, with alternating faults."""
+    rng = random.Random(seed)
     for number, (phase, (_, ranks, _)) in enumerate(PHASES.items()):
         for rank in ranks:
-            yield drill(launcher, faults[(number + rank) % len(faults)], rank, phase, moment)
+            yield drill(launcher, faults[(number + rank) % len(faults)], rank, phase, rng)
 
 
 @dataclass
 class Outcome:
-    """What became of a drill.
+    """Outcome of a drill.
 
     Attributes:
-        seconds: from the fault to the launcher's end.
-        left: processes of it that were still there after that.
+        seconds: from the fault to the launcher's exit.
+        leftover_pids: the run's processes that were still alive after that.
     """
 
     status: int
     seconds: float
-    said: str
-    left: list[int]
+    output: str
+    leftover_pids: list[int]
     record: Path
     checkpoints: Path
 
     @property
     def messages(self) -> list[str]:
-        return re.findall(r"^vigmpi: error: .*", self.said, re.MULTILINE)
+        return re.findall(r"^vigmpi: error: .*", self.output, re.MULTILINE)
 
     def finished_mini_batches(self) -> int:
-        """Of the record, all of them whole."""
+        """Return the number of mini-batches in the record after checking their rows."""
         with h5py.File(self.record) as file:
             done = int(file.attrs["steps_done"])
             assert file["mini_batch"][:done].tolist() == list(range(done))
@@ -125,7 +133,7 @@ class Outcome:
         return done
 
     def checkpoint(self) -> Checkpoint | None:
-        """The newest, all of it compared with its digests."""
+        """Return the newest checkpoint, verified with its digests, or None."""
         with suppress(FileNotFoundError):
             return manifest.find("latest", self.checkpoints)
         return None
@@ -139,14 +147,19 @@ def run(
     flags: Sequence[str] = (),
     python: str = sys.executable,
 ) -> Outcome:
-    """Run it to its end.
+    """Run a drill to its end.
 
     Args:
-        launcher: with its arguments; None: `mpiexec`.
+        planned: the drill.
+        folder: folder to create for the run's files.
+        launcher: command with its arguments; None for `mpiexec`.
+        environ: additional environment variables.
+        flags: additional flags of vigmpi.
+        python: the interpreter of the ranks.
     """
     folder.mkdir()
-    struck, record = folder / "struck", folder / "run.h5"
-    about = {**planned._asdict(), "struck": str(struck)}
+    fault_time, record = folder / "fault_time", folder / "run.h5"
+    description = {**planned._asdict(), "fault_time": str(fault_time)}
     arguments = ["-m", "vigmpi", *RUN, "--record", str(record), *flags]
     command = [*(launcher or mpiexec(RANKS)), python, *arguments]
     environment = {
@@ -154,10 +167,10 @@ def run(
         **ENVIRONMENT,
         **environ,
         "PYTHONPATH": f"{ROOT}/tests/faults/planted:{ROOT}",
-        "VIGMPI_DRILL": json.dumps(about),
+        "VIGMPI_DRILL": json.dumps(description),
     }
-    said = folder / "said"
-    with said.open("w") as output:
+    log = folder / "log"
+    with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=output, stderr=output, text=True,
             stdin=subprocess.DEVNULL, start_new_session=True,
@@ -166,24 +179,26 @@ def run(
         status = process.wait(_TIMEOUT_S)
         ended = time.time()
     finally:
-        left = _left(str(struck))
-        for pid in {process.pid, *left}:
+        leftover_pids = _leftover_pids(str(fault_time))
+        for pid in {process.pid, *leftover_pids}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    assert struck.exists(), f"the fault never came\n{said.read_text()}"
-    seconds = ended - float(struck.read_text())
-    return Outcome(status, seconds, said.read_text(), left, record, folder / "run.checkpoints")
+    output_text = log.read_text()
+    assert fault_time.exists(), f"the fault did not occur\n{output_text}"
+    seconds = ended - float(fault_time.read_text())
+    checkpoints = folder / "run.checkpoints"
+    return Outcome(status, seconds, output_text, leftover_pids, record, checkpoints)
 
 
-def _left(token: str) -> list[int]:
-    """Processes with this in their environment that do not go within a few seconds."""
-    deadline = time.monotonic() + _GONE_S
-    while (found := list(_with(token))) and time.monotonic() < deadline:
+def _leftover_pids(token: str) -> list[int]:
+    """Return the processes with this environment that do not exit within a few seconds."""
+    deadline = time.monotonic() + _EXIT_S
+    while (pids := list(_pids_with(token))) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return found
+    return pids
 
 
-def _with(token: str) -> Iterator[int]:
+def _pids_with(token: str) -> Iterator[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if token.encode() in (process / "environ").read_bytes():

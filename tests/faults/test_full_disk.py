@@ -1,4 +1,4 @@
-"""A record that takes no more ends the run with one line, and keeps what it had."""
+"""A record that can no longer be written ends the run with one line and stays readable."""
 
 import os
 import random
@@ -18,7 +18,7 @@ from tests.launching import finish, start, vigmpi
 RUN_KIB = 700
 LONG = [*RUN, "--trace", "--steps", "400", "--keep", "0"]
 
-# A file may be so many bytes long; the end of the process would close it, and write.
+# Writes until the file size limit is reached; a normal exit would close the file and write again.
 FILL = """
 import os, resource, sys
 from pathlib import Path
@@ -41,13 +41,13 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("limit", random.Random(0).sample(range(250_000, 1_000_000), 8))
-def test_every_flushed_row_is_there_once_the_file_takes_no_more(tmp_path: Path, limit: int) -> None:
+def test_every_flushed_row_survives_a_full_file(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "a.h5"
     command = [sys.executable, "-c", FILL, str(path), str(limit)]
     done = finish(start(command), timeout=60)
     assert done.stderr == ""
     flushed, _, line = done.stdout.partition(" ")
-    assert line.startswith(f"the record {path} takes no more (File too large)")
+    assert line.startswith(f"cannot extend the record: {path} (File too large); its rows up to ")
     with h5py.File(path) as file:
         steps = int(file.attrs["steps_done"])
         assert steps == int(flushed)
@@ -69,13 +69,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def assert_told_once(command: list[str], record: Path, reason: str) -> None:
+def assert_reported_once(command: list[str], record: Path, reason: str) -> None:
     done = finish(start(command), timeout=200)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert len(lines) == 1, done.stderr
-    assert f"the record {record} takes no more ({reason})" in lines[0]
-    assert "type: --resume latest" in lines[0]
+    assert f" error: cannot extend the record: {record} ({reason}); its rows up to " in lines[0]
+    assert lines[0].endswith(f"use --resume latest --record {record}.")
     assert "Traceback" not in done.stderr
     with h5py.File(record) as file:
         steps = file.attrs["steps_done"]
@@ -87,15 +87,16 @@ def assert_told_once(command: list[str], record: Path, reason: str) -> None:
 def test_a_full_disk_ends_the_run_with_one_line(small_disk: Path) -> None:
     record = small_disk / "run.h5"
     command = vigmpi(*LONG, "--record", str(record), ranks=4)
-    assert_told_once(command, record, "No space left on device")
+    assert_reported_once(command, record, "No space left on device")
 
 
-def test_an_output_on_a_read_only_disk_is_told_at_the_start(small_disk: Path) -> None:
+def test_a_record_on_a_read_only_disk_is_refused_at_the_start(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    command = vigmpi(*RUN, "--record", str(small_disk / "run.h5"), ranks=4)
-    done = finish(start(command), timeout=100)
+    record = small_disk / "run.h5"
+    done = finish(start(vigmpi(*RUN, "--record", str(record), ranks=4)), timeout=100)
     assert done.returncode == 2
-    assert "can't be written (" in done.stderr
+    assert f"vigmpi: error: cannot write the record: {record} (" in done.stderr
     assert "Read-only file system" in done.stderr
+    assert "that can be written.\n" in done.stderr
     assert done.stderr.count("vigmpi: error:") == 1
     assert "Traceback" not in done.stderr

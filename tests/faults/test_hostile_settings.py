@@ -1,4 +1,4 @@
-"""Whatever is given as flags or TOML: settings, or one line that refuses them."""
+"""Arbitrary flags and TOML files are accepted or refused with one line."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -38,33 +38,33 @@ LINES = st.builds(
 )
 
 
-def refused_in_a_line_or_taken(arguments: list[str]) -> None:
-    said = ""
+def assert_accepted_or_refused(arguments: list[str]) -> None:
+    message = ""
     try:
         parse_config(arguments)
     except InputError as error:
-        said = str(error) or "nothing"
-    assert len(said.splitlines()) < 2
-    assert said != "nothing"
+        message = str(error) or "empty"
+    assert len(message.splitlines()) < 2
+    assert message != "empty"
 
 
 @given(ARGUMENTS)
 @settings(max_examples=400, deadline=2000)
-def test_any_flags_are_taken_or_refused_in_a_line(arguments: list[str]) -> None:
-    refused_in_a_line_or_taken(arguments)
+def test_any_flags_are_accepted_or_refused_with_one_line(arguments: list[str]) -> None:
+    assert_accepted_or_refused(arguments)
 
 
 @given(st.one_of(st.lists(LINES, max_size=4).map("\n".join).map(str.encode), st.binary()))
 @settings(
     max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-def test_any_file_is_taken_or_refused_in_a_line(tmp_path: Path, content: bytes) -> None:
+def test_any_file_is_accepted_or_refused_with_one_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(content)
-    refused_in_a_line_or_taken(["--config", str(file)])
+    assert_accepted_or_refused(["--config", str(file)])
 
 
-def test_a_deep_file_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_a_deeply_nested_file_is_refused_with_one_line(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("stages = " + 100_000 * "[")
-    refused_in_a_line_or_taken(["--config", str(file)])
+    assert_accepted_or_refused(["--config", str(file)])

@@ -1,4 +1,4 @@
-"""A rank that stops on another host, over a network of its own."""
+"""A rank that stops on another host, on a private network of two emulated hosts."""
 
 import random
 import shutil
@@ -14,8 +14,8 @@ from tests.launching import mpiexec
 
 HOSTS = {"vigmpi-a": "10.213.0.1", "vigmpi-b": "10.213.0.2"}
 
-# In place of ssh: each host is a network namespace with a host name of its own.
-LOG_IN = """#!/bin/sh
+# Replacement for ssh: each host is a network namespace with its own host name.
+LOGIN_SCRIPT = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 case $1 in
     10.213.0.1) host=vigmpi-a ;;
@@ -24,15 +24,15 @@ esac
 shift
 exec ip netns exec $host unshare --uts sh -c "hostname $host && exec $*"
 """
-NAMED = ["unshare", "--uts", "sh", "-c", 'hostname $0 && exec "$@"']
+WITH_HOST_NAME = ["unshare", "--uts", "sh", "-c", 'hostname $0 && exec "$@"']
 
 
-def can_be_had() -> bool:
-    """Whether this user may make hosts: a container's root may not."""
+def can_create_hosts() -> bool:
+    """Return whether this user may create namespaces; root in a container may not."""
     if not (shutil.which("ip") and shutil.which("unshare")):
         return False
-    call = ["unshare", "--net", "--mount", "--uts", "true"]
-    return subprocess.run(call, check=False, capture_output=True).returncode == 0
+    command = ["unshare", "--net", "--mount", "--uts", "true"]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def ip(*arguments: str) -> None:
@@ -41,11 +41,11 @@ def ip(*arguments: str) -> None:
 
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[list[str]]:
-    """Of MPICH, for two ranks on each of two hosts that share nothing but a cable."""
+    """Yield MPICH's launch command for two ranks on each of two hosts joined by a cable."""
     first, second = HOSTS
-    log_in = tmp_path / "log-in"
-    log_in.write_text(LOG_IN)
-    log_in.chmod(0o755)
+    login = tmp_path / "login"
+    login.write_text(LOGIN_SCRIPT)
+    login.chmod(0o755)
     try:
         for host in HOSTS:
             ip("netns", "add", host)
@@ -54,21 +54,21 @@ def launcher(tmp_path: Path) -> Iterator[list[str]]:
             ip("-n", host, "address", "add", f"{address}/30", "dev", "cable")
             for device in ("lo", "cable"):
                 ip("-n", host, "link", "set", device, "up")
-        there = ["-launcher", "ssh", "-launcher-exec", str(log_in), "-localhost", HOSTS[first]]
-        spread = ["-hosts", ",".join(HOSTS.values()), "-ppn", str(RANKS // 2)]
-        here = ["ip", "netns", "exec", first, *NAMED, first]
-        yield [*here, *mpiexec(RANKS), *there, *spread]
+        remote = ["-launcher", "ssh", "-launcher-exec", str(login), "-localhost", HOSTS[first]]
+        hosts = ["-hosts", ",".join(HOSTS.values()), "-ppn", str(RANKS // 2)]
+        local = ["ip", "netns", "exec", first, *WITH_HOST_NAME, first]
+        yield [*local, *mpiexec(RANKS), *remote, *hosts]
     finally:
         for host in HOSTS:
             subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)
 
 
-@pytest.mark.skipif(not can_be_had(), reason="network namespaces want root, ip and unshare")
+@pytest.mark.skipif(not can_create_hosts(), reason="network namespaces need root, ip and unshare")
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_rank_that_stops_is_told_of_from_the_other_host(
+def test_a_rank_that_stops_is_reported_from_the_other_host(
     tmp_path: Path, launcher: list[str], rank: int
 ) -> None:
     planned = drill("mpiexec", "stop", rank, "backward", random.Random(rank))
     outcome = run(planned, tmp_path / "run", launcher)
     assert_ended(planned, outcome)
-    assert f" on {list(HOSTS)[rank // 2]})" in outcome.messages[0], outcome.said
+    assert f" on {list(HOSTS)[rank // 2]})" in outcome.messages[0], outcome.output

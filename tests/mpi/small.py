@@ -1,4 +1,4 @@
-"""A small model on random images, trained by the real trainer in any layout."""
+"""Small model on random images, trained by the real trainer in any layout."""
 
 from pathlib import Path
 
@@ -19,26 +19,26 @@ from vigmpi.pipeline.trainer import StepResult, Trainer, TrainerConfig
 
 
 class Noise(Dataset):
-    """Images and labels at random; a rank may ask for what it loaded, and for nothing else."""
+    """Random images and labels; a rank may read only the kind that it loaded."""
 
     name = "noise"
-    about = "for tests"
+    details = "for tests"
     image_size = (6, 5)
-    samples = {Phase.TRAIN: 32, Phase.TEST: 9}  # noqa: RUF012
+    num_images = {Phase.TRAIN: 32, Phase.TEST: 9}  # noqa: RUF012
 
     def load(self, *, images: bool, labels: bool) -> None:
-        self._may = {"images": images, "labels": labels}
+        self._loaded = {"images": images, "labels": labels}
 
     def images(self, phase: Phase, samples: Indices) -> Images:
-        assert self._may["images"]
+        assert self._loaded["images"]
         return self._random(phase, 0).random((64, 3, *self.image_size), np.float32)[samples]
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:
-        assert self._may["labels"]
+        assert self._loaded["labels"]
         return self._random(phase, 1).integers(self.num_classes, size=64)[samples]
 
-    def _random(self, phase: Phase, what: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, list(Phase).index(phase), what])
+    def _random(self, phase: Phase, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, list(Phase).index(phase), stream])
 
 
 CONFIG = ViGConfig(
@@ -46,7 +46,7 @@ CONFIG = ViGConfig(
 )
 
 
-def opened(topology: Topology, dataset: Dataset) -> Dataset:
+def loaded(topology: Topology, dataset: Dataset) -> Dataset:
     dataset.load(
         images=topology.previous_stage == MPI.PROC_NULL, labels=topology.next_stage == MPI.PROC_NULL
     )
@@ -65,20 +65,20 @@ def make_trainer(
     stage = topology.place.stage
     blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
     model = ViG(CONFIG, blocks, head=stage == layout.stages - 1, seed=seed)
-    dataset = opened(topology, Noise(Path(), seed))
+    dataset = loaded(topology, Noise(Path(), seed))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
-    plan = TrainerConfig(limits, batch_size, seed, lr=lr, augmentation=augmentation)
-    return Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
+    config = TrainerConfig(limits, batch_size, seed, lr=lr, augmentation=augmentation)
+    return Trainer(topology, layout, model, dataset, config, Activity(topology.world.rank))
 
 
 def on_first_ranks(layout: Layout) -> Topology | None:
-    """The layout on as many ranks of the world as it needs; None on the others. Collective."""
+    """Create a layout on the first ranks of the world; return None on the rest. Collective."""
     world = MPI.COMM_WORLD
-    wait(world.Ibarrier())  # Split spins, and would take the cores of those still at work
+    wait(world.Ibarrier())  # Split spins, and would take the cores of ranks that still compute
     used = MPI.Intracomm(world.Split(0 if world.rank < layout.ranks else 1, world.rank))
     return make_topology(used, layout) if world.rank < layout.ranks else None
 
 
 def global_loss(topology: Topology, result: StepResult) -> float:
-    """A mini-batch's loss, over all ranks. Collective."""
+    """Return a mini-batch's loss, summed over all ranks. Collective."""
     return float(allgather_rows(topology.world, np.array([result.loss])).sum())

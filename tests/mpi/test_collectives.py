@@ -17,7 +17,7 @@ def fail_on_some_ranks() -> None:
         pass
 
 
-def test_bad_input_on_some_ranks_is_raised_on_all(on_ranks: OnRanks) -> None:
+def test_an_input_error_on_any_rank_is_raised_on_all_ranks(on_ranks: OnRanks) -> None:
     on_ranks(4, fail_on_some_ranks)
 
 
@@ -27,11 +27,11 @@ def compare_digests() -> None:
     assert not all_equal(world, b"else" if world.rank == 2 else b"same")
 
 
-def test_a_digest_that_differs_on_one_rank_is_seen_by_all(on_ranks: OnRanks) -> None:
+def test_all_ranks_see_that_one_digest_differs(on_ranks: OnRanks) -> None:
     on_ranks(4, compare_digests)
 
 
-def look_around() -> None:
+def check_topology() -> None:
     world = MPI.COMM_WORLD
     topology = make_topology(world, Layout(stages=3, replicas=2, chunks=1))
     replica, stage = topology.place
@@ -42,5 +42,5 @@ def look_around() -> None:
     assert topology.next_stage == (stage + 1 if stage < 2 else MPI.PROC_NULL)
 
 
-def test_ranks_run_stage_after_stage_replica_after_replica(on_ranks: OnRanks) -> None:
-    on_ranks(6, look_around)
+def test_ranks_are_numbered_stage_by_stage_within_each_replica(on_ranks: OnRanks) -> None:
+    on_ranks(6, check_topology)

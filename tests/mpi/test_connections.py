@@ -11,7 +11,7 @@ from vigmpi.monitor import connections as module
 from vigmpi.monitor.connections import connect_monitors
 
 
-def every_rank_is_heard_by_the_hubs() -> None:
+def monitors_receive_from_all_ranks() -> None:
     world = MPI.COMM_WORLD
     monitors = sorted({0, world.size - 1})
     connections = connect_monitors(world, monitors)
@@ -29,47 +29,47 @@ def every_rank_is_heard_by_the_hubs() -> None:
     world.Barrier()
 
 
-def strangers_are_shown_out(shown: str) -> None:
-    """Rank 1 comes to rank 0 first as a stranger, then with the token."""
+def unknown_peers_are_rejected(greeting: str) -> None:
+    """Let rank 1 connect to rank 0 first as an unknown peer, then with the token."""
     world = MPI.COMM_WORLD
-    call, answers = module._connect, []
+    connect, replies = module._connect, []
 
-    def call_twice(address: str, rank: int) -> socket.socket | None:
+    def connect_twice(address: str, rank: int) -> socket.socket | None:
         token, port, host = address.split()
-        with socket.create_connection((host, int(port)), timeout=10) as stranger:
-            stranger.sendall(shown.encode()[:36] or token.encode()[:5])
-            stranger.shutdown(socket.SHUT_WR)
-            answers.append(stranger.recv(1))
-        return call(address, rank)
+        with socket.create_connection((host, int(port)), timeout=10) as unknown:
+            unknown.sendall(greeting.encode()[:36] or token.encode()[:5])
+            unknown.shutdown(socket.SHUT_WR)
+            replies.append(unknown.recv(1))
+        return connect(address, rank)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_connect", call_twice)
+        patch.setattr(module, "_connect", connect_twice)
         connections = connect_monitors(world, [0])
     assert connections
-    assert answers == [b""] * world.rank
+    assert replies == [b""] * world.rank
     assert connections.from_ranks.keys() == {1} - {world.rank}
 
 
-def all_go_without_where_one_has_no_way() -> None:
+def no_rank_is_connected() -> None:
     world = MPI.COMM_WORLD
     with pytest.MonkeyPatch.context() as patch:
         if world.rank == 2:
             patch.setattr(module, "_connect", lambda *_: None)
         patch.setattr(module, "_TIMEOUT_S", 2.0)
-        found: Any = connect_monitors(world, [0, 2])
-    assert found is None
-    assert not allgather_rows(world, np.array([found is not None])).any()
+        connections: Any = connect_monitors(world, [0, 2])
+    assert connections is None
+    assert not allgather_rows(world, np.array([connections is not None])).any()
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_every_rank_is_heard_by_the_hubs(on_ranks: OnRanks, ranks: int) -> None:
-    on_ranks(ranks, every_rank_is_heard_by_the_hubs)
+def test_the_monitors_receive_from_every_rank(on_ranks: OnRanks, ranks: int) -> None:
+    on_ranks(ranks, monitors_receive_from_all_ranks)
 
 
-@pytest.mark.parametrize("shown", ["", "0" * 36])
-def test_who_does_not_show_the_token_is_shown_out(on_ranks: OnRanks, shown: str) -> None:
-    on_ranks(2, strangers_are_shown_out, shown=shown)
+@pytest.mark.parametrize("greeting", ["", "0" * 36])
+def test_a_peer_without_the_token_is_rejected(on_ranks: OnRanks, greeting: str) -> None:
+    on_ranks(2, unknown_peers_are_rejected, greeting=greeting)
 
 
-def test_all_go_without_where_one_has_no_way(on_ranks: OnRanks) -> None:
-    on_ranks(3, all_go_without_where_one_has_no_way)
+def test_no_rank_is_connected_if_one_cannot_connect(on_ranks: OnRanks) -> None:
+    on_ranks(3, no_rank_is_connected)

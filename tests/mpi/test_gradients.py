@@ -12,33 +12,33 @@ from vigmpi.models.study import ViG
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
-SEED = int(np.random.SeedSequence().generate_state(1)[0])  # fresh inputs every time
+SEED = int(np.random.SeedSequence().generate_state(1)[0])  # new inputs in each session
 
-LAYOUTS = [  # stages, replicas, chunks, batch size; of 32 samples
+LAYOUTS = [  # stages, replicas, chunks, batch size; there are 32 samples
     (1, 1, 1, 8),
     (2, 1, 3, 7),
     (4, 1, 2, 5),  # fewer chunks than stages
-    (2, 2, 5, 7),  # ends with 4 images for 10 micro-batches, none of them on replica 1
+    (2, 2, 5, 7),  # the last 4 images make 10 micro-batches, all empty on replica 1
     (1, 4, 3, 4),
     (3, 1, 4, 10),
 ]
 
 
 def compare_gradients(seed: int) -> None:
-    """Every mini-batch of an epoch, against plain autograd on the whole model in PyG's layers."""
+    """Compare every mini-batch of an epoch with plain autograd on the reference backend."""
     torch.set_default_dtype(torch.float64)
     for stages, replicas, chunks, batch_size in LAYOUTS:
         layout = Layout(stages, replicas, chunks)
         if topology := on_first_ranks(layout):
             trainer = make_trainer(topology, layout, batch_size, seed=seed, lr=1e-30)
-            whole = ViG(CONFIG, backend="reference", seed=seed)
-            order = shuffled(Noise.samples[Phase.TRAIN], seed, 0)
+            reference = ViG(CONFIG, backend="reference", seed=seed)
+            order = shuffled(Noise.num_images[Phase.TRAIN], seed, 0)
             batches = mini_batches(order, batch_size * replicas, 0)
             for mini_batch, result in zip(batches, trainer.run(Position()), strict=True):
-                whole.zero_grad()
-                loss = _backward(whole, mini_batch, layout, seed)
+                reference.zero_grad()
+                loss = _backward(reference, mini_batch, layout, seed)
                 assert abs(global_loss(topology, result) - loss) < 1e-11 * loss
-                expected = _gradients(whole)
+                expected = _gradients(reference)
                 scale = max(float(gradient.abs().max()) for gradient in expected.values())
                 for name, gradient in _gradients(trainer.model).items():
                     error = float((gradient - expected.get(name, 0)).abs().max())
@@ -46,7 +46,7 @@ def compare_gradients(seed: int) -> None:
 
 
 def _gradients(model: ViG) -> dict[str, torch.Tensor]:
-    """By name; plain autograd leaves out the biases in front of a norm, the trainer's are 0."""
+    """Return gradients by name; autograd has none for biases before a norm, the trainer zeros."""
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
@@ -58,11 +58,13 @@ def _backward(model: ViG, mini_batch: np.ndarray, layout: Layout, seed: int) -> 
             if len(samples):
                 images = torch.from_numpy(dataset.images(Phase.TRAIN, samples)).double()
                 labels = torch.from_numpy(dataset.labels(Phase.TRAIN, samples))
-                part = F.cross_entropy(model(images), labels, reduction="sum") / len(mini_batch)
-                part.backward()
-                loss += part.item()
+                share_loss = F.cross_entropy(model(images), labels, reduction="sum") / len(
+                    mini_batch
+                )
+                share_loss.backward()
+                loss += share_loss.item()
     return loss
 
 
-def test_gradients_of_every_layout_are_those_of_one_process(on_ranks: OnRanks) -> None:
+def test_gradients_of_every_layout_equal_those_of_one_process(on_ranks: OnRanks) -> None:
     on_ranks(4, compare_gradients, seed=SEED)

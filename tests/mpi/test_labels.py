@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import OnRanks
-from tests.mpi.small import CONFIG, Noise, on_first_ranks, opened
+from tests.mpi.small import CONFIG, Noise, loaded, on_first_ranks
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.graphs.pixel_lattice import PixelLattice
 from vigmpi.layout.layout import Layout
@@ -19,26 +19,26 @@ from vigmpi.position import Position
 
 
 class Coded(Noise):
-    """Every pixel of an image is a tenth of its label."""
+    """Images whose pixels are a tenth of the label."""
 
     def images(self, phase: Phase, samples: Indices) -> Images:
-        assert self._may["images"]
+        assert self._loaded["images"]
         labels = self._random(phase, 1).integers(self.num_classes, size=64)[samples]
         pixels = np.broadcast_to(labels[:, None, None, None] / 10, (len(labels), 3, 6, 5))
         return pixels.astype(np.float32)
 
 
 class Decoder(ViG):
-    """Blocks that pass features on as they are, and a readout that reads the label off them."""
+    """Blocks that return their input, and a head that decodes the label from it."""
 
     def layers(self) -> list[Layer]:
         return [
-            Layer(p.name, _decode if p.name == "head" else _pass, p.parameters)
-            for p in super().layers()
+            Layer(layer.name, _decode if layer.name == "head" else _identity, layer.parameters)
+            for layer in super().layers()
         ]
 
 
-def _pass(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
+def _identity(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
     return features + torch.zeros(1, requires_grad=True)
 
 
@@ -47,30 +47,30 @@ def _decode(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
     return -((label - torch.arange(10)) ** 2)
 
 
-def share_found(shuffled_apart: bool) -> float:
+def accuracy(same_order: bool) -> float:
     layout = Layout(stages=2, replicas=2, chunks=3)
     topology = on_first_ranks(layout)
     assert topology
     stage = topology.place.stage
     model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], head=stage == 1)
-    dataset = opened(topology, Coded(Path(), 0))
-    order_seed = stage if shuffled_apart else 0
-    plan = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
-    trainer = Trainer(topology, layout, model, dataset, plan, Activity(topology.world.rank))
+    dataset = loaded(topology, Coded(Path(), 0))
+    order_seed = 0 if same_order else stage
+    config = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
+    trainer = Trainer(topology, layout, model, dataset, config, Activity(topology.world.rank))
     correct = np.zeros(1)
-    images = 0
+    num_images = 0
     for phase in Phase:
         for result in trainer.run(Position(phase=phase)):
             correct += result.correct
-            images += result.num_images
+            num_images += result.num_images
     total = np.empty(1)
     topology.world.Allreduce(correct, total)
-    return float(total[0] / images)
+    return float(total[0] / num_images)
 
 
 def compare_labels() -> None:
-    assert share_found(shuffled_apart=False) == 1
-    assert share_found(shuffled_apart=True) < 0.7  # the study's mistake
+    assert accuracy(same_order=True) == 1
+    assert accuracy(same_order=False) < 0.7  # the study's bug
 
 
 def test_labels_belong_to_their_images(on_ranks: OnRanks) -> None:

@@ -15,7 +15,7 @@ from vigmpi.position import Position
 
 
 class Synchronous(MPI.Intracomm):
-    """Its sends end only once their receives have been posted."""
+    """Communicator whose sends complete only once their receives have been posted."""
 
     Isend = MPI.Intracomm.Issend
 
@@ -26,7 +26,7 @@ AUGMENTATION = Augmentation(True, 2, np.full(3, 0.4), np.full(3, 0.3), seed=3)
 def train(
     folder: str, layouts: list[list[int]], synchronous: bool = False, augmented: bool = False
 ) -> None:
-    """Two epochs in each layout; the first replica's ranks save weights, rank 0 the losses."""
+    """Train two epochs in each layout; the first replica saves weights, rank 0 the losses."""
     augmentation = AUGMENTATION if augmented else Augmentation()
     for stages, replicas, chunks, batch_size in layouts:
         layout = Layout(stages, replicas, chunks)
@@ -72,7 +72,7 @@ def _assert_equal(folder: Path, layouts: list[list[int]], compare: Any) -> None:
     ("replicas", "stages", "augmented"),
     [(1, [1, 4, 8], False), (3, [1, 2], False), (4, [1, 2], False), (1, [1, 2], True)],
 )
-def test_stages_do_not_change_a_bit(
+def test_losses_and_weights_are_bitwise_identical_for_any_number_of_stages(
     on_ranks: OnRanks, tmp_path: Path, replicas: int, stages: list[int], augmented: bool
 ) -> None:
     layouts = [[s, replicas, 3, 5] for s in stages]
@@ -82,10 +82,10 @@ def test_stages_do_not_change_a_bit(
 
 
 @pytest.mark.parametrize("augmented", [False, True])
-def test_replicas_equal_one_with_all_their_images_and_chunks(
+def test_replicas_match_one_replica_with_all_their_images_and_chunks(
     on_ranks: OnRanks, tmp_path: Path, augmented: bool
 ) -> None:
-    """To fp32 rounding: losses, weights after 2 epochs, and running statistics."""
+    """Losses, weights after 2 epochs and running statistics agree to fp32 rounding."""
     layouts = [[1, 1, 6, 10], [2, 2, 3, 5], [1, 3, 2, 10 // 3 + 1]][:2]
     on_ranks(4, train, folder=str(tmp_path), layouts=layouts, augmented=augmented)
 
@@ -95,13 +95,13 @@ def test_replicas_equal_one_with_all_their_images_and_chunks(
     _assert_equal(tmp_path, layouts, compare)
 
 
-def test_no_send_needs_a_buffer(on_ranks: OnRanks, tmp_path: Path) -> None:
-    """The schedule's proof of progress, at run time."""
+def test_training_completes_with_synchronous_sends(on_ranks: OnRanks, tmp_path: Path) -> None:
+    """The deadlock check of the schedule holds at run time."""
     layouts = [[2, 2, 5, 5], [4, 1, 2, 4], [4, 1, 6, 8]]
     on_ranks(4, train, folder=str(tmp_path), layouts=layouts, synchronous=True)
 
 
-def spoil_a_weight() -> None:
+def change_one_weight() -> None:
     layout = Layout(stages=1, replicas=2, chunks=1)
     topology = on_first_ranks(layout)
     assert topology
@@ -112,5 +112,5 @@ def spoil_a_weight() -> None:
     assert not trainer.replicas_agree()
 
 
-def test_replicas_that_train_apart_are_found(on_ranks: OnRanks) -> None:
-    on_ranks(2, spoil_a_weight)
+def test_diverged_replicas_are_detected(on_ranks: OnRanks) -> None:
+    on_ranks(2, change_one_weight)

@@ -28,7 +28,7 @@ NAMES = [column.name for column in LEDGER]
 CHUNKS = 2
 DELAY_S = 0.3
 
-# What is delayed, on which rank of 2 stages x 2 replicas, and how often a step it is called.
+# Column: delayed method, rank among 2 stages x 2 replicas, calls per step.
 PLANTED: dict[str, tuple[type, str, int, int]] = {
     "forward_s": (Stage, "forward", 1, CHUNKS),
     "network_s": (Channel, "receive", 1, CHUNKS),
@@ -71,11 +71,11 @@ def plant(column: str) -> None:  # on every rank
     after = measured()
     setattr(owner, method, original)
 
-    grown = dict(zip(NAMES, (after.shares - before.shares)[rank], strict=True))
+    increase = dict(zip(NAMES, (after.shares - before.shares)[rank], strict=True))
     planted = calls * DELAY_S
-    assert abs(grown[column] - planted) < 0.1 * planted, grown
-    rest = {name: value for name, value in grown.items() if name != column}
-    assert all(abs(value) < 0.15 * planted for value in rest.values()), grown
+    assert abs(increase[column] - planted) < 0.1 * planted, increase
+    rest = {name: value for name, value in increase.items() if name != column}
+    assert all(abs(value) < 0.15 * planted for value in rest.values()), increase
     other = after.shares[:, NAMES.index("other_s")]
     assert (other < 0.02 * after.step_s).all(), other / after.step_s
 
@@ -85,13 +85,13 @@ def test_a_planted_delay_appears_in_its_own_column(on_ranks: OnRanks, column: st
     on_ranks(4, plant, column=column)
 
 
-def ahead(seconds: float) -> None:  # on every rank
+def compare_shifted_clocks(seconds: float) -> None:  # on every rank
     world = MPI.COMM_WORLD
-    found = compare_clocks(world, lambda: time.perf_counter() + seconds * world.rank)
-    off = abs(found.offset - seconds * np.arange(world.size))
-    assert (off <= found.error + 1e-6).all(), (found, off)
-    assert (found.error < 1e-3).all()
+    clocks = compare_clocks(world, lambda: time.perf_counter() + seconds * world.rank)
+    deviation = abs(clocks.offset - seconds * np.arange(world.size))
+    assert (deviation <= clocks.error + 1e-6).all(), (clocks, deviation)
+    assert (clocks.error < 1e-3).all()
 
 
-def test_a_clock_that_is_ahead_is_found_to_within_the_stated_error(on_ranks: OnRanks) -> None:
-    on_ranks(3, ahead, seconds=1.5)
+def test_clock_offsets_are_measured_to_within_the_stated_error(on_ranks: OnRanks) -> None:
+    on_ranks(3, compare_shifted_clocks, seconds=1.5)

@@ -5,7 +5,7 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from tests.mpi.small import CONFIG, Noise, opened
+from tests.mpi.small import CONFIG, Noise, loaded
 from vigmpi.comm.topology import make_topology
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.layout.layout import Layout
@@ -17,8 +17,8 @@ from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
 
 
-class Spoiled(Noise):
-    """One image, which one micro-batch of one replica holds, is not a number."""
+class NotANumber(Noise):
+    """Images of which one, in one micro-batch of one replica, is not a number."""
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         images = super().images(phase, samples)
@@ -26,35 +26,37 @@ class Spoiled(Noise):
         return images
 
 
-def meet_it(on_nonfinite: str) -> None:
+def train_with_one_bad_image(on_nonfinite: str) -> None:
     layout = Layout(stages=2, replicas=2, chunks=2)
     topology = make_topology(MPI.COMM_WORLD, layout)
     stage = topology.place.stage
     model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], head=stage == 1)
-    plan = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite)
+    config = TrainerConfig(
+        {Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite
+    )
     trainer = Trainer(
-        topology, layout, model, opened(topology, Spoiled(Path(), 0)), plan, Activity(0)
+        topology, layout, model, loaded(topology, NotANumber(Path(), 0)), config, Activity(0)
     )
     steps = trainer.run(Position())
-    verdicts = []
-    before = {name: values.copy() for name, values in trainer.state().items()}
+    finite = []
+    before = {name: values.copy() for name, values in trainer.shard().items()}
     for result in steps:
-        after = {name: values.copy() for name, values in trainer.state().items()}
+        after = {name: values.copy() for name, values in trainer.shard().items()}
         same = all(np.array_equal(after[name], values) for name, values in before.items())
-        verdicts.append(result.finite)
+        finite.append(result.finite)
         assert same == (not result.finite and on_nonfinite != "ignore")
         before = after
     if on_nonfinite == "ignore":
-        first = verdicts.index(False)
-        assert not any(verdicts[first:])
+        first = finite.index(False)
+        assert not any(finite[first:])
     else:
-        assert verdicts.count(False) == 1
+        assert finite.count(False) == 1
         assert all(np.isfinite(values).all() for values in before.values())
 
 
 @pytest.mark.parametrize("on_nonfinite", ["stop", "skip", "ignore"])
-def test_a_step_that_is_not_finite_on_one_rank_changes_nothing_on_any(
+def test_a_step_that_is_not_finite_on_one_rank_changes_no_weights(
     on_ranks: OnRanks, on_nonfinite: str
 ) -> None:
-    """Unless it was to go on all the same: then everything is lost from there."""
-    on_ranks(4, meet_it, on_nonfinite=on_nonfinite)
+    """With "ignore", the step is taken, and no later step is finite."""
+    on_ranks(4, train_with_one_bad_image, on_nonfinite=on_nonfinite)

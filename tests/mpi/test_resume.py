@@ -1,4 +1,4 @@
-"""A run that was stopped and goes on is the run that was never stopped."""
+"""Resumed runs equal the run that was never stopped, bit for bit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +22,11 @@ EPOCHS = 2
 Losses = list[float]
 
 
-def about(position: Position) -> Manifest:
+def make_manifest(position: Position) -> Manifest:
     return Manifest("run", position.mini_batches, position, {}, (6, 5), ["a", "b"])
 
 
-def go_on(
+def train_from(
     trainer: Trainer, topology: Topology, start: Position
 ) -> Iterator[tuple[Position, float]]:
     while start.epoch < EPOCHS:
@@ -36,25 +36,25 @@ def go_on(
         start = start.next_phase()
 
 
-def stop_everywhere(folder: str, other: list[int]) -> None:
-    """Checkpoint after every mini-batch of a 2x2 run; go on from each in `other` layout."""
+def checkpoint_and_resume_everywhere(folder: str, other: list[int]) -> None:
+    """Checkpoint after every mini-batch of a 2x2 run; resume from each in the `other` layout."""
     layout = Layout(stages=2, replicas=2, chunks=2)
     topology = on_first_ranks(layout)
     assert topology
     trainer = make_trainer(topology, layout, batch_size=4)
     positions, losses = [], []
-    for position, loss in go_on(trainer, topology, Position()):
+    for position, loss in train_from(trainer, topology, Position()):
         positions.append(position)
         losses.append(loss)
         checkpoints = CheckpointFolder(topology.world, Path(folder) / str(position.mini_batches), 1)
-        checkpoints.save(trainer.state(), about(position))
+        checkpoints.save(trainer.shard(), make_manifest(position))
     layout = Layout(*other)
     if other_topology := on_first_ranks(layout):
         for done, position in enumerate(positions, 1):
-            _go_on_from(Path(folder), position, other_topology, layout, losses[done:])
+            _resume(Path(folder), position, other_topology, layout, losses[done:])
 
 
-def _go_on_from(
+def _resume(
     folder: Path, position: Position, topology: Topology, layout: Layout, expected: Losses
 ) -> None:
     found = manifest.find(str(folder / str(position.mini_batches)), None)
@@ -69,15 +69,15 @@ def _go_on_from(
         weight.data.fill_(7)
     shapes = trainer.shapes(optimizer=True)
     trainer.load(load(found.path, found.manifest, shapes))
-    losses = [loss for _, loss in go_on(trainer, topology, position)]
+    losses = [loss for _, loss in train_from(trainer, topology, position)]
     assert losses == expected
-    ended = load(last.path, last.manifest, shapes)
+    final = load(last.path, last.manifest, shapes)
     for name, values in model_state(trainer.model).items():
-        np.testing.assert_array_equal(values, ended[name], err_msg=name)
+        np.testing.assert_array_equal(values, final[name], err_msg=name)
 
 
 @pytest.mark.parametrize("other", [[2, 2, 2], [1, 2, 2]])
-def test_at_every_mini_batch_and_for_other_stages_to_the_bit(
+def test_resume_is_bitwise_identical_at_any_mini_batch_and_number_of_stages(
     on_ranks: OnRanks, tmp_path: Path, other: list[int]
 ) -> None:
-    on_ranks(4, stop_everywhere, folder=str(tmp_path), other=other)
+    on_ranks(4, checkpoint_and_resume_everywhere, folder=str(tmp_path), other=other)

@@ -13,8 +13,8 @@ from vigmpi.comm.waiting import wait
 GUARD = -1.0
 
 
-def pass_along(nodes: int, chunks: int) -> None:
-    """Every rank sends to the next; step 1 has smaller micro-batches than step 0."""
+def pass_to_next_rank(nodes: int, chunks: int) -> None:
+    """Send from every rank to the next; step 1 has smaller micro-batches than step 0."""
     world = MPI.COMM_WORLD
     previous = world.rank - 1 if world.rank > 0 else MPI.PROC_NULL
     following = world.rank + 1 if world.rank < world.size - 1 else MPI.PROC_NULL
@@ -34,7 +34,7 @@ def pass_along(nodes: int, chunks: int) -> None:
             if following != MPI.PROC_NULL:
                 values = np.full((images, nodes, 3), 1000 * step + 100 * i + world.rank, "f4")
                 channel.send(i, values)
-                values[:] = np.nan  # the caller may
+                values[:] = np.nan  # the caller may overwrite them
     channel.finish()
 
 
@@ -43,11 +43,11 @@ def pass_along(nodes: int, chunks: int) -> None:
 def test_each_micro_batch_arrives_with_its_own_values(
     on_ranks: OnRanks, ranks: int, nodes: int
 ) -> None:
-    on_ranks(ranks, pass_along, nodes=nodes, chunks=5)
+    on_ranks(ranks, pass_to_next_rank, nodes=nodes, chunks=5)
 
 
 def send_and_compute(threaded: bool) -> None:
-    """Rank 0 sends 9.6 MB, then makes no MPI call for a second."""
+    """Send 9.6 MB from rank 0, which then makes no MPI call for a second."""
     world = MPI.COMM_WORLD
     values = np.zeros(1_200_000)
     with progress_thread(world) if threaded else nullcontext():
@@ -59,14 +59,16 @@ def send_and_compute(threaded: bool) -> None:
         else:
             request = world.Irecv(values, 0)
         wait(request)
-        late = time.perf_counter() - start
+        elapsed = time.perf_counter() - start
     if world.rank == 1:
-        assert (late < 0.5) == threaded, f"arrived after {late:.3f} s"
+        assert (elapsed < 0.5) == threaded, f"arrived after {elapsed:.3f} s"
 
 
 @pytest.mark.parametrize("threaded", [True, False])
-def test_a_message_leaves_while_its_sender_computes(on_ranks: OnRanks, threaded: bool) -> None:
-    """As between hosts: the two ranks may not use shared memory (MPICH; no-op elsewhere)."""
+def test_a_message_leaves_during_computation_only_with_a_progress_thread(
+    on_ranks: OnRanks, threaded: bool
+) -> None:
+    """The ranks may not use shared memory, as if on two hosts (MPICH only)."""
     on_ranks(2, send_and_compute, threaded=threaded, environ={"MPIR_CVAR_NOLOCAL": "1"})
 
 
@@ -79,8 +81,8 @@ def wait_for_a_late_message() -> None:
         return
     start = time.process_time()
     wait(world.Irecv(values, 0))
-    assert time.process_time() - start < 0.5  # a spinning wait takes the whole second
+    assert time.process_time() - start < 0.5  # a spinning wait takes a full second
 
 
-def test_a_waiting_rank_leaves_its_core_to_others(on_ranks: OnRanks) -> None:
+def test_a_waiting_rank_does_not_occupy_its_core(on_ranks: OnRanks) -> None:
     on_ranks(2, wait_for_a_late_message)

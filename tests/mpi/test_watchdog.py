@@ -9,7 +9,7 @@ from vigmpi.monitor.activity import Activity
 from vigmpi.monitor.watchdog import watchdog
 
 
-def fail_of_mpi() -> None:
+def raise_mpi_exception() -> None:
     world = MPI.COMM_WORLD
     activity = Activity(world.rank)
     activity.layout = Layout(stages=world.size, replicas=1, chunks=1)
@@ -19,5 +19,5 @@ def fail_of_mpi() -> None:
     assert time.monotonic() - start > 0.9
 
 
-def test_a_failure_of_mpi_leaves_the_judges_time_to_tell_who_died(on_ranks: OnRanks) -> None:
-    on_ranks(2, fail_of_mpi)
+def test_an_mpi_error_leaves_the_monitors_time_to_report_a_dead_rank(on_ranks: OnRanks) -> None:
+    on_ranks(2, raise_mpi_exception)

@@ -1,7 +1,7 @@
-"""A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd, as root.
+"""A real two-node Slurm cluster on this machine: munged, slurmctld and two slurmd, run by root.
 
-No cgroups and no accounting, so that it works in a container. Each node has its own spool and
-temporary folder; both are this host.
+It uses neither cgroups nor accounting, so that it works in a container. Both nodes are this host,
+but each has its own spool and temporary folders.
 """
 
 import contextlib
@@ -51,19 +51,19 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=U
 """
 
 
-def missing() -> str | None:
-    """Why there can be no cluster here, if so."""
-    absent = [tool for tool in _TOOLS if not shutil.which(tool, path=_PATH)]
-    if absent:
-        return f"no {', '.join(absent)}: apt-get install slurm-wlm munge"
-    return None if os.geteuid() == 0 else "the test cluster is started by root"
+def unavailable_reason() -> str | None:
+    """Return why no cluster can be started here, or None if one can."""
+    missing = [tool for tool in _TOOLS if not shutil.which(tool, path=_PATH)]
+    if missing:
+        return f"not installed: {', '.join(missing)}. Use apt-get install slurm-wlm munge."
+    return None if os.geteuid() == 0 else "the test cluster needs root: run the tests as root."
 
 
 @contextlib.contextmanager
 def cluster(base: Path) -> Iterator[dict[str, str]]:
-    """Bring it up, and down again; the environment that its commands want."""
+    """Start the cluster, yield the environment that its commands need, and shut it down."""
     ports = _free_ports(3)
-    # MPICH names its shared memory after the job: an id that no earlier cluster used.
+    # MPICH names its shared memory after the job, so the ID must be new.
     first_job = int(time.time()) % 50_000_000 + 1000
     conf = base / "slurm.conf"
     conf.write_text(
@@ -74,7 +74,7 @@ def cluster(base: Path) -> Iterator[dict[str, str]]:
             port1=ports[1],
             port2=ports[2],
             first_job=first_job,
-            requeue_s=10,  # a job that is put back waits so long
+            requeue_s=10,  # how long a requeued job stays pending
         )
     )
     for name in ("state", "spool.n1", "spool.n2", "tmp.n1", "tmp.n2"):
@@ -83,7 +83,7 @@ def cluster(base: Path) -> Iterator[dict[str, str]]:
     key = base / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(os.urandom(1024))
-    munge = [f"--{what}={base}/munge.{end}" for what, end in _MUNGE.items()]
+    munge = [f"--{flag}={base}/munge.{suffix}" for flag, suffix in _MUNGE.items()]
     try:
         _run(["munged", "--force", *munge], environment)
         _run(["slurmctld", "-f", str(conf)], environment)
@@ -129,9 +129,9 @@ def _wait_for_nodes(environment: Mapping[str, str]) -> None:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
     finally:
-        for each in sockets:
-            each.close()
+        for sock in sockets:
+            sock.close()

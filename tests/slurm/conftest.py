@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.cluster import cluster, missing
+from tests.slurm.cluster import cluster, unavailable_reason
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Mapping[str, str]]:
-    """The environment of a running cluster; skips where there can be none.
+    """Yield the environment of a running cluster; skip the test if none can be started.
 
-    With VIGMPI_NEED_SLURM set (as in CI) it fails instead.
+    If VIGMPI_NEED_SLURM is set, as in CI, the test fails instead.
     """
-    if reason := missing():
+    if reason := unavailable_reason():
         if os.environ.get("VIGMPI_NEED_SLURM"):
             pytest.fail(reason)
-        pytest.skip(f"no Slurm to test with: {reason}")
-    # A short path: it holds Unix sockets.
+        pytest.skip(f"no Slurm cluster: {reason}")
+    # tmp_path could exceed the length limit of Unix socket paths.
     folder = tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True)
     with folder as base, cluster(Path(base)) as environment:
         yield environment

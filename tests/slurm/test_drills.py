@@ -1,4 +1,4 @@
-"""The same faults where srun started the ranks, on two nodes."""
+"""Fault drills on ranks that srun starts on two nodes."""
 
 import random
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ SRUN = ["srun", "--overcommit", "-N", "2", "-n", "4"]
         ("raise", 1, "checkpoint"),
     ],
 )
-def test_a_fault_on_a_rank_ends_the_step(
+def test_a_fault_on_one_rank_ends_the_job_step(
     slurm: Mapping[str, str], tmp_path: Path, fault: str, rank: int, phase: str
 ) -> None:
     planned = drill("srun", fault, rank, phase, random.Random(rank))

@@ -1,7 +1,9 @@
-"""What the documents say of the code is true."""
+"""What the documents say about the code is true."""
 
 import importlib
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,33 +11,53 @@ import pytest
 from tests.launching import ROOT
 from vigmpi.cli.parse import parse_config
 
-ROOMS = "kernels|commands|runtime|record|comm|model|datasets|schedule|config|errors|layout|split"
-NAMES = sorted(set(re.findall(rf"`((?:{ROOMS})\.[\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())))
+PACKAGE = ROOT / "vigmpi"
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+NAMES = sorted(set(re.findall(rf"`((?:{'|'.join(ROOMS)}|errors)\.[\w.]+)`", TEXT)))
+FOLDERS = ("vigmpi", "jobs", "data", "analysis", "tests")
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_map_names_what_there_is(name: str) -> None:
+def test_every_name_in_contributing_exists(name: str) -> None:
     parts = name.split(".")
-    thing: Any = importlib.import_module(f"vigmpi.{parts[0]}")
+    value: Any = importlib.import_module(f"vigmpi.{parts[0]}")
     for length, part in enumerate(parts[1:], 2):
-        if not hasattr(thing, part):
+        if not hasattr(value, part):
             importlib.import_module("vigmpi." + ".".join(parts[:length]))
-        thing = getattr(thing, part)
+        value = getattr(value, part)
 
 
-def test_the_map_is_long_enough_to_be_one() -> None:
-    assert len(NAMES) > 15
+def test_contributing_names_enough_of_the_code() -> None:
+    assert len(NAMES) > 25
 
 
-def test_the_map_shows_every_room() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    for path in (ROOT / "vigmpi").iterdir():
-        if path.is_dir() and (path / "__init__.py").exists():
-            assert f"vigmpi/{path.name}/" in text
-        elif path.suffix == ".py" and not path.stem.startswith("_"):
-            assert re.search(rf"vigmpi/{{[^}}]*\b{path.stem}\b", text), path
+@pytest.mark.parametrize("room", ROOMS)
+def test_contributing_shows_every_room(room: str) -> None:
+    assert f"vigmpi/{room}/" in TEXT
 
 
-def test_the_settings_beside_the_jobs_are_settings() -> None:
+def test_contributing_shows_the_imports_that_the_linter_enforces() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [contract] = [
+        each for each in settings["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    ]
+    assert "\n".join(f"    {layer}" for layer in contract["layers"]) in TEXT
+    modules = {path.stem for path in PACKAGE.glob("[!_]*.py")}
+    assert modules <= set(re.findall(r"\w+", " ".join(contract["layers"])))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_settings_in_jobs_are_valid() -> None:
     config = parse_config(["--config", str(ROOT / "jobs/learning.toml")], "train")
     assert (config.readout, config.lr_schedule) == ("mean", "cosine")

@@ -8,18 +8,18 @@ import numpy as np
 from vigmpi import host
 
 
-def test_cores_are_shared_out_among_the_ranks_that_share_them() -> None:
+def test_cores_are_divided_evenly_among_the_ranks_that_share_them() -> None:
     both = frozenset({0, 1})
     assert host.threads_per_rank([both] * 4, 0) == 1
     assert host.threads_per_rank([both], 0) == 2
     assert host.threads_per_rank([frozenset(range(8))] * 4, 2) == 2
-    # A launcher that binds: masks apart, each rank has all of its own.
+    # With a launcher that binds ranks, each rank has all its cores to itself.
     assert host.threads_per_rank([frozenset({0, 1}), frozenset({2, 3, 4, 5})], 1) == 4
 
 
-def test_memory_figures_are_those_of_the_system() -> None:
-    room = host.available_bytes()
-    assert 0 < room <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def test_memory_figures_agree_with_those_of_the_system() -> None:
+    available = host.available_bytes()
+    assert 0 < available <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     before = host.resident_bytes()
     block = np.ones(50_000_000, dtype=np.uint8)
     assert host.resident_bytes() - before > 45e6
@@ -28,11 +28,11 @@ def test_memory_figures_are_those_of_the_system() -> None:
     assert before + 45e6 < host.peak_rss_bytes() <= 1.1 * peak
 
 
-def test_a_process_is_ended_by_its_name_on_this_host_alone() -> None:
+def test_a_process_is_killed_by_name_only_on_its_own_host() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         name = host.process_name().replace(str(os.getpid()), str(process.pid))
-        assert not host.end_process(f"{name}-of-others")
+        assert not host.end_process(f"{name}-other")
         assert process.poll() is None
         assert host.end_process(name)
         assert process.wait(5) == -signal.SIGKILL
-    assert host.end_process(name)  # gone already
+    assert host.end_process(name)  # has already exited

@@ -1,4 +1,4 @@
-"""Checkpoints, written by all ranks in parallel and seen only once they are whole."""
+"""Writing checkpoints: all ranks in parallel, visible only when complete."""
 
 import hashlib
 import os
@@ -12,8 +12,7 @@ import numpy as np
 import safetensors.numpy
 from mpi4py import MPI
 
-from vigmpi.checkpoint import manifest
-from vigmpi.checkpoint.manifest import Manifest, Shard
+from vigmpi.checkpoint.manifest import NAME, Manifest, Shard, checkpoints
 from vigmpi.comm.collectives import allgather_rows, raise_collectively
 from vigmpi.errors import InputError
 
@@ -21,10 +20,10 @@ Tensors = Mapping[str, np.ndarray]
 
 
 class CheckpointFolder:
-    """The checkpoints of a run, in a folder that all ranks see.
+    """Folder of a run's checkpoints, on a file system that all ranks share.
 
     Args:
-        keep: how many of the newest are kept.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, comm: MPI.Comm, folder: Path, keep: int) -> None:
@@ -33,60 +32,58 @@ class CheckpointFolder:
         self._keep = keep
 
     def begin(self, *, overwrite: bool) -> None:
-        """Make sure that no other run's checkpoints could be taken for this one's. Collective.
+        """Delete the checkpoints of an earlier run if `overwrite` is true. Collective.
 
         Raises:
-            InputError: there are some, and they are not to be lost.
+            InputError: if the folder holds checkpoints and `overwrite` is false.
         """
-        with raise_collectively(self._comm), _told(self._folder):
-            if self._comm.rank == 0 and (others := list(self._folder.glob("mini-batch-*"))):
+        with raise_collectively(self._comm), _reporting_os_errors(self._folder):
+            if self._comm.rank == 0 and (earlier := list(self._folder.glob("mini-batch-*"))):
                 if not overwrite:
                     raise InputError(
-                        f"{self._folder} holds checkpoints; type: --resume latest to go on from "
-                        f"them, or --overwrite to lose them"
+                        f"folder already holds checkpoints: {self._folder}. Use --resume latest "
+                        f"to continue from them, or --overwrite to delete them."
                     )
-                for path in others:
+                for path in earlier:
                     _retire(path)
                 self._sweep()
 
-    def save(self, tensors: Tensors, about: Manifest) -> Path:
+    def save(self, tensors: Tensors, manifest: Manifest) -> Path:
         """Write a checkpoint. Collective.
 
-        Every rank writes and syncs a shard; then rank 0 writes the manifest and renames the
-        folder, which makes the checkpoint visible, and removes the oldest.
+        Each rank writes and syncs a shard. Rank 0 then writes the manifest, renames the folder,
+        which makes the checkpoint visible, and removes the oldest checkpoints.
 
         Args:
-            tensors: this rank's share; no two ranks may give the same name.
-            about: the manifest, without shards.
+            tensors: this rank's tensors; names are unique over all ranks.
+            manifest: the manifest, without shards.
 
         Raises:
-            InputError: it could not be written (on all ranks alike). Earlier ones are still
-                there.
+            InputError: on all ranks, if any of them cannot write; earlier checkpoints remain.
         """
-        first = self._comm.rank == 0
-        name = f"mini-batch-{about.position.mini_batches:08}"
+        name = f"mini-batch-{manifest.position.mini_batches:08}"
         final, new = self._folder / name, self._folder / f".{name}.tmp"
-        with raise_collectively(self._comm), _told(new):
-            if first:
+        with raise_collectively(self._comm), _reporting_os_errors(new):
+            if self._comm.rank == 0:
                 self._sweep()
                 new.mkdir(parents=True)
         shard = np.zeros(1 + hashlib.sha256().digest_size, np.int64)
-        with raise_collectively(self._comm), _told(new):
+        with raise_collectively(self._comm), _reporting_os_errors(new):
             content = safetensors.numpy.save(dict(tensors))
             _write(new / _shard_name(self._comm.rank), content)
             shard[0], shard[1:] = len(content), list(hashlib.sha256(content).digest())
         rows = allgather_rows(self._comm, shard)
-        with raise_collectively(self._comm), _told(final):
-            if first:
+        with raise_collectively(self._comm), _reporting_os_errors(final):
+            if self._comm.rank == 0:
                 shards = [_shard(rank, row) for rank, row in enumerate(rows)]
-                _write(new / manifest.NAME, replace(about, shards=shards).encode())
+                _write(new / NAME, replace(manifest, shards=shards).encode())
                 self._publish(new, final)
         return final
 
     def _sweep(self) -> None:
-        """Remove what a run that was killed while it wrote or removed has left."""
-        for left_over in self._folder.glob(".mini-batch-*"):
-            shutil.rmtree(left_over)
+        """Remove retired checkpoints and the remains of an interrupted run."""
+        for path in self._folder.glob(".mini-batch-*"):
+            shutil.rmtree(path)
 
     def _publish(self, new: Path, final: Path) -> None:
         _sync(new)
@@ -94,8 +91,8 @@ class CheckpointFolder:
             _retire(final)
         new.rename(final)
         _sync(self._folder)
-        found, _ = manifest.checkpoints(self._folder)
-        for path, _ in found[self._keep :]:
+        readable, _ = checkpoints(self._folder)
+        for path, _ in readable[self._keep :]:
             _retire(path)
         self._sweep()
 
@@ -116,7 +113,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Sync the entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -125,13 +122,16 @@ def _sync(folder: Path) -> None:
 
 
 def _retire(path: Path) -> None:
-    """Make a checkpoint invisible, all at once; `_sweep` removes it."""
+    """Hide a checkpoint by an atomic rename; `_sweep` removes it."""
     path.rename(path.with_name(f".{path.name}.old"))
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reporting_os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"the checkpoint {path} can't be written ({error.strerror})") from error
+        raise InputError(
+            f"cannot write the checkpoint: {path} ({error.strerror}). Free disk space, or use "
+            f"--checkpoint-dir FOLDER with a folder that can be written."
+        ) from error

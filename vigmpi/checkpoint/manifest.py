@@ -1,7 +1,7 @@
-"""Which files a checkpoint is made of, and whether they are whole.
+"""The manifest of a checkpoint, and the search for a checkpoint by name.
 
-A checkpoint is a folder: shards of tensors (safetensors), and a manifest that names them with
-their sizes and digests. The manifest carries a digest of its own.
+A checkpoint is a folder of shards (safetensors files) and a manifest with their sizes and
+digests, protected by a digest of its own; README.md describes the layout.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from vigmpi.phase import Phase
 from vigmpi.position import Position
 
 NAME = "manifest.json"
-SUFFIX = ".checkpoints"  # of the folder of a run's, after its record's name
+SUFFIX = ".checkpoints"  # replaces the record's suffix in the name of a run's checkpoint folder
+_USE_ANOTHER = "Use the path of another checkpoint, or omit --resume to start from the beginning."
 _FORMAT = "vigmpi checkpoint 2"
 _MANIFEST_BYTES = 2**20
 _SHARD = re.compile(r"[0-9]{1,9}\.safetensors")
@@ -33,16 +34,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """Description of a checkpoint.
 
     Attributes:
-        run: an identifier of the run that wrote it.
+        run: identifier of the run that wrote it.
         created: seconds since 1970.
-        settings: of that run, by the names of `RunConfig`.
-        image_size: height and width.
-        class_names: what the logits stand for.
-        normalization: means and deviations of the channels that images were brought to 0 and 1
-            by; empty where they were not.
+        position: where the run stood.
+        settings: the run's options, by the names of the fields of `RunConfig`.
+        image_size: height and width, in pixels.
+        class_names: name of each logit's class.
+        normalization: means and standard deviations by which the image channels were
+            standardized; empty without standardization.
+        shards: the files that hold the tensors.
     """
 
     run: str
@@ -61,11 +64,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run starts from.
+    """A checkpoint or a weights-only file from which a run starts.
 
     Attributes:
-        manifest: None where `path` is a file of weights alone.
-        skipped: why newer ones were passed over.
+        manifest: None for a weights-only file.
+        skipped: reasons why newer checkpoints were skipped.
     """
 
     path: Path
@@ -74,23 +77,21 @@ class Checkpoint:
 
     @property
     def record(self) -> Path | None:
-        """The record of the run that wrote it, where it lies in that run's own folder."""
+        """Record of the run that wrote the checkpoint; None outside of that run's folder."""
         folder = Path(os.path.relpath(self.path.absolute().parent))
         return folder.with_suffix(".h5") if folder.suffix == SUFFIX else None
 
 
 def find(name: str, folder: Path | None) -> Checkpoint | None:
-    """The checkpoint that a user names.
+    """Return the checkpoint that a user names, or None if "latest" matches none.
 
     Args:
-        name: a checkpoint, a folder of them, a file of weights, or "latest".
-        folder: where to look for the latest; None: in all folders of checkpoints here.
-
-    Returns:
-        None where "latest" finds no folder or an empty one.
+        name: a checkpoint, a folder of checkpoints, a weights-only file, or "latest".
+        folder: where to look for the latest; None for all checkpoint folders in the working
+            directory.
 
     Raises:
-        InputError: it is not there, or not whole.
+        InputError: if there is no such checkpoint, or if it is damaged.
     """
     path = Path(name)
     if path.is_file():
@@ -102,19 +103,19 @@ def find(name: str, folder: Path | None) -> Checkpoint | None:
     elif path.is_dir():
         folders = [path]
     else:
-        raise InputError(f"there is no checkpoint {name}; type: the path of one, or latest")
-    found, refused = _newest(folders)
-    if found or (name == "latest" and not refused):
-        return found
-    reason = refused[0] if refused else f"there is no checkpoint in {name}"
-    raise InputError(f"{reason}; type: the path of another, or leave it out to begin anew")
+        raise InputError(f"no such checkpoint: {name}. Use the path of a checkpoint, or 'latest'.")
+    checkpoint, skipped = _newest(folders)
+    if checkpoint or (name == "latest" and not skipped):
+        return checkpoint
+    reason = skipped[0] if skipped else f"no checkpoint in the folder: {name}"
+    raise InputError(f"{reason}. {_USE_ANOTHER}")
 
 
 def read(folder: Path) -> Manifest:
     """Read a checkpoint's manifest.
 
     Raises:
-        InputError: it is not there, or not as it was written.
+        InputError: if it cannot be read, is damaged, or has an unsupported format.
     """
     path = folder / NAME
     try:
@@ -122,56 +123,67 @@ def read(folder: Path) -> Manifest:
             text = file.read(_MANIFEST_BYTES + 1)
         if len(text) > _MANIFEST_BYTES:
             raise ValueError("larger than 1 MiB")
-        return _decode(json.loads(text, object_pairs_hook=_without_duplicates))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(f"{path} can't be read ({reason})") from error
+        return _decode(json.loads(text, object_pairs_hook=_without_duplicates), path)
+    except OSError as error:
+        raise refusal("unreadable", path, error.strerror) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise refusal("damaged", path, str(error) or type(error).__name__) from error
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
     """Read all shards and compare them with the manifest.
 
     Raises:
-        InputError: naming the first that is not as it was written.
+        InputError: if a shard cannot be read or is damaged; the message names the first.
     """
     for shard in manifest.shards:
+        path = folder / shard.name
         try:
-            with (folder / shard.name).open("rb") as file:
-                whole = os.fstat(file.fileno()).st_size == shard.size_bytes
-                digest = hashlib.file_digest(file, "sha256").hexdigest() if whole else ""
+            with path.open("rb") as file:
+                complete = os.fstat(file.fileno()).st_size == shard.size_bytes
+                digest = hashlib.file_digest(file, "sha256").hexdigest() if complete else ""
         except OSError as error:
-            raise InputError(f"{folder / shard.name} can't be read ({error.strerror})") from error
+            raise refusal("unreadable", path, error.strerror) from error
         if digest != shard.sha256:
-            raise InputError(f"{folder / shard.name} is cut short or changed")
+            raise refusal("damaged", path, "truncated or modified")
 
 
 def checkpoints(folder: Path) -> tuple[list[tuple[Path, Manifest]], list[str]]:
-    """Those in a folder whose manifest can be read, newest first, and why others cannot."""
-    found, refused = [], []
+    """Return the checkpoints with a readable manifest, newest first, and why others are skipped."""
+    readable, skipped = [], []
     for path in sorted(folder.glob("[!.]*/"), reverse=True):
         if path.is_dir():
             try:
-                found.append((path, read(path)))
+                readable.append((path, read(path)))
             except InputError as error:
-                refused.append(str(error))
-    return sorted(found, key=lambda pair: pair[1].created, reverse=True), refused
+                skipped.append(_reason(error))
+    return sorted(readable, key=lambda pair: pair[1].created, reverse=True), skipped
 
 
 def _newest(folders: Sequence[Path]) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint in some folders, and why others were refused."""
-    found, refused = [], []
+    """Return the newest undamaged checkpoint in these folders, and why others are skipped."""
+    readable, skipped = [], []
     for folder in folders:
-        readable, why_not = checkpoints(folder)
-        found += readable
-        refused += why_not
-    for path, about in sorted(found, key=lambda pair: pair[1].created, reverse=True):
+        in_folder, reasons = checkpoints(folder)
+        readable += in_folder
+        skipped += reasons
+    for path, manifest in sorted(readable, key=lambda pair: pair[1].created, reverse=True):
         try:
-            verify(path, about)
+            verify(path, manifest)
         except InputError as error:
-            refused.append(str(error))
+            skipped.append(_reason(error))
         else:
-            return Checkpoint(path, about, refused), refused
-    return None, refused
+            return Checkpoint(path, manifest, skipped), skipped
+    return None, skipped
+
+
+def refusal(problem: str, path: Path, reason: str | None) -> InputError:
+    """Return the error for an unreadable or damaged file of a checkpoint."""
+    return InputError(f"{problem} checkpoint: {path} ({reason}). {_USE_ANOTHER}")
+
+
+def _reason(error: InputError) -> str:
+    return str(error).removesuffix(f". {_USE_ANOTHER}")
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -180,25 +192,28 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names := dict(pairs)) < len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("duplicate name")
     return names
 
 
-def _decode(content: Any) -> Manifest:
+def _decode(content: Any, path: Path) -> Manifest:
     body = content["checkpoint"]
     if content["sha256"] != _digest(body):
-        raise ValueError("its digest is not that of its content")
-    if body["format"] != _FORMAT:
-        raise ValueError(f"not of the format {_FORMAT!r}")
+        raise ValueError("digest does not match")
+    if (version := body["format"]) != _FORMAT:
+        raise InputError(
+            f'unsupported checkpoint format: {path} has "{version!s:.40}", this version reads '
+            f'"{_FORMAT}". {_USE_ANOTHER}'
+        )
     position = Position(**body["position"])
     height, width = body["image_size"]
     counts = (position.mini_batches, position.epoch, position.step, position.num_images)
     if not all(type(number) is int and number >= 0 for number in (*counts, height, width)):
-        raise ValueError("a position or size that cannot be")
+        raise ValueError("invalid position or image size")
     shards = [Shard(**shard) for shard in body["shards"]]
     for shard in shards:
         if not _SHARD.fullmatch(shard.name):
-            raise ValueError(f"{shard.name!r} is no name of a shard")
+            raise ValueError(f"invalid name of a shard: {shard.name!r}")
     return Manifest(
         run=str(body["run"]),
         created=float(body["created"]),

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint's shards, read with care: a file may be damaged or hostile."""
+"""Reading tensors from the shards of a checkpoint, which may be damaged or hostile."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from vigmpi.checkpoint.manifest import Manifest, Shard
+from vigmpi.checkpoint.manifest import Manifest, Shard, refusal
 from vigmpi.errors import InputError
 
 _HEADER_BYTES = 2**20
@@ -16,65 +16,64 @@ _SHARD_BYTES = 2**32
 
 
 def load(
-    folder: Path, about: Manifest, wanted: Mapping[str, tuple[int, ...]]
+    folder: Path, manifest: Manifest, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Read tensors by name, from whichever shards hold them.
-
-    Args:
-        about: the manifest of `folder`.
-        wanted: names and shapes.
+    """Read the tensors named in `shapes`, whichever shards hold them.
 
     Raises:
-        InputError: a shard is not as the manifest says, or a tensor is missing or of another
-            shape.
+        InputError: if a shard is damaged, or a tensor is missing or has another shape.
     """
-    found: dict[str, np.ndarray] = {}
-    for shard in about.shards:
-        found |= {k: v for k, v in _read_shard(folder / shard.name, shard).items() if k in wanted}
-    return select_tensors(found, wanted, folder)
+    tensors: dict[str, np.ndarray] = {}
+    for shard in manifest.shards:
+        values = _read_shard(folder / shard.name, shard)
+        tensors |= {name: tensor for name, tensor in values.items() if name in shapes}
+    return select_tensors(tensors, shapes, folder)
 
 
 def select_tensors(
-    found: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], source: Path
+    tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], source: Path
 ) -> dict[str, np.ndarray]:
-    """The wanted ones among tensors that were found.
+    """Return the tensors named in `shapes`.
 
     Raises:
-        InputError: a tensor is missing or of another shape.
+        InputError: if a tensor is missing or has another shape.
     """
-    for name, shape in wanted.items():
-        if name not in found:
-            raise InputError(f"{source} is of another model: it has no {name}")
-        if found[name].shape != shape:
-            raise InputError(
-                f"{source} is of another model: its {name} has the shape "
-                f"{list(found[name].shape)}, this model's has {list(shape)}"
-            )
-    return {name: found[name] for name in wanted}
+    for name, shape in shapes.items():
+        if name not in tensors:
+            problem = f"no tensor {name}"
+        elif tensors[name].shape != shape:
+            problem = f"{name} of shape {list(tensors[name].shape)} instead of {list(shape)}"
+        else:
+            continue
+        raise InputError(
+            f"checkpoint of another model: {source} has {problem}. Use the --blocks and --dataset "
+            f"that it was trained with."
+        )
+    return {name: tensors[name] for name in shapes}
 
 
 def read_tensors(path: Path, content: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file.
+    """Return the tensors of a safetensors file.
 
     Raises:
-        InputError: it is none.
+        InputError: if the content is not in this format.
     """
-    if int.from_bytes(content[:8], "little") > _HEADER_BYTES:
-        raise InputError(f"{path} can't be read (its header is larger than 1 MiB)")
     try:
+        if int.from_bytes(content[:8], "little") > _HEADER_BYTES:
+            raise ValueError("header larger than 1 MiB")
         return safetensors.numpy.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} can't be read as safetensors ({error})") from error
+        raise refusal("damaged", path, f"not a safetensors file: {error}") from error
 
 
 def _read_shard(path: Path, shard: Shard) -> dict[str, np.ndarray]:
     if shard.size_bytes > _SHARD_BYTES:
-        raise InputError(f"{path} is larger than 4 GiB, which no shard is")
+        raise refusal("damaged", path, "larger than 4 GiB")
     try:
-        # What is checked is what is used: the file is read once.
+        # Read once, so that the verified bytes are the ones that are used.
         content = path.read_bytes() if path.stat().st_size == shard.size_bytes else b""
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror})") from error
+        raise refusal("unreadable", path, error.strerror) from error
     if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise InputError(f"{path} is cut short or changed")
+        raise refusal("damaged", path, "truncated or modified")
     return read_tensors(path, content)

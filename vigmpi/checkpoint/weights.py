@@ -1,9 +1,9 @@
-"""The tensors of a checkpoint, or of a file that holds weights alone."""
+"""Reading tensors from a checkpoint or from a weights-only file."""
 
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -14,36 +14,29 @@ from vigmpi.errors import InputError
 
 
 def read_values(
-    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]]
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
     """Read tensors by name.
 
     Raises:
-        InputError: one is damaged, missing, or of another shape than wanted.
+        InputError: if a file is damaged, or a tensor is missing or has another shape.
     """
     if checkpoint.manifest:
-        return load(checkpoint.path, checkpoint.manifest, wanted)
-    return select_tensors(_weights(checkpoint.path), wanted, checkpoint.path)
+        return load(checkpoint.path, checkpoint.manifest, shapes)
+    return select_tensors(_read_weights(checkpoint.path), shapes, checkpoint.path)
 
 
-def _weights(path: Path) -> dict[str, np.ndarray]:
-    """A file of weights alone, under the names of the study's published code."""
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Read a weights-only file, whose tensors have the names of the study's published code."""
     if path.suffix == ".safetensors":
         return read_tensors(path, path.read_bytes())
-    try:  # torch's own loader for what it may trust: tensors, and no code
+    try:  # weights_only: torch unpickles tensors and runs no code from the file
         with warnings.catch_warnings(action="ignore"):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor.numpy() for name, tensor in found.items()}
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        pickle.UnpicklingError,
-    ) as error:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}
+    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, UnpicklingError) as error:
         reason = str(error).partition(".")[0]
         raise InputError(
-            f"{path} can't be read as weights ({reason}); type: the path of a checkpoint, of a "
-            f".safetensors file, or of a state_dict that torch saved"
+            f"cannot read the weights: {path} ({reason}). Use the path of a checkpoint, of a "
+            f".safetensors file, or of a state_dict saved by torch."
         ) from error

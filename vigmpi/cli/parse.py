@@ -13,7 +13,7 @@ from vigmpi.cli.config import PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError
 
-# Options of a single start, which a resumed run never inherits from its checkpoint.
+# Options of a single invocation, which a resumed run never inherits from its checkpoint.
 _NEVER_INHERITED = {
     *("resume", "checkpoint", "checkpoint_dir", "record", "overwrite", "download", "threads"),
     *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure"),
@@ -29,7 +29,7 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
     the checkpoint's settings, which take precedence over the defaults.
 
     Raises:
-        InputError: an option is unknown or impossible, or the checkpoint cannot be read.
+        InputError: if an option is unknown or invalid, or if the checkpoint cannot be read.
         SystemExit: after `--help`.
     """
     known = {f.name: f for f in fields(RunConfig) if command in f.metadata.get("commands", ())}
@@ -53,7 +53,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
     """Return the configuration of `vigmpi predict`.
 
     Raises:
-        InputError: an option is unknown, or the checkpoint cannot be read.
+        InputError: if an option is unknown, or if the checkpoint cannot be read.
         SystemExit: after `--help`.
     """
     given = parsers.predict_parser().parse_args(arguments)
@@ -69,7 +69,7 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
     """Return the configuration of `vigmpi prepare`.
 
     Raises:
-        InputError: an option is unknown or impossible.
+        InputError: if an option is unknown or invalid.
         SystemExit: after `--help`.
     """
     return PrepareConfig(**vars(parsers.prepare_parser().parse_args(arguments)))
@@ -120,7 +120,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Field]) -> list[str]:
     """Return a file's settings as the equivalent command-line flags."""
-    by_flag = {flag(name): field for name, field in known.items()}
+    by_flag = {flag(name): option for name, option in known.items()}
     flags = []
     for key, value in settings.items():
         name = flag(key)

@@ -70,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentParser:
-    """Return the parser of `train` or `evaluate`, whose result holds only what was given."""
+    """Return the parser of `train` or `evaluate`, whose result holds only the options given."""
     parser = _Parser(
         command,
         usage=_USAGE.format(command),
@@ -141,10 +141,10 @@ def prepare_parser() -> argparse.ArgumentParser:
 def parse(
     parser: argparse.ArgumentParser, flags: Sequence[str], options: Mapping[str, Field]
 ) -> dict[str, Any]:
-    """Return the options that were given.
+    """Return the values of the options that were given.
 
     Raises:
-        InputError: an option is unknown, or its value is not valid.
+        InputError: if an option is unknown or its value is invalid.
     """
     parsed, unknown = parser.parse_known_args(flags)
     if unknown:
@@ -161,7 +161,7 @@ def unknown_option(given: str, known: Sequence[str], where: str = "") -> str:
     """Return the error message for an unknown option, with the closest known one.
 
     Args:
-        where: the source of the option, as " in FILE".
+        where: the source of the option, such as " in FILE".
     """
     return _unknown(f"option{where}", given.partition("=")[0], known)
 

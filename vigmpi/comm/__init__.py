@@ -1,1 +1,1 @@
-"""Every MPI call of the program: mpi4py and numpy, no torch."""
+"""Communication over MPI: topology, messages, reductions, collectives; no torch."""

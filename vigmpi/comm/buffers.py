@@ -7,11 +7,11 @@ _ALIGNMENT_BYTES = 64
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
-    """An uninitialised array that starts at a cache line, as torch's own tensors do.
+    """Return an uninitialised array that starts at a cache line, as torch's own tensors do.
 
-    Kernels may take another path for other alignments, and the bits of a result with it.
+    With other alignments, kernels may run different code, whose results differ in the last bits.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT_BYTES
-    return room[start : start + size].view(dtype).reshape(shape)
+    storage = np.empty(size + _ALIGNMENT_BYTES, dtype=np.uint8)
+    start = -storage.ctypes.data % _ALIGNMENT_BYTES
+    return storage[start : start + size].view(dtype).reshape(shape)

@@ -10,41 +10,41 @@ from vigmpi.comm.collectives import allgather_rows
 _EXCHANGES = 100
 
 
-class Clock(NamedTuple):
-    """Of every rank against rank 0's, [ranks] in seconds: how far ahead, and to how much right."""
+class ClockOffsets(NamedTuple):
+    """Offset of each rank's clock from rank 0's, and its error bound: [ranks], in seconds."""
 
     offset: np.ndarray
     error: np.ndarray
 
 
-def compare_clocks(comm: MPI.Intracomm, clock: Callable[[], float] = time.perf_counter) -> Clock:
-    """Estimate how far each rank's clock is ahead of rank 0's. Collective.
+def compare_clocks(comm: MPI.Comm, clock: Callable[[], float] = time.perf_counter) -> ClockOffsets:
+    """Estimate by how much each rank's clock is ahead of rank 0's. Collective.
 
-    Of many exchanges the quickest counts: the other clock was read within it, and half its time
-    is the error's bound (Cristian, "Probabilistic clock synchronization", Distributed Computing
-    3, 1989).
+    The fastest of many exchanges counts: rank 0's clock was read within it, so half its duration
+    bounds the error (Cristian, "Probabilistic clock synchronization", Distributed Computing 3,
+    1989).
     """
-    mine = np.zeros(2)
-    theirs = np.empty(1)
+    estimate = np.zeros(2)
+    reading = np.empty(1)
     for rank in range(1, comm.size):
         if comm.rank == rank:
-            mine = _ask(comm, theirs, clock)
+            estimate = _measure(comm, reading, clock)
         elif comm.rank == 0:
             for _ in range(_EXCHANGES):
-                comm.Recv(theirs, rank)
-                theirs[0] = clock()
-                comm.Send(theirs, rank)
-    offset, error = allgather_rows(comm, mine).T
-    return Clock(offset, error)
+                comm.Recv(reading, rank)
+                reading[0] = clock()
+                comm.Send(reading, rank)
+    offset, error = allgather_rows(comm, estimate).T
+    return ClockOffsets(offset, error)
 
 
-def _ask(comm: MPI.Intracomm, theirs: np.ndarray, clock: Callable[[], float]) -> np.ndarray:
+def _measure(comm: MPI.Comm, reading: np.ndarray, clock: Callable[[], float]) -> np.ndarray:
     best = np.array([0.0, np.inf])
     for _ in range(_EXCHANGES):
         start = clock()
-        comm.Send(theirs, 0)
-        comm.Recv(theirs, 0)
+        comm.Send(reading, 0)
+        comm.Recv(reading, 0)
         half = (clock() - start) / 2
         if half < best[1]:
-            best[:] = start + half - theirs[0], half
+            best[:] = start + half - reading[0], half
     return best

@@ -11,14 +11,14 @@ _TEXT_BYTES = 1000
 
 
 def allgather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
-    """Every rank's `row`, in rank order: [ranks, *row.shape]. Collective."""
+    """Return every rank's `row`, in rank order: [ranks, *row.shape]. Collective."""
     rows = np.empty((comm.size, *row.shape), dtype=row.dtype)
     wait(comm.Iallgather(np.ascontiguousarray(row), rows))
     return rows
 
 
 def allgather_strings(comm: MPI.Comm, text: str) -> list[str]:
-    """Every rank's text, cut at 1000 bytes. Collective."""
+    """Return every rank's text, truncated to 1000 bytes. Collective."""
     row = np.zeros(_TEXT_BYTES, dtype=np.uint8)
     encoded = text.encode()[:_TEXT_BYTES]
     row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
@@ -27,9 +27,9 @@ def allgather_strings(comm: MPI.Comm, text: str) -> list[str]:
 
 @contextmanager
 def raise_collectively(comm: MPI.Comm) -> Iterator[None]:
-    """Run a block on every rank; if any raises InputError, all raise the lowest rank's.
+    """Raise the InputError of the lowest failing rank on all ranks. Collective.
 
-    Collective. Other exceptions pass: they end the job.
+    Other exceptions propagate on their own rank only and end the job.
     """
     message = ""
     try:
@@ -42,11 +42,11 @@ def raise_collectively(comm: MPI.Comm) -> Iterator[None]:
 
 
 def all_equal(comm: MPI.Comm, digest: bytes) -> bool:
-    """Whether all ranks hold the same digest. Collective."""
+    """Return whether all ranks hold the same digest. Collective."""
     rows = allgather_rows(comm, np.frombuffer(digest, dtype=np.uint8))
     return bool((rows == rows[0]).all())
 
 
 def all_ranks(comm: MPI.Comm, holds: bool) -> bool:
-    """Whether something holds on every rank. Collective."""
+    """Return whether a condition holds on all ranks. Collective."""
     return bool(allgather_rows(comm, np.array([holds])).all())

@@ -11,20 +11,20 @@ _INTERVAL_S = 1e-3
 def progress_thread(comm: MPI.Intracomm) -> Iterator[None]:
     """Keep messages moving while this rank computes.
 
-    MPI moves nothing for a rank that makes no MPI call: between hosts a large message leaves
-    only when its sender calls again. A thread that probes every millisecond (some 5 us) is
-    enough, and unlike MPI libraries' own progress threads it does not take a core.
+    MPI makes no progress for a rank that makes no MPI call: between hosts, a large message leaves
+    only at its sender's next call. A thread that probes every millisecond (for about 5 us) is
+    enough; unlike the MPI libraries' own progress threads, it does not occupy a core.
 
-    Does nothing if MPI was started without MPI_THREAD_MULTIPLE.
+    Without MPI_THREAD_MULTIPLE, this has no effect.
     """
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         yield
         return
-    probed = comm.Dup()  # of its own, so that it can never match a message
+    probed = comm.Dup()  # private, so that a probe never matches a message
     done = threading.Event()
 
     def probe() -> None:
-        with suppress(MPI.Exception):  # of a lost rank: the main thread meets it too
+        with suppress(MPI.Exception):  # from a lost rank: the main thread gets one too
             while not done.wait(_INTERVAL_S):
                 probed.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG)
 
@@ -35,4 +35,4 @@ def progress_thread(comm: MPI.Intracomm) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-    probed.Free()  # collective, so only where all ranks come by
+    probed.Free()  # collective, so not after an exception

@@ -7,7 +7,7 @@ from vigmpi.comm.waiting import wait
 
 
 class GradientSum:
-    """Sums each bucket of gradients over the replicas, in place, while others still fill.
+    """In-place all-reduce of each bucket of gradients over the replicas, beside the backward pass.
 
     Every rank of `replicas` must start all buckets of a step in the same order. A bucket's size
     does not depend on the layout, and so neither does the order in which MPI adds.
@@ -19,12 +19,12 @@ class GradientSum:
         self._requests: dict[int, MPI.Request] = {}
 
     def start(self, bucket: int) -> None:
-        """Start the sum of a bucket that nothing writes to any more."""
+        """Start the all-reduce of a bucket that is complete."""
         values = self._buckets[bucket]
         self._requests[bucket] = self._replicas.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
 
     def finish(self) -> None:
-        """Start what was not started (a replica may have had no micro-batch), wait for all."""
+        """Start the remaining all-reduces (a replica may have no micro-batch) and wait for all."""
         for bucket in reversed(range(len(self._buckets))):
             if bucket not in self._requests:
                 self.start(bucket)

@@ -12,10 +12,11 @@ class Topology:
 
     Attributes:
         world: all ranks of the layout, in its rank order.
-        pipeline: the stages of this rank's replica.
-        replicas: the same stage in every replica.
-        host: the ranks that share this rank's memory.
-        previous_stage, next_stage: the neighbouring stages' ranks in `pipeline`, or MPI.PROC_NULL.
+        pipeline: all stages of this rank's replica.
+        replicas: this rank's stage in all replicas.
+        host: all ranks of this host.
+        place: replica and stage of this rank.
+        previous_stage, next_stage: neighbouring stages' ranks in `pipeline`, or MPI.PROC_NULL.
     """
 
     world: MPI.Cartcomm
@@ -32,7 +33,8 @@ class Topology:
 
 
 def make_topology(world: MPI.Intracomm, layout: Layout) -> Topology:
-    # Ranks come here as they have started up, and Create_cart spins until the last one has.
+    """Create the communicators of a layout that has as many ranks as `world`. Collective."""
+    # Ranks start at different times, and Create_cart would spin until the last one arrives.
     wait(world.Ibarrier())
     cart = world.Create_cart([layout.replicas, layout.stages])
     pipeline = cart.Sub([False, True])

@@ -12,17 +12,17 @@ from vigmpi import launch
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_PATIENCE_S = 3
-_PASS_ON_S = 0.2  # a launcher may drop what it has not passed on when the world ends
+_ABORT_TIMEOUT_S = 3
+_FORWARD_S = 0.2  # an abort may drop output that the launcher has not yet forwarded
 
 
 def start_mpi() -> "MPI.Intracomm":
-    """Start MPI and return the world.
+    """Start MPI and return MPI_COMM_WORLD.
 
     Raises:
-        InputError: launcher and MPI library do not fit (on all ranks alike).
+        InputError: if the launcher and the MPI library do not match (on all ranks).
     """
-    mpi4py.rc.initialize = False  # so that the library can be asked for its name first
+    mpi4py.rc.initialize = False  # the version is checked before MPI_Init
     mpi4py.rc.finalize = True
     from mpi4py import MPI  # noqa: PLC0415
 
@@ -33,9 +33,9 @@ def start_mpi() -> "MPI.Intracomm":
 
 
 def exit_without_finalize(status: int) -> NoReturn:
-    """End this process where some ranks are lost.
+    """Exit from a job that has lost ranks.
 
-    MPI_Finalize could wait for them for ever (seen with Open MPI 5.0.11).
+    MPI_Finalize could wait for them forever (seen with Open MPI 5.0.11).
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,15 +43,15 @@ def exit_without_finalize(status: int) -> NoReturn:
 
 
 def abort(message: str) -> NoReturn:
-    """Say why, then end all ranks, whatever they are at. Any thread may call it.
+    """Print a message and abort all ranks. Any thread may call this.
 
-    It takes no lock, flushes nothing and runs no exit handlers: they could wait for what has
-    failed. Where MPI itself does not come back, the kernel ends this process.
+    It takes no lock, flushes nothing and runs no exit handlers: they could wait for the part that
+    failed. If MPI_Abort does not return, a signal ends this process.
     """
-    signal.alarm(_PATIENCE_S)  # unlike a thread, it does not need Python's lock
+    signal.alarm(_ABORT_TIMEOUT_S)  # unlike a thread, an alarm does not need the GIL
     with suppress(OSError):
         os.write(2, f"vigmpi: error: {message}".encode(errors="replace"))
-    time.sleep(_PASS_ON_S)
+    time.sleep(_FORWARD_S)
     module = sys.modules.get("mpi4py.MPI")
     if module and module.Is_initialized() and not module.Is_finalized():
         module.COMM_WORLD.Abort(1)

@@ -1,3 +1,5 @@
+"""The ranks that take part in a run, and recovery after some of them are lost."""
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,12 +15,12 @@ from vigmpi.monitor.activity import Activity
 from vigmpi.position import Position
 
 
-class Committed(NamedTuple):
-    """What a rank goes on from when others are lost.
+class CommittedState(NamedTuple):
+    """In-memory state from which a rank continues after others are lost.
 
     Attributes:
-        position: behind the last mini-batch that all ranks had finished.
-        state: this rank's weights, running statistics and optimizer there, by name.
+        position: the position after the last mini-batch that all ranks finished.
+        state: this rank's weights, running statistics and optimizer state there, by name.
     """
 
     position: Position
@@ -26,10 +28,12 @@ class Committed(NamedTuple):
 
 
 class RankLoss(NamedTuple):
-    """Attributes:
-    mini_batches: done before.
-    ranks: that went, those of broken replicas among them, by the original_ranks the run began with;
-        none where MPI alone failed.
+    """A failure that the run survived.
+
+    Attributes:
+        mini_batches: number of mini-batches finished before the failure.
+        ranks: original ranks that left the run, including live ranks of incomplete replicas;
+            empty if MPI failed without losing a rank.
     """
 
     mini_batches: int
@@ -37,53 +41,56 @@ class RankLoss(NamedTuple):
 
 
 class RanksLostError(Exception):
-    """MPI failed on some rank, and all ranks that live know it."""
+    """An MPI failure that all surviving ranks know of."""
 
 
 @dataclass
 class Crew:
-    """The ranks that a run has, and what they need to go on without those that are lost.
+    """Rank group of a run, which shrinks when ranks are lost.
 
     Attributes:
-        config: of the run, with as many replicas as there are.
-        original_ranks: these ranks' original_ranks in the world that the run began with, [ranks].
-        initial_size: how many there were.
-        losses: so far.
-        run: the run's identifier, and `ranks`, what its record says of the ranks it began with;
-            empty until they are known.
-        comms: made of `world`.
+        config: options of the run, with the current number of replicas.
+        original_ranks: rank of each member in the world that the run started with, [ranks].
+        initial_size: number of ranks that the run started with.
+        committed: state to continue from after a failure; None before the first commit.
+        rank_losses: failures so far.
+        run, ranks: identifier of the run, and the columns `ranks` of its record; empty until known.
+        comms: communicators derived from `world`.
     """
 
     world: MPI.Intracomm
     config: RunConfig
     original_ranks: list[int]
     initial_size: int
-    committed: Committed | None = None
-    losses: list[RankLoss] = field(default_factory=list)
+    committed: CommittedState | None = None
+    rank_losses: list[RankLoss] = field(default_factory=list)
     run: str = ""
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     comms: Sequence[MPI.Comm] = ()
 
     @classmethod
-    def of_all(cls, world: MPI.Intracomm, config: RunConfig) -> "Crew":
+    def of_world(cls, world: MPI.Intracomm, config: RunConfig) -> "Crew":
         return cls(world, config, list(range(world.size)), world.size)
 
     @property
-    def first_config(self) -> RunConfig:
-        """As the run began."""
+    def initial_config(self) -> RunConfig:
+        """Configuration with the number of replicas that the run started with."""
         return replace(self.config, replicas=self.initial_size // self.config.stages)
 
     @property
     def continues_on_failure(self) -> bool:
-        """Whether it is to go on without ranks that are lost."""
+        """True if the run continues without lost ranks."""
         return self.config.on_failure == "continue"
 
     @contextmanager
     def recovering_from_mpi_errors(self) -> Iterator[None]:
-        """A block that ranks leave recovering_from_mpi_errors, its last words a `commit`.
+        """Raise an MPI failure on any rank as RanksLostError on all ranks.
+
+        The last operation in this context must be a `commit`, so that all ranks leave it
+        together. Without `--on-failure continue`, MPI exceptions pass through unchanged.
 
         Raises:
-            RanksLostError: MPI failed on some rank; on all ranks of a crew that goes on.
+            RanksLostError: if MPI fails on any rank (on all ranks).
         """
         try:
             yield
@@ -91,60 +98,57 @@ class Crew:
             if not self.continues_on_failure:
                 raise
             fault_tolerance.revoke([*self.comms, self.world])
-            fault_tolerance.agree(self.world, well=False)
+            fault_tolerance.agree(self.world, ok=False)
             raise RanksLostError(str(error)) from error
 
     def commit(self, position: Position, state: Callable[[], Mapping[str, np.ndarray]]) -> None:
-        """Have all ranks finish a mini-batch, or none. Collective.
+        """Commit a copy of this rank's state if all ranks finished the mini-batch. Collective.
 
-        Does nothing for a crew that is not to go on.
-
-        Args:
-            state: of this rank behind it; copied.
+        Does nothing unless the run continues on failure.
 
         Raises:
-            RanksLostError: on all ranks alike.
+            RanksLostError: if a rank has failed (on all ranks).
         """
         if not self.continues_on_failure:
             return
-        if not fault_tolerance.agree(self.world, well=True):
-            raise RanksLostError("in the agreement on a mini-batch")
+        if not fault_tolerance.agree(self.world, ok=True):
+            raise RanksLostError("no agreement on a mini-batch")
         copies = {name: values.copy() for name, values in state().items()}
-        self.committed = Committed(position, copies)
+        self.committed = CommittedState(position, copies)
 
-    def survivors(self, activity: Activity, why: str) -> "Crew | None":
-        """The crew of the replicas that are whole; None on the ranks of others. Collective.
+    def survivors(self, activity: Activity, reason: str) -> "Crew | None":
+        """Return the rank group of the complete replicas; None on all other ranks. Collective.
 
         Raises:
-            RunError: there is no such replica, or MPI fails in a mini-batch again though no rank
-                is lost (on all ranks alike).
+            RunError: if no replica is complete, or if MPI fails twice in a mini-batch without a
+                lost rank (on all ranks).
         """
-        left, ranks = fault_tolerance.shrink(self.world)
-        activity.restart(left.rank)
+        alive, ranks = fault_tolerance.shrink(self.world)
+        activity.restart(alive.rank)
         layout = self.config.layout
-        whole = layout.whole_replicas(ranks)
-        if not whole:
-            raise RunError("no replica has all its ranks any more; type: --resume latest")
-        stay = [rank for rank in ranks if layout.place(rank).replica in whole]
-        world = fault_tolerance.split_off(left, stays=self.world.rank in stay)
+        replicas = layout.complete_replicas(ranks)
+        if not replicas:
+            raise RunError("too many ranks lost: no replica is complete. Use --resume latest.")
+        remaining = [rank for rank in ranks if layout.place(rank).replica in replicas]
+        world = fault_tolerance.split_off(alive, stays=self.world.rank in remaining)
         if world is None:
             return None
-        gone = [number for rank, number in enumerate(self.original_ranks) if rank not in stay]
-        done = self.committed.position.mini_batches if self.committed else 0
-        loss = RankLoss(done, gone)
-        if not gone and loss in self.losses:
-            raise RunError(f"MPI failed twice ({why}), with all ranks there; type: --resume latest")
+        lost = [rank for i, rank in enumerate(self.original_ranks) if i not in remaining]
+        mini_batches = self.committed.position.mini_batches if self.committed else 0
+        loss = RankLoss(mini_batches, lost)
+        if not lost and loss in self.rank_losses:
+            raise RunError(f"MPI failed twice with no rank lost: {reason}. Use --resume latest.")
         return replace(
             self,
             world=world,
-            config=replace(self.config, replicas=len(whole)),
-            original_ranks=[self.original_ranks[rank] for rank in stay],
-            losses=[*self.losses, loss],
+            config=replace(self.config, replicas=len(replicas)),
+            original_ranks=[self.original_ranks[rank] for rank in remaining],
+            rank_losses=[*self.rank_losses, loss],
             comms=(),
         )
 
     def expand_to_initial_ranks(self, values: np.ndarray) -> np.ndarray:
-        """[ranks, ...] to [ranks that the run began with, ...], NaN for those that are lost."""
-        whole = np.full((self.initial_size, *values.shape[1:]), np.nan)
-        whole[self.original_ranks] = values
-        return whole
+        """Return values [ranks, ...] as [initial_size, ...], with NaN for lost ranks."""
+        expanded = np.full((self.initial_size, *values.shape[1:]), np.nan)
+        expanded[self.original_ranks] = values
+        return expanded

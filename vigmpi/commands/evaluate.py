@@ -1,4 +1,4 @@
-"""`python -m vigmpi evaluate`: loss and accuracy of a trained model on test images."""
+"""`vigmpi evaluate`: loss and accuracy of a trained model on the test images."""
 
 from dataclasses import replace
 
@@ -13,23 +13,24 @@ from vigmpi.position import Position
 
 
 def evaluate(crew: Crew, activity: Activity) -> int:
-    """Run on every rank; return the exit status.
+    """Evaluate on all ranks and return the exit status.
 
     Raises:
-        InputError: on all ranks alike.
+        InputError: if the checkpoint or the data cannot be used (on all ranks).
     """
     crew = replace(crew, config=replace(crew.config, epochs=1))
     session = open_session(crew.config, make_topology(crew.world, crew.config.layout), activity)
     start_from(crew.config.start, session)
     start = Position(phase=Phase.TEST)
     run = Run(crew, session, start)
-    loss = correct = images = 0.0
+    loss = correct = num_images = 0.0
     with progress_thread(session.topology.world):
         for _, result, rows in run.phase(start):
             loss += rows.loss.sum() * result.num_images
             correct += rows.correct.sum()
-            images += result.num_images
+            num_images += result.num_images
     run.close()
     if session.topology.world.rank == 0:
-        print(f"loss {loss / images:.6g}, accuracy {correct / images:.2%} of {images:.0f} images")
+        accuracy = f"accuracy {correct / num_images:.2%} on {num_images:.0f} images"
+        print(f"loss {loss / num_images:.6g}, {accuracy}")
     return 0

@@ -1,4 +1,4 @@
-"""`python -m vigmpi predict`: the classes of some images."""
+"""`vigmpi predict`: classification of image files."""
 
 import json
 from collections.abc import Iterator
@@ -19,74 +19,79 @@ from vigmpi.models.study import ViG, ViGConfig
 from vigmpi.phase import Phase
 from vigmpi.pipeline.state import load_model, model_state
 
-_BATCH = 100
-_SHOWN = 3
+_BATCH_SIZE = 100
+_TOP = 3
 
 
 def predict(config: PredictConfig) -> None:
-    """Print the likeliest classes of each image; all of them as JSON.
+    """Print the most probable classes of each image, or all probabilities as JSON.
 
     Raises:
-        InputError: the checkpoint or an image cannot be read.
+        InputError: if the checkpoint or an image cannot be read.
     """
-    about = config.start.manifest
-    model = _model(about)
+    manifest = config.start.manifest
+    model = _model(manifest)
     shapes = {name: values.shape for name, values in model_state(model).items()}
     load_model(model, read_values(config.start, shapes))
-    names = about.class_names if about else Cifar10.class_names
-    probabilities = np.concatenate(list(_probabilities(model, config.images, _prepare(about))))
+    names = manifest.class_names if manifest else Cifar10.class_names
+    normalize = _normalization(manifest)
+    probabilities = np.concatenate(list(_probabilities(model, config.images, normalize)))
     if config.json:
-        answers = [dict(zip(names, map(float, row), strict=True)) for row in probabilities]
-        named = zip(config.images, answers, strict=True)
-        print(json.dumps([{"image": str(path), "classes": row} for path, row in named], indent=1))
+        classes = [dict(zip(names, map(float, row), strict=True)) for row in probabilities]
+        pairs = zip(config.images, classes, strict=True)
+        print(json.dumps([{"image": str(path), "classes": row} for path, row in pairs], indent=1))
         return
     width = max(len(str(path)) for path in config.images)
     for path, row in zip(config.images, probabilities, strict=True):
-        likeliest = np.argsort(-row)[:_SHOWN]
-        print(f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in likeliest), sep="  ")
+        top = np.argsort(-row)[:_TOP]
+        print(f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top), sep="  ")
 
 
-def _model(about: Manifest | None) -> ViG:
-    if about is None:
+def _model(manifest: Manifest | None) -> ViG:
+    if manifest is None:
         return ViG().eval()
     try:
-        blocks, readout = int(about.settings["blocks"]), str(about.settings["readout"])
+        blocks, readout = int(manifest.settings["blocks"]), str(manifest.settings["readout"])
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the checkpoint does not say what model it is of ({error})") from error
+        raise InputError(
+            f"incomplete checkpoint: its settings do not describe the model ({error}). "
+            f"Use a checkpoint written by vigmpi train."
+        ) from error
     config = ViGConfig(
         blocks=blocks,
         readout=readout,
-        num_classes=len(about.class_names),
-        image_size=about.image_size,
+        num_classes=len(manifest.class_names),
+        image_size=manifest.image_size,
     )
     return ViG(config).eval()
 
 
-def _prepare(about: Manifest | None) -> Augmentation:
-    if about is None or not about.normalization:
+def _normalization(manifest: Manifest | None) -> Augmentation:
+    if manifest is None or not manifest.normalization:
         return Augmentation()
-    mean, std = np.array(about.normalization)
+    mean, std = np.array(manifest.normalization)
     return Augmentation(mean=mean, std=std)
 
 
 @torch.no_grad()
 def _probabilities(
-    model: ViG, paths: tuple[Path, ...], prepare: Augmentation
+    model: ViG, paths: tuple[Path, ...], normalize: Augmentation
 ) -> Iterator[np.ndarray]:
-    for first in range(0, len(paths), _BATCH):
-        batch = paths[first : first + _BATCH]
+    """Yield the class probabilities of each batch of images, [images, classes]."""
+    for first in range(0, len(paths), _BATCH_SIZE):
+        batch = paths[first : first + _BATCH_SIZE]
         images: Images = scaled(
             np.stack([_pixels(path, model.config.image_size) for path in batch])
         )
-        ready = prepare(images, Phase.TEST, 0, np.arange(len(batch)))
-        yield model(torch.from_numpy(ready)).softmax(dim=1).numpy()
+        images = normalize(images, Phase.TEST, 0, np.arange(len(batch)))
+        yield model(torch.from_numpy(images)).softmax(dim=1).numpy()
 
 
 def _pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         return decode(path.read_bytes(), str(path), size)
     except OSError as error:
-        reason = f"{path} can't be read ({error.strerror})"
+        problem = f"cannot read the image: {path} ({error.strerror})"
     except InputError as error:
-        reason = str(error).partition("; type: ")[0]
-    raise InputError(f"{reason}; type: the path of an image")
+        problem = str(error).rpartition(". ")[0]  # its remedy is for data sets
+    raise InputError(f"{problem}. Use the path of an image file.")

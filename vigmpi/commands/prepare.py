@@ -1,10 +1,6 @@
-"""`vigmpi prepare`: convert images to the one file that runs read."""
+"""`vigmpi prepare`: conversion of an archive or a folder of images to a prepared file."""
 
 import hashlib
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -26,8 +22,8 @@ def prepare(config: PrepareConfig) -> None:
     """Write the prepared file and print its path.
 
     Raises:
-        InputError: the source is missing, damaged or not laid out as expected, or the file
-            cannot be written.
+        InputError: if the source is missing, damaged or not laid out as expected, or if the
+            file cannot be written.
     """
     if config.image_size > MAX_SIDE:
         raise InputError(
@@ -38,17 +34,16 @@ def prepare(config: PrepareConfig) -> None:
         raise InputError(
             f"source not found: {config.source}. Use the path of an archive or a folder."
         )
-    with _exit_on_sigterm():
-        print(f"prepared: {_prepare(config)}")
+    print(f"prepared: {_prepare(config)}")
 
 
 def _prepare(config: PrepareConfig) -> Path:
-    names = [(member.name, member.is_folder) for member in members(config.source)]
+    entries = [(member.name, member.is_folder) for member in members(config.source)]
     source: Source
-    if is_cifar10_archive(name for name, _ in names):
+    if is_cifar10_archive(name for name, _ in entries):
         source, name = Cifar10Archive(config.source, config.image_size), "cifar10"
     else:
-        source, name = ImageFiles(config.source, names, config.image_size), _stem(config.source)
+        source, name = ImageFiles(config.source, entries, config.image_size), _stem(config.source)
     output = config.output or Path("data") / f"{name}.h5"
     if config.output is None:
         output.parent.mkdir(exist_ok=True)
@@ -56,15 +51,15 @@ def _prepare(config: PrepareConfig) -> Path:
     if config.source.is_file():
         with config.source.open("rb") as file:
             attributes["source_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    image_size = config.image_size, config.image_size
+    size = config.image_size, config.image_size
     with (
-        PreparedFileWriter(output, source.samples, image_size, overwrite=config.overwrite) as out,
-        tqdm(total=sum(source.samples.values()), unit=" images", disable=None) as bar,
+        PreparedFileWriter(output, source.num_images, size, overwrite=config.overwrite) as writer,
+        tqdm(total=sum(source.num_images.values()), unit=" images", disable=None) as bar,
     ):
         for batch in source.read():
-            out.write(batch)
+            writer.write(batch)
             bar.update(len(batch.rows))
-        out.finish(source.class_names, attributes)
+        writer.finish(source.class_names, attributes)
     return output
 
 
@@ -73,13 +68,3 @@ def _stem(path: Path) -> str:
     while name.endswith(_ARCHIVE_SUFFIXES):
         name = name.rpartition(".")[0]
     return name
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that an unfinished file is removed."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -1,4 +1,4 @@
-"""What every rank tells of a mini-batch: one row of original_ranks, so that it is one message."""
+"""One row of numbers per rank and mini-batch, so that a single all-gather collects them."""
 
 from typing import NamedTuple
 
@@ -12,25 +12,25 @@ from vigmpi.record.spans import seconds
 
 Floats = NDArray[np.float64]
 
-_OTHERS = 5  # between the timings and the layers
+_NUM_SCALARS = 5  # between the timings and the layers: loss ... checkpoint
 
 
 class Requests(NamedTuple):
-    """What a rank would like to happen after a mini-batch: that the run stops; a checkpoint."""
+    """Requests of a rank after a mini-batch: to stop the run, to write a checkpoint."""
 
     stop: bool = False
     checkpoint: bool = False
 
 
 class Rows(NamedTuple):
-    """All ranks' rows, taken apart.
+    """Unpacked rows of all ranks.
 
     Attributes:
-        timings: [ranks, len(TIMINGS)].
-        loss, correct: a rank's shares, [ranks].
+        timings: seconds, [ranks, len(TIMINGS)].
+        loss, correct: each rank's share of the loss and of the correct predictions, [ranks].
         peak_rss_bytes: [ranks].
-        stop, checkpoint: whether a rank requests for it, [ranks].
-        layers: seconds of each block and of the readout, NaN where a rank does not run it,
+        stop, checkpoint: 1 if a rank requests it, otherwise 0, [ranks].
+        layers: seconds of each layer, NaN if a rank does not run it,
             [ranks, len(LAYERS), layers].
     """
 
@@ -44,20 +44,21 @@ class Rows(NamedTuple):
 
 
 def pack(result: StepResult, layers: tuple[str, ...], requests: Requests) -> Floats:
-    """Args: layers: names of all blocks and of the readout, whoever runs them."""
-    spent = seconds(result.spans)
-    of_parts = [result.layers.get(name, (np.nan,) * len(LAYERS)) for name in layers]
+    """Return the row of this rank; `layers` names all layers of the model."""
+    by_column = seconds(result.spans)
+    by_layer = [result.layers.get(name, (np.nan,) * len(LAYERS)) for name in layers]
     return np.concatenate(
         [
-            [spent[column.name] for column in TIMINGS],
+            [by_column[column.name] for column in TIMINGS],
             [result.loss, result.correct, host.peak_rss_bytes(), *requests],
-            np.array(of_parts).T.ravel(),
+            np.array(by_layer).T.ravel(),
         ]
     )
 
 
 def unpack(rows: Floats) -> Rows:
-    timings, others, layers = np.split(rows, [len(TIMINGS), len(TIMINGS) + _OTHERS], axis=1)
-    loss, correct, peak_rss_bytes, stop, checkpoint = others.T
-    of_parts = layers.reshape(len(rows), len(LAYERS), -1)
-    return Rows(timings, loss, correct, peak_rss_bytes, stop, checkpoint, of_parts)
+    ends = [len(TIMINGS), len(TIMINGS) + _NUM_SCALARS]
+    timings, scalars, layers = np.split(rows, ends, axis=1)
+    loss, correct, peak_rss_bytes, stop, checkpoint = scalars.T
+    layers = layers.reshape(len(rows), len(LAYERS), -1)
+    return Rows(timings, loss, correct, peak_rss_bytes, stop, checkpoint, layers)

@@ -1,3 +1,5 @@
+"""Execution of a run's phases, with one row of the record per mini-batch."""
+
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,15 +22,15 @@ from vigmpi.record.trace import Trace
 
 
 class Run:
-    """A session with its record: goes through phases and tells rank 0 of every mini-batch.
+    """A session and its record, which rank 0 writes.
 
     Attributes:
-        id: the run's, kept by those that go on from its checkpoints.
-        output: its record; both are the same on all ranks.
-        start: where it began this time.
+        id: identifier of the run, inherited by runs that resume from its checkpoints.
+        record: path of the record. Both are the same on all ranks.
+        start: the position at which this process started.
 
     Raises:
-        InputError: the record cannot be written (on all ranks alike).
+        InputError: if the record cannot be written (on all ranks).
     """
 
     def __init__(self, crew: Crew, session: Session, start: Position) -> None:
@@ -37,17 +39,17 @@ class Run:
         self._session = session
         self.start = start
         self._warned = False
-        about = config.start.manifest if config.start else None
-        crew.run = self.id = _of_rank_0(
-            world, crew.run or (about.run if about else uuid.uuid4().hex)
+        manifest = config.start.manifest if config.start else None
+        crew.run = self.id = _broadcast(
+            world, crew.run or (manifest.run if manifest else uuid.uuid4().hex)
         )
-        self.output = Path(_of_rank_0(world, str(config.record or _default_output(config))))
-        crew.config = replace(config, record=self.output)
+        self.record = Path(_broadcast(world, str(config.record or _default_record(config))))
+        crew.config = replace(config, record=self.record)
         crew.ranks = crew.ranks or session.ranks
         self._report = None
         with raise_collectively(world):
             if world.rank == 0:
-                self._report = Report(crew, session, self.output, start)
+                self._report = Report(crew, session, self.record, start)
         self._trace = None
         if config.trace:
             self._trace = Trace(session.topology, config.chunks, start.mini_batches)
@@ -57,13 +59,13 @@ class Run:
     def phase(
         self, start: Position, requests: Callable[[], Requests] = Requests
     ) -> Iterator[tuple[Position, StepResult, Rows]]:
-        """What is left of a phase, mini-batch by mini-batch. Collective.
+        """Run the remaining mini-batches of a phase. Collective.
 
         Args:
-            requests: what this rank would like to happen next, asked after each mini-batch.
+            requests: called after each mini-batch for the requests of this rank.
 
         Yields:
-            the position behind the mini-batch, what this rank knows of it, and all ranks' rows.
+            The position after a mini-batch, its result on this rank, and the rows of all ranks.
         """
         names, activity = self._session.model.config.layer_names, self._session.activity
         if self._report:
@@ -81,39 +83,40 @@ class Run:
             self._report.end()
 
     def note(self, text: str) -> None:
-        """Tell the user."""
+        """Print a line on rank 0."""
         if self._report:
             self._report.note(text)
 
     def warn_once(self, text: str) -> None:
-        """Tell the user the first of many."""
+        """Print the first of many warnings on rank 0."""
         if not self._warned:
             self.note(f"warning: {text}")
         self._warned = True
 
     def flush(self) -> None:
-        """Bring the record up to date."""
+        """Write all finished mini-batches to the record."""
         if self._report:
             self._report.flush()
 
-    def break_off(self) -> None:
-        """Leave the record to those that go on. On this rank alone."""
+    def release_record(self) -> None:
+        """Close the record on this rank, so that the surviving ranks can continue it."""
         if self._report:
-            self._report.break_off()
+            self._report.release_record()
 
     def close(self, **attributes: Any) -> None:
-        """End the record and show the closing tables. Collective."""
+        """Close the record and print the closing tables. Collective."""
         drift = self._trace.drift() if self._trace else None
         if self._report:
             with self._session.activity("record"):
                 self._report.close(drift, **attributes)
 
 
-def _of_rank_0(world: MPI.Comm, text: str) -> str:
+def _broadcast(world: MPI.Comm, text: str) -> str:
+    """Return the text of rank 0. Collective."""
     return allgather_strings(world, text)[0]
 
 
-def _default_output(config: RunConfig) -> Path:
+def _default_record(config: RunConfig) -> Path:
     if config.resume and config.start and (record := config.start.record):
         return record
     job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -1,4 +1,4 @@
-"""What every run needs before its first mini-batch: topology, data, model, trainer."""
+"""Setup of a run before its first mini-batch: data, model, memory forecast, trainer."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from vigmpi.checkpoint.weights import read_values
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import all_equal, allgather_rows, raise_collectively
 from vigmpi.comm.topology import Topology
-from vigmpi.commands.about import about_ranks
+from vigmpi.commands.provenance import rank_columns
 from vigmpi.datasets import DATASETS, Dataset, default_dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.errors import InputError
@@ -27,10 +27,10 @@ from vigmpi.position import Position
 
 @dataclass(frozen=True)
 class Session:
-    """One rank's share of a run.
+    """The objects that one rank needs for a run.
 
     Attributes:
-        ranks: what the record says of each rank.
+        ranks: the columns of `vigmpi.record.columns.RANKS`, each [ranks].
     """
 
     topology: Topology
@@ -44,10 +44,10 @@ class Session:
 
 
 def open_session(config: RunConfig, topology: Topology, activity: Activity) -> Session:
-    """Collective.
+    """Open the data set and build the model and its trainer. Collective.
 
     Raises:
-        InputError: on all ranks alike.
+        InputError: if the data cannot be used or the memory does not suffice (on all ranks).
     """
     layout = config.layout
     threads = _set_threads(config, topology)
@@ -67,9 +67,9 @@ def open_session(config: RunConfig, topology: Topology, activity: Activity) -> S
     )
     with raise_collectively(topology.world):
         forecast = forecast_memory(topology, layout, model, config.batch_size)
-    ranks = about_ranks(topology, blocks, threads, forecast.rank)
+    ranks = rank_columns(topology, blocks, threads, forecast.rank)
     augmentation = _augmentation(config, dataset, topology)
-    plan = TrainerConfig(
+    trainer_config = TrainerConfig(
         limits=config.limits,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -80,63 +80,68 @@ def open_session(config: RunConfig, topology: Topology, activity: Activity) -> S
         on_nonfinite=config.on_nonfinite,
         augmentation=augmentation,
     )
-    trainer = Trainer(topology, layout, model, dataset, plan, activity)
+    trainer = Trainer(topology, layout, model, dataset, trainer_config, activity)
     return Session(topology, dataset, augmentation, model, trainer, forecast, ranks, activity)
 
 
 def start_from(checkpoint: Checkpoint | None, session: Session) -> Position:
-    """Take over what a checkpoint holds of this rank's stage; where it was. Collective.
+    """Load this rank's stage from a checkpoint and return its position. Collective.
 
     Raises:
-        InputError: it is damaged, of another model, or not the same on all ranks (on all alike).
+        InputError: if it is damaged, of another model, or differs between ranks (on all ranks).
     """
-    found = repr((checkpoint.path, checkpoint.manifest) if checkpoint else None)
-    if not all_equal(session.topology.world, hashlib.sha256(found.encode()).digest()):
+    world = session.topology.world
+    content = repr((checkpoint.path, checkpoint.manifest) if checkpoint else None)
+    if not all_equal(world, hashlib.sha256(content.encode()).digest()):
+        path = checkpoint.path if checkpoint else "none"
         raise InputError(
-            "the ranks find different checkpoints; type: a --checkpoint-dir that all hosts share"
+            f"checkpoints differ between ranks: rank {world.rank} found {path}. Use a "
+            f"--checkpoint-dir that all hosts share."
         )
     if checkpoint is None:
         return Position()
-    about, trainer = checkpoint.manifest, session.trainer
-    with raise_collectively(session.topology.world):
-        trainer.load(read_values(checkpoint, trainer.shapes(optimizer=about is not None)))
-    return about.position if about else Position()
+    manifest, trainer = checkpoint.manifest, session.trainer
+    with raise_collectively(world):
+        trainer.load(read_values(checkpoint, trainer.shapes(optimizer=manifest is not None)))
+    return manifest.position if manifest else Position()
 
 
 def _set_threads(config: RunConfig, topology: Topology) -> int:
     cores = np.zeros(os.sysconf("SC_NPROCESSORS_CONF"), dtype=np.uint8)
     cores[list(os.sched_getaffinity(0))] = 1
-    sets = [frozenset(np.flatnonzero(row).tolist()) for row in allgather_rows(topology.host, cores)]
-    from_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    rows = allgather_rows(topology.host, cores)
+    core_sets = [frozenset(np.flatnonzero(row).tolist()) for row in rows]
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     threads = (
         config.threads
-        or (int(from_openmp) if from_openmp.isdecimal() else 0)
-        or threads_per_rank(sets, topology.host.rank)
+        or (int(omp_threads) if omp_threads.isdecimal() else 0)
+        or threads_per_rank(core_sets, topology.host.rank)
     )
     torch.set_num_threads(threads)
     return threads
 
 
 def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
-    """Choose as rank 0 sees its data folder, prepare on each host, load what each rank needs."""
+    """Open the data set that rank 0 chooses and load what each rank needs. Collective."""
     names = list(DATASETS)
-    chosen = np.array([names.index(config.dataset or default_dataset(config.data_dir))])
-    topology.world.Bcast(chosen)
-    dataset = DATASETS[names[int(chosen[0])]](config.data_dir, config.seed)
-    world_first, host_first = topology.world.rank == 0, topology.host.rank == 0
-    for turn in (world_first, host_first and not world_first):
-        # Rank 0 goes first: the hosts may share the folder, and the others then find it ready.
+    choice = np.array([names.index(config.dataset or default_dataset(config.data_dir))])
+    topology.world.Bcast(choice)
+    dataset = DATASETS[names[int(choice[0])]](config.data_dir, config.seed)
+    world_root, host_root = topology.world.rank == 0, topology.host.rank == 0
+    # Rank 0 goes first: if the hosts share the folder, the others find it prepared.
+    for my_turn in (world_root, host_root and not world_root):
         with raise_collectively(topology.world):
-            if turn:
+            if my_turn:
                 dataset.prepare(download=config.download)
     with raise_collectively(topology.world):
         dataset.load(
-            images=topology.previous_stage == MPI.PROC_NULL, labels=topology.next_stage == MPI.PROC_NULL
+            images=topology.previous_stage == MPI.PROC_NULL,
+            labels=topology.next_stage == MPI.PROC_NULL,
         )
     if not all_equal(topology.world, hashlib.sha256(dataset.identity.encode()).digest()):
         raise InputError(
-            f"the ranks find different images in --data-dir {config.data_dir}; type: a folder "
-            f"that all hosts share, or copy it to each of them"
+            f"images differ between ranks: --data-dir {config.data_dir}. Use a folder that all "
+            f"hosts share, or copy the same files to each host."
         )
     return dataset
 
@@ -145,16 +150,16 @@ def _augmentation(config: RunConfig, dataset: Dataset, topology: Topology) -> Au
     mean = std = None
     with raise_collectively(topology.world):
         if config.normalize and topology.previous_stage == MPI.PROC_NULL:
-            mean, std = _channels(config, dataset)
+            mean, std = _mean_and_std(config, dataset)
         augmentation = Augmentation(config.flip, config.random_crop, mean, std, config.seed)
         augmentation.check(dataset.image_size)
     return augmentation
 
 
-def _channels(config: RunConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation: those that the model was trained with, else the data set's."""
-    about = config.start.manifest if config.start else None
-    if about and about.normalization:
-        mean, std = np.array(about.normalization)
+def _mean_and_std(config: RunConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the statistics that the model was trained with, otherwise those of the data set."""
+    manifest = config.start.manifest if config.start else None
+    if manifest and manifest.normalization:
+        mean, std = np.array(manifest.normalization)
         return mean, std
     return dataset.mean_and_std()

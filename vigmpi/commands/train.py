@@ -1,4 +1,4 @@
-"""`python -m vigmpi train`: from where a run starts to where it ends or is stopped."""
+"""`vigmpi train`: training from a start position to the last epoch, a signal or a failure."""
 
 from mpi4py import MPI
 
@@ -17,15 +17,16 @@ from vigmpi.position import Position
 from vigmpi.stop_signal import StopSignal
 
 _NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
-REQUEUE = 75  # stopped with a checkpoint, and there is more to do
+REQUEUE = 75  # exit status: stopped with a checkpoint before the last epoch
 
 
 def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
-    """Run on every rank; return the exit status.
+    """Train on all ranks and return the exit status.
 
     Raises:
-        InputError, RunError: on all ranks alike.
-        RanksLostError: on all ranks of a crew that goes on without those that were lost.
+        InputError: if the data, the checkpoint or the record cannot be used (on all ranks).
+        RunError: if the run fails in a way that all ranks know of (on all ranks).
+        RanksLostError: if MPI fails and the run continues without lost ranks (on all of them).
     """
     with crew.recovering_from_mpi_errors():
         topology = make_topology(crew.world, crew.config.layout)
@@ -36,15 +37,15 @@ def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
         try:
             return _run(crew, session, run, stop)
         except (MPI.Exception, RanksLostError):
-            run.break_off()
+            run.release_record()
             raise
 
 
 def _start(crew: Crew, session: Session) -> Position:
     if not crew.committed:
         return start_from(crew.config.start, session)
-    position, values = crew.committed
-    session.trainer.load(values)
+    position, state = crew.committed
+    session.trainer.load(state)
     return position
 
 
@@ -53,27 +54,31 @@ def _run(crew: Crew, session: Session, run: Run, stop: StopSignal) -> int:
     saving = Saving(crew, session, run)
     with progress_thread(world):
         position, failure = _train(crew, session, run, saving, stop)
-        same = all_ranks(world, session.trainer.replicas_agree())
-        if same and position != saving.position:
+        equal = all_ranks(world, session.trainer.replicas_agree())
+        if equal and position != saving.position:
             saving.save(position)
-    run.close(replicas_bit_equal=same, checkpoints=saving.written, checkpoint_s=saving.seconds)
-    crew.commit(position, session.trainer.whole_state)
-    if not same:
-        raise RunError("the replicas' weights or running statistics differ at the end")
+    run.close(replicas_bit_equal=equal, checkpoints=saving.num_written, checkpoint_s=saving.seconds)
+    crew.commit(position, session.trainer.stage_state)
+    done = position.mini_batches
+    if not equal:
+        raise RunError(
+            f"replicas differ in weights or running statistics: mini-batch {done}. "
+            f"Check the hosts, then use --resume {saving.folder}."
+        )
     if failure or saving.failure:
         raise RunError(failure or saving.failure)
     if position.epoch >= config.epochs:
         return 0
     if not saving.latest:
-        raise RunError("stopped by a signal, with no checkpoint since the start to go on from")
-    run.note(f"stopped by a signal; type: --resume {saving.latest}, to go on")
+        raise RunError("stopped by a signal: no new checkpoint. Start again with --keep 1 or more.")
+    run.note(f"stopped by a signal: mini-batch {done}. Use --resume {saving.latest} to continue.")
     return REQUEUE
 
 
 def _train(
     crew: Crew, session: Session, run: Run, saving: Saving, stop: StopSignal
 ) -> tuple[Position, str]:
-    """Go on until the last epoch, a signal on any rank, or a failure; say where, and which."""
+    """Train to the last epoch, a signal on any rank or a failure; return position and failure."""
     config, position = crew.config, run.start
     while position.epoch < config.epochs:
         phase = run.phase(position, lambda: Requests(stop.received, saving.overdue()))
@@ -82,11 +87,11 @@ def _train(
                 failure = _NOT_FINITE.format(result.epoch + 1, result.step + 1)
                 if config.on_nonfinite == "stop":
                     return position, (
-                        f"{failure}; type: --resume {saving.folder} with --on-nonfinite skip, or "
-                        f"with a lower --lr"
+                        f"{failure}. Use --resume {saving.folder} with --on-nonfinite skip, or "
+                        f"with a lower --lr."
                     )
-                run.warn_once(f"{failure} (--on-nonfinite {config.on_nonfinite})")
-            crew.commit(after, session.trainer.whole_state)
+                run.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")
+            crew.commit(after, session.trainer.stage_state)
             position = after
             if rows.stop.any():
                 return position, ""

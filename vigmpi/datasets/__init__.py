@@ -1,9 +1,9 @@
-"""Labelled images, and the order in which a run sees them: numpy, no MPI."""
+"""Labelled images and the order in which a run reads them: NumPy only, no MPI."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from vigmpi.datasets.cifar10 import cifar10, cifar10_is_in
+from vigmpi.datasets.cifar10 import cifar10, has_cifar10
 from vigmpi.datasets.class_folders import ClassFolders
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.digits import Digits
@@ -14,11 +14,11 @@ __all__ = ["DATASETS", "Dataset", "default_dataset"]
 
 
 def _folder(data: Path, seed: int) -> Dataset:  # noqa: ARG001
-    """A prepared file, or class folders."""
+    """Open a prepared file or class folders."""
     return PreparedFile(data, "folder") if data.is_file() else ClassFolders(data, "folder")
 
 
-# Each from the data folder and the seed.
+# Constructors by name; their arguments are the data folder and the seed.
 DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
     "cifar10": cifar10,
     "folder": _folder,
@@ -28,5 +28,5 @@ DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
 
 
 def default_dataset(data_dir: Path) -> str:
-    """CIFAR-10 if it is in the data folder, else the digits, which are always there."""
-    return "cifar10" if cifar10_is_in(data_dir) else "digits"
+    """Return "cifar10" if it is in the data folder, else "digits", which is always available."""
+    return "cifar10" if has_cifar10(data_dir) else "digits"

@@ -1,4 +1,4 @@
-"""Random changes to training images, and normalisation."""
+"""Random augmentation of training images, and normalisation."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,18 @@ from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FLIP, _DOWN, _RIGHT = range(3)  # what a number is drawn for
+_FLIP, _DOWN, _RIGHT = range(3)  # purposes of a random number
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to images before a model sees them; by default nothing.
+    """Augmentation and normalisation of images; by default images are left unchanged.
 
     Attributes:
-        flip: mirror every other training image, left to right.
-        crop: move training images by up to so many pixels each way, black coming in.
-        mean, std: of each channel, [3]: brought to 0 and 1; None: left as they are.
-        seed: of the random choices. They depend on it, the epoch and the sample alone, so on no
-            layout.
+        flip: whether to mirror each training image horizontally with probability 1/2.
+        crop: maximum shift of training images in each direction, in pixels; the border is black.
+        mean, std: statistics of each channel that are normalised to 0 and 1, [3], or None.
+        seed: seed of the random choices, which otherwise depend only on epoch and sample.
     """
 
     flip: bool = False
@@ -34,23 +33,26 @@ class Augmentation:
 
     @property
     def normalization(self) -> list[list[float]]:
-        """Means and deviations, [2, 3]; empty without."""
+        """Means and standard deviations, [2, 3], or an empty list."""
         if self.mean is None or self.std is None:
             return []
         return [self.mean.tolist(), self.std.tolist()]
 
     def check(self, image_size: tuple[int, int]) -> None:
-        """Raise InputError where an image could be moved out of sight."""
+        """Raise InputError if an image could be shifted out of sight."""
         if self.crop >= min(image_size):
             raise InputError(
-                f"--crop {self.crop} can move images of {image_size[0]}x{image_size[1]} pixels "
-                f"out of sight; type: --crop {min(image_size) // 8}"
+                f"random crop too large: --random-crop {self.crop} can shift images of "
+                f"{image_size[0]}x{image_size[1]} pixels out of sight. Use --random-crop "
+                f"{min(image_size) // 8}."
             )
 
     def __call__(self, images: Images, phase: Phase, epoch: int, samples: Indices) -> Images:
-        """Args: images: [images, 3, height, width], which may be changed; samples: their numbers.
+        """Return the images as the model sees them, [images, 3, height, width].
 
-        Returns: likewise.
+        Args:
+            images: images of the same shape; they may be modified in place.
+            samples: index of each image in its phase.
         """
         if phase is Phase.TRAIN and self.flip:
             mirrored = draw(self.seed, epoch, samples, _FLIP, 2) == 1
@@ -58,29 +60,29 @@ class Augmentation:
         if phase is Phase.TRAIN and self.crop:
             down = draw(self.seed, epoch, samples, _DOWN, 2 * self.crop + 1)
             right = draw(self.seed, epoch, samples, _RIGHT, 2 * self.crop + 1)
-            images = _moved(images, self.crop, down, right)
+            images = _shifted(images, self.crop, down, right)
         if self.mean is not None and self.std is not None:
-            # Of a channel that never changes, nothing is left to scale.
+            # A constant channel has nothing to scale.
             scale = 1 / np.where(self.std > 0, self.std, 1)
             images -= self.mean.astype(np.float32)[:, None, None]
             images *= scale.astype(np.float32)[:, None, None]
         return images
 
 
-def _moved(images: Images, most: int, down: Indices, right: Indices) -> Images:
-    """Args: down, right: 0 to 2 * most; most: where they are."""
-    beside = (most, most)
-    padded = np.pad(images, ((0, 0), (0, 0), beside, beside))
+def _shifted(images: Images, limit: int, down: Indices, right: Indices) -> Images:
+    """Return the images moved up by `down - limit` and left by `right - limit` pixels."""
+    border = (limit, limit)
+    padded = np.pad(images, ((0, 0), (0, 0), border, border))
     windows = sliding_window_view(padded, images.shape[2:], axis=(2, 3))
     return np.ascontiguousarray(windows[np.arange(len(images)), :, down, right])
 
 
 def draw(seed: int, epoch: int, samples: Indices, purpose: int, bound: int) -> Indices:
-    """A random number below `bound` for each sample.
+    """Return a random number in [0, bound) for each sample.
 
-    A hash instead of a generator, so that any samples' numbers are had at once, in any order:
-    SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014) over one word after the other. The
-    remainder by a bound of some pixels is even to 1e-17.
+    A hash replaces the generator, so that numbers can be drawn for any samples in any order:
+    SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014), applied to one word after another.
+    The remainder is uniform to 1e-17 for a bound of a few pixels.
     """
     state = np.zeros(len(samples), dtype=np.uint64)
     for word in (seed & (2**64 - 1), epoch, purpose, samples):

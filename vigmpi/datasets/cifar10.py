@@ -15,12 +15,12 @@ _FOLDER, _ARCHIVE, _PREPARED = "cifar-10-batches-py", "cifar-10-python.tar.gz", 
 
 
 def cifar10(data_dir: Path, seed: int) -> Dataset:
-    """The prepared file where there is one, else the original archive."""
+    """Open the prepared file if it exists, else the original archive."""
     prepared = data_dir / _PREPARED
     return PreparedFile(prepared, "cifar10") if prepared.exists() else Cifar10(data_dir, seed)
 
 
-def cifar10_is_in(data_dir: Path) -> bool:
+def has_cifar10(data_dir: Path) -> bool:
     return (
         (data_dir / _PREPARED).is_file()
         or (data_dir / _FOLDER).is_dir()
@@ -29,9 +29,9 @@ def cifar10_is_in(data_dir: Path) -> bool:
 
 
 class Cifar10(InMemory):
-    """The original CIFAR-10 (Krizhevsky, 2009), through torchvision.
+    """CIFAR-10 as published (Krizhevsky, 2009), read by torchvision.
 
-    torchvision compares every file with its published digest before it unpickles one.
+    torchvision checks the published digest of every file before it unpickles any of them.
     """
 
     name = "cifar10"
@@ -39,34 +39,34 @@ class Cifar10(InMemory):
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),
     )
-    samples = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
+    num_images = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
 
     def __init__(self, data_dir: Path, seed: int) -> None:
         super().__init__(data_dir, seed)
-        self.about = f"CIFAR-10, original archive in {data_dir}/"
+        self.details = f"CIFAR-10, original archive in {data_dir}/"
 
     def prepare(self, *, download: bool) -> None:
         archive = self._data_dir / _ARCHIVE
         if (self._data_dir / _FOLDER).is_dir() and not download:
-            return  # `load` checks the digests
+            return  # `load` verifies the digests
         if not (archive.is_file() or download):
             raise InputError(
-                f"CIFAR-10 is not in {self._data_dir}/; type: --download, or --data-dir FOLDER "
-                f"with {_PREPARED}, {_ARCHIVE} or {_FOLDER}/ in it, or --dataset digits"
+                f"CIFAR-10 not found: no {_PREPARED}, {_ARCHIVE} or {_FOLDER}/ in "
+                f"{self._data_dir}/. Use --download, --data-dir FOLDER or --dataset digits."
             )
         cifar10 = torchvision_datasets().CIFAR10
         check = torchvision_datasets().utils.check_integrity
         if not (download or check(archive, cifar10.tgz_md5)):
             raise InputError(
-                f"{archive} is damaged: its MD5 digest is not that of CIFAR-10; "
-                f"type: --download to fetch it again"
+                f"damaged archive: {archive} does not have the MD5 digest of CIFAR-10. "
+                f"Use --download to fetch it again."
             )
-        try:  # torchvision unpacks a sound archive that is there, and fetches it where it is not
+        try:  # torchvision downloads the archive only if no intact one exists
             cifar10(self._data_dir, download=True)
         except (OSError, RuntimeError, tarfile.TarError) as error:
             raise InputError(
-                f"CIFAR-10 can't be put into {self._data_dir}/ ({_line(error)}); copy {_ARCHIVE} "
-                f"there by hand, or type: --dataset digits"
+                f"cannot download or unpack CIFAR-10: {self._data_dir}/ ({_line(error)}). "
+                f"Copy {_ARCHIVE} there by hand or use --dataset digits."
             ) from error
 
     def _read(self, phase: Phase) -> tuple[Pixels, Labels]:
@@ -74,8 +74,8 @@ class Cifar10(InMemory):
             data: Any = torchvision_datasets().CIFAR10(self._data_dir, train=phase is Phase.TRAIN)
         except (OSError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise InputError(
-                f"{self._data_dir / _FOLDER} can't be read as CIFAR-10 ({_line(error)}); "
-                f"remove it and type: --download, or --dataset digits"
+                f"cannot read CIFAR-10: {self._data_dir / _FOLDER} ({_line(error)}). "
+                f"Remove it and use --download, or use --dataset digits."
             ) from error
         pixels = np.ascontiguousarray(data.data.transpose(0, 3, 1, 2))
         return pixels, np.array(data.targets, dtype=np.int64)

@@ -5,16 +5,16 @@ import numpy as np
 
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels, scaled
 from vigmpi.datasets.decoding import decode, size_of
-from vigmpi.datasets.listing import Listing, list_images, read_file, walk
+from vigmpi.datasets.listing import LAYOUT, Listing, list_images, printable, read_file, walk
 from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
 
 class ClassFolders(Dataset):
-    """Image files of one size in class folders, read as they are: each is decoded when it is due.
+    """Image files of equal size in class folders, each decoded whenever it is needed.
 
-    A rank holds their names. For images of many sizes, or more of them than decoding keeps up
-    with, `data/prepare.py` makes a file.
+    A rank keeps only the names in memory. If sizes differ or decoding limits the speed of
+    training, convert the images with `vigmpi prepare`.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -27,23 +27,23 @@ class ClassFolders(Dataset):
         return f"{super().identity} {hashlib.sha256(names.encode(errors='replace')).hexdigest()}"
 
     def prepare(self, *, download: bool) -> None:  # noqa: ARG002
-        """See all images' sizes: later a single rank would find out."""
+        """Check that all images have one size; later, a mismatch would stop a single rank."""
         listing = self._list()
-        first, *others = [name for phase in Phase for name in listing.files[phase]]
+        first, *rest = [name for phase in Phase for name in listing.files[phase]]
         size = self._size_of(first)
-        for name in others:
+        for name in rest:
             if self._size_of(name) != size:
                 raise InputError(
-                    f"{self._folder} has images of several sizes ({first} and {name}, say); "
-                    f"type: vigmpi prepare {self._folder} --image-size N"
+                    f"images differ in size: {printable(first)} and {printable(name)}. Run "
+                    f"vigmpi prepare {self._folder} --image-size 64 to resize them."
                 )
 
-    def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (files can wait)
+    def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (files are read later)
         self._listing = self._list()
         self.class_names = self._listing.class_names
         height, width = self.image_size = self._size_of(self._listing.files[Phase.TRAIN][0])
-        self.samples = {phase: len(files) for phase, files in self._listing.files.items()}
-        self.about = f"{self._folder}/: {self.num_classes} classes, {height}x{width} pixels"
+        self.num_images = {phase: len(files) for phase, files in self._listing.files.items()}
+        self.details = f"{self._folder}/: {self.num_classes} classes, {height}x{width} pixels"
 
     def images(self, phase: Phase, samples: Indices) -> Images:
         pixels = np.empty((len(samples), 3, *self.image_size), np.uint8)
@@ -61,8 +61,8 @@ class ClassFolders(Dataset):
             return list_images(names, self._folder)
         except OSError as error:
             raise InputError(
-                f"{error.filename} can't be read ({error.strerror}); type: --data-dir FOLDER with "
-                f"train/ and test/, or FILE that data/prepare.py wrote"
+                f"cannot read the data set: {error.filename} ({error.strerror}). Use --data-dir "
+                f"with a folder in {LAYOUT} or a file written by vigmpi prepare."
             ) from error
 
     def _size_of(self, name: str) -> tuple[int, int]:

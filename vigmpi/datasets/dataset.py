@@ -8,30 +8,32 @@ from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
 Pixels = NDArray[np.uint8]  # [images, 3, height, width]
-Images = NDArray[np.float32]  # likewise, in [0, 1]
+Images = NDArray[np.float32]  # same shape, in [0, 1]
 Labels = NDArray[np.int64]  # [images]
 Indices = NDArray[np.int64]
 
 
 class Dataset(ABC):
-    """Labelled images.
+    """Labelled images of a training and a test phase.
 
-    A rank calls `prepare` if it is the first of its host, then `load` for what it needs (a rank
-    in the middle of a pipeline needs nothing), then `images` or `labels` for each micro-batch,
-    from any thread.
+    The first rank of each host calls `prepare`. Every rank then calls `load`, and `images` or
+    `labels` for each micro-batch, from any thread; a middle stage needs neither.
 
     Attributes:
-        name: the value of `--dataset`.
-        about: what the images are, and where they were read from.
-        class_names, image_size, samples: what labels stand for, height and width, images of
-            each phase; known to every rank once `load` has returned, whatever it was asked for.
+        name: value of `--dataset`.
+        details: a phrase that says what the images are and where they were read from.
+        class_names: names of the classes; a label is an index into them.
+        image_size: height and width, in pixels.
+        num_images: number of images in each phase.
+
+    All ranks know these attributes once `load` has returned.
     """
 
     name: str
-    about: str
+    details: str
     class_names: tuple[str, ...] = tuple("0123456789")
     image_size: tuple[int, int] = (32, 32)
-    samples: dict[Phase, int]
+    num_images: dict[Phase, int]
 
     def __init__(self, data_dir: Path, seed: int) -> None:
         self._data_dir = data_dir
@@ -44,28 +46,28 @@ class Dataset(ABC):
     @property
     def description(self) -> str:
         return (
-            f"{self.name} ({self.about}; {self.samples[Phase.TRAIN]:,} training and "
-            f"{self.samples[Phase.TEST]:,} test images)"
+            f"{self.name} ({self.details}; {self.num_images[Phase.TRAIN]:,} training and "
+            f"{self.num_images[Phase.TEST]:,} test images)"
         )
 
     @property
     def identity(self) -> str:
-        """What all ranks must find alike for a number to mean the same sample to all of them."""
-        return f"{self.name} {self.num_classes} {self.image_size} {sorted(self.samples.items())}"
+        """Text that differs between ranks if an index may refer to different images on them."""
+        return f"{self.name} {self.num_classes} {self.image_size} {sorted(self.num_images.items())}"
 
     def prepare(self, *, download: bool) -> None:  # noqa: B027
-        """Make the files ready on this host.
+        """Check the files on this host, after downloading them if `download` is set.
 
         Raises:
-            InputError: they are not there, or not what they should be.
+            InputError: if files are missing or invalid.
         """
 
     @abstractmethod
     def load(self, *, images: bool, labels: bool) -> None:
-        """Read what this rank needs.
+        """Read the images, the labels, both or neither, as this rank needs them.
 
         Raises:
-            InputError: the files cannot be read.
+            InputError: if the files cannot be read.
         """
 
     @abstractmethod
@@ -75,20 +77,21 @@ class Dataset(ABC):
     def labels(self, phase: Phase, samples: Indices) -> Labels: ...
 
     def mean_and_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of each channel over the training pixels in [0, 1], on ranks that loaded images.
+        """Return mean and standard deviation of each channel of the training images in [0, 1], [3].
+
+        Only ranks that have loaded images may call this.
 
         Raises:
-            InputError: nobody has worked them out.
+            InputError: if the data set does not provide them.
         """
         raise InputError(
-            f"--normalize needs mean and deviation of all training images, which --dataset "
-            f"{self.name} does not bring; type: --no-normalize, or prepare a file that holds "
-            f"them: vigmpi prepare SOURCE"
+            f"no mean and standard deviation for --normalize: --dataset {self.name}. "
+            f"Use --no-normalize or a file written by vigmpi prepare SOURCE."
         )
 
 
 class InMemory(Dataset):
-    """A data set small enough to be held whole, as uint8 pixels."""
+    """Data set that is kept in memory as uint8 pixels."""
 
     def __init__(self, data_dir: Path, seed: int) -> None:
         super().__init__(data_dir, seed)
@@ -97,7 +100,7 @@ class InMemory(Dataset):
 
     @abstractmethod
     def _read(self, phase: Phase) -> tuple[Pixels, Labels]:
-        """All pixels and labels of a phase."""
+        """Return all pixels and labels of a phase."""
 
     def load(self, *, images: bool, labels: bool) -> None:
         if not (images or labels):
@@ -121,20 +124,20 @@ class InMemory(Dataset):
 
 
 def scaled(pixels: Pixels) -> Images:
-    """Bring pixels to [0, 1]."""
+    """Return pixels scaled to [0, 1]."""
     return np.divide(pixels, 255, dtype=np.float32)
 
 
 def channel_counts(pixels: Pixels) -> NDArray[np.int64]:
-    """How often each value occurs in each channel, [3, 256]: adds up exactly, in any order."""
+    """Return the histogram of each channel, [3, 256]; histograms add up exactly in any order."""
     return np.array(
         [np.bincount(channel.ravel(), minlength=256) for channel in pixels.swapaxes(0, 1)]
     )
 
 
 def mean_and_std(counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and (biased) standard deviation of each channel in [0, 1], from `channel_counts`."""
-    share = counts / counts.sum(axis=1, keepdims=True)
+    """Return mean and (biased) standard deviation of each channel in [0, 1] from histograms."""
+    weights = counts / counts.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
-    mean = share @ values
-    return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    mean = weights @ values
+    return mean, np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))

@@ -1,4 +1,4 @@
-"""One image file, decoded by Pillow."""
+"""Decoding of image files by Pillow."""
 
 import io
 import struct
@@ -9,20 +9,20 @@ import numpy as np
 from PIL import Image
 
 from vigmpi.datasets.dataset import Pixels
-from vigmpi.datasets.listing import refusal
+from vigmpi.datasets.listing import file_error
 from vigmpi.errors import InputError
 
 RESAMPLING = Image.Resampling.LANCZOS
 
-# Pillow's remarks on metadata help nobody here, but between its bound of 89 million pixels and
-# twice as many it only warns.
+# Pillow's warnings about metadata are of no use here. Its warning about images of more than 89
+# million pixels must be an error: Pillow itself raises one only above twice this number.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 Image.init()
-# Not EPS: Pillow hands it to Ghostscript, which runs it as a program.
+# EPS is excluded because Ghostscript would execute it as a program.
 _FORMATS = tuple(sorted(set(Image.OPEN) - {"EPS"}))
 
-# Pillow's readers raise these for damaged bytes, and no list of them is documented.
+# Pillow's readers raise these for damaged files; the list is not documented.
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -32,7 +32,6 @@ _UNREADABLE = (
     IndexError,
     AttributeError,
     OverflowError,
-    NotImplementedError,
     AssertionError,
     RuntimeError,
     MemoryError,
@@ -45,7 +44,7 @@ _UNREADABLE = (
 
 
 def size_of(content: bytes, name: str) -> tuple[int, int]:
-    """Height and width, from the file's head."""
+    """Return height and width; raise InputError if Pillow cannot read the file's header."""
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             return image.height, image.width
@@ -54,17 +53,18 @@ def size_of(content: bytes, name: str) -> tuple[int, int]:
 
 
 def decode(content: bytes, name: str, size: tuple[int, int] | None = None) -> Pixels:
-    """Decode a file's (first) image.
+    """Decode the first image of a file.
 
     Args:
-        name: for the message.
-        size: height and width to bring it to, each for itself, by `RESAMPLING`; None: as it is.
+        name: the file's name for an error message.
+        size: height and width to which `RESAMPLING` resizes the image, regardless of its aspect
+            ratio; None keeps its size.
 
     Returns:
-        [3, height, width].
+        RGB pixels, [3, height, width].
 
     Raises:
-        InputError: it is no image that Pillow reads whole.
+        InputError: if Pillow cannot decode the complete image.
     """
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
@@ -75,7 +75,7 @@ def decode(content: bytes, name: str, size: tuple[int, int] | None = None) -> Pi
 
 
 def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Bring images to height and width, as `decode` does."""
+    """Resize images to height and width as `decode` does."""
     images = [Image.fromarray(image) for image in pixels.transpose(0, 2, 3, 1)]
     return np.array([_channels_first(image.resize(size[::-1], RESAMPLING)) for image in images])
 
@@ -85,17 +85,17 @@ def _channels_first(image: Image.Image) -> Pixels:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow would cut at 255
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise ValueError("pixels of 32 bits have no scale that brings them to 8")
+        raise ValueError("32-bit pixels have no defined conversion to 8 bits")
     return image.convert("RGB")
 
 
 def _unreadable(name: str, error: BaseException) -> InputError:
     reason = "not enough memory" if isinstance(error, MemoryError) else str(error)
     if isinstance(error, OSError) and reason.startswith("cannot identify"):
-        reason = "no format that Pillow reads"
-    shown = " ".join(reason.split()) or type(error).__name__
-    return InputError(refusal(name, f"is no image that can be used ({shown}); type: rm it"))
+        reason = "format not supported by Pillow"
+    reason = " ".join(reason.split()) or type(error).__name__
+    return file_error("cannot decode image", name, "Remove the file.", reason)

@@ -1,4 +1,4 @@
-"""Images in class folders, as torchvision's ImageFolder lays them out: which, and in what order."""
+"""Listing of images in class folders, laid out as for torchvision's ImageFolder."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from vigmpi.datasets.dataset import Labels
 from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
-LAYOUT = "train/CLASS/IMAGE and test/CLASS/IMAGE"
-MOST_BYTES = 2**26  # of one file
-_MOST_DEPTH = 20
+LAYOUT = "the layout train/CLASS/IMAGE and test/CLASS/IMAGE"
+MAX_FILE_BYTES = 2**26
+_MAX_DEPTH = 20
 _MACOS = "__MACOSX"
 
 
 class Member(NamedTuple):
-    """A file or folder of a folder or an archive.
+    """File or folder within a folder or an archive.
 
     Attributes:
-        name: its path there.
-        read: returns its bytes; None for a folder.
+        name: path within the folder or archive.
+        read: function that returns the file's bytes; None for a folder.
     """
 
     name: str
@@ -36,9 +36,12 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Attributes:
-    class_names: names of the class folders, sorted; a label is an index into them.
-    files: names as the members have them, sorted by the path from `train/` or `test/` on.
+    """Image files of both phases.
+
+    Attributes:
+        class_names: sorted names of the class folders; a label is an index into them.
+        files: names of the members, sorted by their path below `train/` or `test/`.
+        labels: class of each file, [images].
     """
 
     class_names: tuple[str, ...]
@@ -46,18 +49,18 @@ class Listing:
     labels: dict[Phase, Labels]
 
 
-def walk(folder: Path, below: str = "") -> Iterator[Member]:
-    """All that is in a folder.
+def walk(folder: Path, prefix: str = "") -> Iterator[Member]:
+    """Yield all files and folders below a folder.
 
     Raises:
-        InputError: something there is neither a file nor a folder.
+        InputError: if there is a link or a device, or the folders are nested too deeply.
     """
-    if below.count("/") > _MOST_DEPTH:
-        raise InputError(refusal(below, f"is more than {_MOST_DEPTH} folders deep; type: {LAYOUT}"))
+    if prefix.count("/") > _MAX_DEPTH:
+        raise file_error(f"more than {_MAX_DEPTH} folders deep", prefix, f"Use {LAYOUT}.")
     for path in sorted(folder.iterdir()):
-        name = f"{below}{path.name}"
+        name = f"{prefix}{path.name}"
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise InputError(refusal(name, "is a link or a device; type: rm it, or copy its file"))
+            raise file_error("link or device", name, "Remove it or replace it with a regular file.")
         if path.is_dir():
             yield Member(name, None)
             yield from walk(path, f"{name}/")
@@ -66,112 +69,110 @@ def walk(folder: Path, below: str = "") -> Iterator[Member]:
 
 
 def read_file(path: Path, name: str) -> bytes:
-    """Args: name: for the message."""
+    """Return the bytes of a file, or raise InputError with `name` if it cannot be read."""
     try:
         with path.open("rb") as file:
-            return bounded(file, name)
+            return read_bounded(file, name)
     except OSError as error:
-        raise InputError(
-            refusal(name, f"can't be read ({error.strerror}); type: chmod +r it, or rm it")
-        ) from error
+        remedy = "Make it readable with chmod +r or remove it."
+        raise file_error("cannot read file", name, remedy, error.strerror) from error
 
 
-def bounded(file: IO[bytes], name: str) -> bytes:
-    """All bytes of a member.
+def read_bounded(file: IO[bytes], name: str) -> bytes:
+    """Return all bytes of an open file.
 
     Raises:
-        InputError: there are more than any image has.
+        InputError: if the file is larger than an image can be.
     """
-    content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise InputError(refusal(name, f"is larger than {MOST_BYTES >> 20} MiB; type: rm it"))
+    content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise file_error(f"file larger than {MAX_FILE_BYTES >> 20} MiB", name, "Remove it.")
     return content
 
 
-def refusal(name: str, reason: str) -> str:
-    """One line about a member, whatever its name is made of."""
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-    return f"{shown} {reason}"
+def printable(name: str) -> str:
+    """Return a name with its unprintable characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def file_error(problem: str, name: str, remedy: str, reason: str | None = None) -> InputError:
+    """Return the error that reports a problem of a single file or member in one line."""
+    detail = f" ({reason})" if reason else ""
+    return InputError(f"{problem}: {printable(name)}{detail}. {remedy}")
 
 
 def checked_parts(name: str) -> tuple[str, ...]:
-    """The parts of a member's path.
+    """Return the parts of a member's path.
 
     Raises:
-        InputError: it leads out of its folder.
+        InputError: if the path leads out of its folder.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise InputError(refusal(name, "leads out of its folder; type: pack it without such paths"))
+        raise file_error("path leads out of its folder", name, "Pack it with a relative path.")
     return path.parts
 
 
 def is_hidden(parts: Iterable[str]) -> bool:
-    """Whether desktops left it (.DS_Store and the like)."""
+    """Return whether a path belongs to a desktop's hidden files, such as .DS_Store."""
     return any(part.startswith(".") or part == _MACOS for part in parts)
 
 
-def list_images(members: Iterable[tuple[str, bool]], where: Path) -> Listing:
-    """Find the images of each class; what is outside of `train/` and `test/` is passed over.
+def list_images(members: Iterable[tuple[str, bool]], source: Path) -> Listing:
+    """List the images of each class, ignoring files outside `train/` and `test/`.
 
-    All may lie in one folder more (`photos/train/CLASS/IMAGE`). Folders below a class folder
-    count as part of it.
+    Both may be in one enclosing folder (`photos/train/CLASS/IMAGE`). Folders within a class folder
+    belong to its class.
 
     Args:
-        members: name, and whether it is a folder.
-        where: for the message.
+        members: name of each member and whether it is a folder.
+        source: folder or archive, for an error message.
 
     Raises:
-        InputError: not laid out so, a class without images, other classes in `test/`.
+        InputError: if the layout differs, a class has no images or the phases differ in classes.
     """
-    found: dict[Phase, dict[tuple[str, ...], str]] = {phase: {} for phase in Phase}
-    folders: dict[Phase, set[str]] = {phase: set() for phase in Phase}
-    tops = set()
+    files: dict[Phase, dict[tuple[str, ...], str]] = {phase: {} for phase in Phase}
+    classes: dict[Phase, set[str]] = {phase: set() for phase in Phase}
+    roots = set()
     for name, is_folder in members:
         parts = checked_parts(name)
         depth = next((i for i, part in enumerate(parts[:2]) if part in set(Phase)), None)
         if depth is None or is_hidden(parts):
             continue
-        tops.add(parts[:depth])
-        phase, below = Phase(parts[depth]), parts[depth + 1 :]
-        if below[:1] and (is_folder or len(below) > 1):
-            folders[phase].add(below[0])
+        roots.add(parts[:depth])
+        phase, path = Phase(parts[depth]), parts[depth + 1 :]
+        if path[:1] and (is_folder or len(path) > 1):
+            classes[phase].add(path[0])
         if is_folder:
             continue
-        if len(below) < 2:
-            raise InputError(refusal(name, f"is in no class folder; type: {LAYOUT}"))
-        if below in found[phase]:
-            raise InputError(refusal(name, "is there twice; type: pack it once"))
-        found[phase][below] = name
-    _check_classes(found, folders, where)
-    if len(tops) > 1:
-        raise InputError(f"{where} has train/ or test/ in more than one folder; type: {LAYOUT}")
-    classes = tuple(sorted(folders[Phase.TRAIN]))
-    label = {name: i for i, name in enumerate(classes)}
-    ordered = {phase: sorted(files) for phase, files in found.items()}
+        if len(path) < 2:
+            raise file_error("not in a class folder", name, f"Use {LAYOUT}.")
+        if path in files[phase]:
+            raise file_error("duplicate file", name, "Pack each file only once.")
+        files[phase][path] = name
+    _check_classes(files, classes, source)
+    if len(roots) > 1:
+        raise InputError(f"train/ or test/ in more than one folder: {source}. Use {LAYOUT}.")
+    class_names = tuple(sorted(classes[Phase.TRAIN]))
+    label = {name: i for i, name in enumerate(class_names)}
+    paths = {phase: sorted(files[phase]) for phase in Phase}
     return Listing(
-        classes,
-        {phase: [found[phase][below] for below in files] for phase, files in ordered.items()},
-        {
-            phase: np.array([label[below[0]] for below in files], dtype=np.int64)
-            for phase, files in ordered.items()
-        },
+        class_names,
+        {phase: [files[phase][path] for path in paths[phase]] for phase in Phase},
+        {phase: np.array([label[p[0]] for p in paths[phase]], dtype=np.int64) for phase in Phase},
     )
 
 
 def _check_classes(
-    found: dict[Phase, dict[tuple[str, ...], str]], folders: dict[Phase, set[str]], where: Path
+    files: dict[Phase, dict[tuple[str, ...], str]], classes: dict[Phase, set[str]], source: Path
 ) -> None:
     for phase in Phase:
-        if not folders[phase]:
-            raise InputError(f"{where} has no {phase}/ with class folders in it; type: {LAYOUT}")
-        filled = {below[0] for below in found[phase]}
-        for name in sorted(folders[phase] - filled):
-            raise InputError(refusal(f"{phase}/{name}/", "is a class without images; type: rm it"))
+        if not classes[phase]:
+            raise InputError(f"no {phase}/ with class folders: {source}. Use {LAYOUT}.")
+        for name in sorted(classes[phase] - {path[0] for path in files[phase]}):
+            remedy = "Remove the folder or add images."
+            raise file_error("class without images", f"{phase}/{name}/", remedy)
     for phase, other in ((Phase.TRAIN, Phase.TEST), (Phase.TEST, Phase.TRAIN)):
-        for name in sorted(folders[phase] - folders[other]):
-            raise InputError(
-                refusal(
-                    f"{phase}/{name}/", f"has no like in {other}/; type: the same classes in both"
-                )
-            )
+        for name in sorted(classes[phase] - classes[other]):
+            remedy = "Use the same classes in train/ and test/."
+            raise file_error(f"class not in {other}/", f"{phase}/{name}/", remedy)

@@ -1,6 +1,6 @@
-"""Which samples make a mini-batch, and which of them a replica's micro-batches are.
+"""Order of the samples and its division into mini-batches and micro-batches.
 
-Pure functions of the seed and the layout: every rank works out the same order for itself.
+Every rank computes the same order, which depends only on the seed and the layout.
 """
 
 from collections.abc import Iterator
@@ -11,38 +11,38 @@ from vigmpi.datasets.dataset import Indices
 from vigmpi.layout.split import even_sizes
 
 
-def shuffled(samples: int, seed: int, epoch: int) -> Indices:
-    """The order in which an epoch goes through its samples, on all replicas together."""
-    return np.random.default_rng([seed, epoch]).permutation(samples)
+def shuffled(num_images: int, seed: int, epoch: int) -> Indices:
+    """Return the order in which the replicas together process the samples of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
 
 
-def fixed_permutation(samples: int) -> Indices:
-    """The order of every test: a few mini-batches of it stand for all classes."""
-    return np.random.default_rng(samples).permutation(samples)
+def fixed_permutation(num_images: int) -> Indices:
+    """Return the order of every test, in which a few mini-batches represent all classes."""
+    return np.random.default_rng(num_images).permutation(num_images)
 
 
-def mini_batches(order: Indices, images: int, limit: int, done: int = 0) -> Iterator[Indices]:
-    """Cut an order into global mini-batches of `images`; the last may be shorter.
+def mini_batches(order: Indices, batch_size: int, limit: int, done: int = 0) -> Iterator[Indices]:
+    """Divide an order into global mini-batches of `batch_size`; the last one may be smaller.
 
     Args:
-        limit: of an epoch, at most so many mini-batches; 0 for all.
-        done: how many of the epoch came before this order.
+        limit: maximum number of mini-batches in an epoch, or 0 for all.
+        done: number of mini-batches of the epoch that precede this order.
     """
-    for step in range(steps(len(order), images, limit, done)):
-        yield order[step * images : (step + 1) * images]
+    for step in range(num_mini_batches(len(order), batch_size, limit, done)):
+        yield order[step * batch_size : (step + 1) * batch_size]
 
 
-def steps(samples: int, images: int, limit: int, done: int = 0) -> int:
-    """How many mini-batches `mini_batches` yields."""
-    whole = -(-samples // images)
-    return min(whole, max(0, limit - done)) if limit else whole
+def num_mini_batches(num_images: int, batch_size: int, limit: int, done: int = 0) -> int:
+    """Return the number of mini-batches that `mini_batches` yields."""
+    steps = -(-num_images // batch_size)
+    return min(steps, max(0, limit - done)) if limit else steps
 
 
 def micro_batches(mini_batch: Indices, replicas: int, chunks: int) -> list[list[Indices]]:
-    """Cut a global mini-batch into `chunks` micro-batches for each replica.
+    """Divide a global mini-batch into `chunks` micro-batches for each replica.
 
-    Sizes differ by at most one over all replicas, larger ones first, so empty ones are the last.
+    Sizes differ by at most one over all replicas. Larger ones come first and empty ones last.
     """
     ends = np.cumsum(even_sizes(len(mini_batch), replicas * chunks))
-    cut = np.split(mini_batch, ends[:-1])
-    return [cut[r * chunks : (r + 1) * chunks] for r in range(replicas)]
+    pieces = np.split(mini_batch, ends[:-1])
+    return [pieces[r * chunks : (r + 1) * chunks] for r in range(replicas)]

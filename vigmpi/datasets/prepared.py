@@ -6,18 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels, scaled
-from vigmpi.datasets.prepared_header import Header, Rows, read_header
-from vigmpi.errors import InputError
+from vigmpi.datasets.prepared_header import Header, Rows, read_header, unreadable
 from vigmpi.phase import Phase
 
-_LABELS_AT_ONCE = 2**20
+_LABELS_PER_READ = 2**20
 
 
 class PreparedFile(Dataset):
-    """Images and labels in a file that `data/prepare.py` wrote.
+    """Images and labels in a file written by `vigmpi prepare`.
 
-    Rows are read from their place in the file, when they are asked for: what a rank holds in
-    memory does not depend on the file's size, and any number of threads may read.
+    Rows are read from the file on demand, so that a rank's memory does not depend on the file's
+    size. Any number of threads may read.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -28,13 +27,13 @@ class PreparedFile(Dataset):
     def identity(self) -> str:
         return f"{super().identity} {self._header.digest}"
 
-    def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (rows can wait)
+    def load(self, *, images: bool, labels: bool) -> None:  # noqa: ARG002 (rows are read on demand)
         self._header = header = read_header(self._path)
         self.class_names = header.class_names
         _, _, height, width = header.images[Phase.TRAIN].shape
         self.image_size = height, width
-        self.samples = {phase: rows.shape[0] for phase, rows in header.images.items()}
-        self.about = (
+        self.num_images = {phase: rows.shape[0] for phase, rows in header.images.items()}
+        self.details = (
             f"{self._path}, prepared from {header.source}: {self.num_classes} classes, "
             f"{height}x{width} pixels"
         )
@@ -55,31 +54,29 @@ class PreparedFile(Dataset):
         try:
             self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError(f"{self._path} can't be read: {error.strerror}") from error
+            raise unreadable(self._path, error.strerror) from error
         weakref.finalize(self, os.close, self._descriptor)
-        # Rows lie far apart: reading ahead would fetch what nobody asked for.
+        # Random access makes read-ahead useless.
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def _check_labels(self, header: Header) -> None:
         for phase, rows in header.labels.items():
-            for first in range(0, rows.shape[0], _LABELS_AT_ONCE):
-                found = np.empty(min(_LABELS_AT_ONCE, rows.shape[0] - first), rows.dtype)
-                self._fill(found.data, rows.offset + first * rows.row_bytes)
-                if found.min() < 0 or found.max() >= self.num_classes:
-                    raise InputError(
-                        f"{self._path} has labels in {phase} outside of its {self.num_classes} "
-                        f"classes; type: vigmpi prepare SOURCE to make it anew"
-                    )
+            for first in range(0, rows.shape[0], _LABELS_PER_READ):
+                labels = np.empty(min(_LABELS_PER_READ, rows.shape[0] - first), rows.dtype)
+                self._fill(labels.data, rows.offset + first * rows.row_bytes)
+                if labels.min() < 0 or labels.max() >= self.num_classes:
+                    reason = f"{phase} labels are outside of its {self.num_classes} classes"
+                    raise unreadable(self._path, reason)
 
     def _read(self, rows: Rows, samples: Indices) -> NDArray:
         values = np.empty((len(samples), *rows.shape[1:]), rows.dtype)
-        places, size = values.data.cast("B"), rows.row_bytes
-        order = np.argsort(samples)  # the file's order is the disk's
+        buffer, size = values.data.cast("B"), rows.row_bytes
+        order = np.argsort(samples)  # rows are read in the order of the file
         offsets = rows.offset + samples[order] * size
-        for place, offset in zip((order * size).tolist(), offsets.tolist(), strict=True):
-            self._fill(places[place : place + size], offset)
+        for start, offset in zip((order * size).tolist(), offsets.tolist(), strict=True):
+            self._fill(buffer[start : start + size], offset)
         return values
 
-    def _fill(self, place: memoryview, offset: int) -> None:
-        if os.preadv(self._descriptor, (place,), offset) != place.nbytes:
-            raise InputError(f"{self._path} became shorter while it was read")
+    def _fill(self, buffer: memoryview, offset: int) -> None:
+        if os.preadv(self._descriptor, (buffer,), offset) != buffer.nbytes:
+            raise unreadable(self._path, "it became shorter while it was read")

@@ -5,24 +5,24 @@ from vigmpi.phase import Phase
 
 
 class Synthetic(Dataset):
-    """Stripes whose direction and width depend on the class, in random colours, with noise.
+    """Noisy stripes of random colour whose direction and width depend on the class.
 
-    An image is a function of the seed, the phase and its number alone, made when it is asked
-    for, so any rank makes the same ones and none holds them.
+    An image is a function of the seed, the phase and its index, computed on demand: all ranks
+    generate the same images and none stores them.
     """
 
     name = "synthetic"
-    about = "striped textures generated from the seed"
-    samples = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
+    details = "striped textures generated from the seed"
+    num_images = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
 
     def load(self, *, images: bool, labels: bool) -> None:
         pass
 
     def images(self, phase: Phase, samples: Indices) -> Images:
-        made = np.empty((len(samples), 3, *self.image_size), dtype=np.float32)
-        for image, label, sample in zip(made, self.labels(phase, samples), samples, strict=True):
+        images = np.empty((len(samples), 3, *self.image_size), dtype=np.float32)
+        for image, label, sample in zip(images, self.labels(phase, samples), samples, strict=True):
             self._draw(image, int(label), (list(Phase).index(phase), int(sample)))
-        return made
+        return images
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:  # noqa: ARG002
         return samples % self.num_classes

@@ -1,18 +1,18 @@
-"""torchvision's data sets, also beside a torch that its compiled operators were not built for.
+"""Import of torchvision's data sets that also works with a mismatched build of torch.
 
-A torchvision built for another torch (a CUDA build beside a CPU build, say) fails on import
-with "operator torchvision::nms does not exist": its own operators are not registered. The data
-sets need none of them, so declaring two of them is enough. Where the pair fits, nothing is
-done.
+A torchvision built for another torch (for CUDA instead of the CPU, for example) fails on import
+with "operator torchvision::nms does not exist", because its operators are not registered. The data
+sets use none of them, so it is enough to declare the two that the import looks up.
 """
 
 import sys
 from types import ModuleType
 
-_kept: list[object] = []  # the declarations last as long as the object that made them
+_libraries: list[object] = []  # declarations live as long as their Library object
 
 
 def torchvision_datasets() -> ModuleType:
+    """Return the module `torchvision.datasets`."""
     try:
         import torchvision.datasets  # noqa: PLC0415
     except RuntimeError as error:
@@ -31,4 +31,4 @@ def _declare_operators() -> None:
     library = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _kept.append(library)
+    _libraries.append(library)

@@ -5,7 +5,7 @@ from vigmpi.kernels import lattice
 
 
 class PixelLattice:
-    """The graph of an image: a node a pixel, edges to the 8 neighbouring pixels, no self-loops."""
+    """Graph of an image: one node per pixel, edges to its up to 8 neighbours, no self-loops."""
 
     def __init__(self, height: int, width: int) -> None:
         self.num_nodes = height * width
@@ -15,20 +15,20 @@ class PixelLattice:
         self._batched: dict[int, Tensor] = {}
 
     def gather_features(self, x: Tensor, shift: Tensor) -> Tensor:
-        """See `vigmpi.kernels.lattice.Graph`."""
+        """Implement `vigmpi.kernels.lattice.Graph`."""
         return lattice.gather_features(x, shift, self._degree, *self._size)
 
     def gather_features_adjoint(self, gradient: Tensor) -> Tensor:
-        """See `vigmpi.kernels.lattice.Graph`."""
+        """Implement `vigmpi.kernels.lattice.Graph`."""
         return lattice.gather_features_adjoint(gradient, *self._size)
 
-    def edge_index(self, images: int) -> Tensor:
-        """Source and target node of every edge, [2, images * edges]; nodes count on by image."""
-        if images not in self._batched:
-            first_nodes = torch.arange(images)[:, None] * self.num_nodes
+    def edge_index(self, num_images: int) -> Tensor:
+        """Return the edges of a batch: source and target nodes, [2, num_images * edges]."""
+        if num_images not in self._batched:
+            first_nodes = torch.arange(num_images)[:, None] * self.num_nodes
             batched = [(row + first_nodes).flatten() for row in self._edges]
-            self._batched[images] = torch.stack(batched)
-        return self._batched[images]
+            self._batched[num_images] = torch.stack(batched)
+        return self._batched[num_images]
 
 
 def _lattice_edges(height: int, width: int) -> Tensor:

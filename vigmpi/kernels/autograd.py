@@ -1,6 +1,6 @@
-"""The kernels as differentiable functions on planes [images, channels, nodes].
+"""Differentiable functions on planes [images, channels, nodes], built on the compiled kernels.
 
-On float32 they run compiled. On float64, for checks, the same formulas are torch's own
+float32 runs the kernels. float64, used for checks, evaluates the same formulas with torch
 operations.
 """
 
@@ -23,7 +23,7 @@ AffineMap = tuple[Tensor, Tensor]
 
 
 def apply_hidden_layer(x: Tensor, weights: HiddenLayer) -> Tensor:
-    """[images, channels, nodes] to [images, outputs, nodes]; only x is kept for the backward."""
+    """Map [images, channels, nodes] to [images, outputs, nodes]; of the planes, save x alone."""
     if x.dtype is torch.float32:
         return _HiddenLayerFunction.apply(x, *weights)
     shift, a, b, v, c, graph = weights
@@ -50,7 +50,7 @@ class _HiddenLayerFunction(torch.autograd.Function):
 
 
 class Norm(NamedTuple):
-    """A batch norm's weights [channels], and what it adds to a variance."""
+    """Batch-norm weights [channels], and the constant added to the variance."""
 
     gamma: Tensor
     beta: Tensor
@@ -65,27 +65,28 @@ def residual(
     norm: Norm,
     graph: Graph | None = None,
 ) -> tuple[Tensor, Moments]:
-    """Add norm(linear(gelu(affine(x)))) to x, with an affine map that follows the moments of x.
+    """Add norm(linear(gelu(affine(x)))) to x, with an affine map computed from the moments of x.
 
-    Of planes, x and the input of the norm are kept for the backward.
+    Two tensors of planes are saved for the backward pass: x and the input of the norm.
 
     Args:
-        x: [images, channels, nodes].
-        collapse: makes the affine map of a hidden layer (`HiddenLayer.a`, `HiddenLayer.b`) from the moments.
-        parameters: all that it depends on besides, and that takes a gradient.
+        x: node features, [images, channels, nodes].
+        collapse: function from moments to the affine map (`HiddenLayer.a`, `HiddenLayer.b`).
+        parameters: tensors that `collapse` depends on and that take a gradient.
         linear: v and c of the hidden layer; c takes no gradient, since the norm cancels it.
-        graph: what the features are gather_features over.
+        norm: batch norm that follows the linear map.
+        graph: graph over which the features are gathered; None if the layer has none.
 
     Returns:
-        the sum, like x, and the moments of the norm's input, without a gradient.
+        The sum, shaped like x, and the moments of the norm's input, which take no gradient.
     """
     if x.dtype is torch.float32:
         fixed = collapse, norm.eps, graph, linear[1]
-        out, *rest = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
-        return out, Moments(x.shape[0] * x.shape[2], *rest)
-    moments = _moments(x)
-    (a, b), (v, c) = collapse(moments), linear
-    y = apply_hidden_layer(x, HiddenLayer(moments.shift, a, b, v, c, graph))
+        out, *moments = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
+        return out, Moments(x.shape[0] * x.shape[2], *moments)
+    input_moments = _moments(x)
+    (a, b), (v, c) = collapse(input_moments), linear
+    y = apply_hidden_layer(x, HiddenLayer(input_moments.shift, a, b, v, c, graph))
     out = x + F.batch_norm(y, None, None, norm.gamma, norm.beta, True, 0.0, norm.eps)
     return out, _moments(y.detach())
 
@@ -113,7 +114,7 @@ class _Residual(torch.autograd.Function):
         ctx.moments = statistics.measure(x)
         mean, covariance = (t.clone().requires_grad_() for t in ctx.moments[1:3])
         ctx.leaves = mean, covariance, *parameters
-        with torch.enable_grad():  # a graph of the small maps alone
+        with torch.enable_grad():  # records the small maps alone
             ctx.affine = collapse(ctx.moments._replace(mean=mean, covariance=covariance))
         a, b = (t.detach() for t in ctx.affine)
         ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, graph)
@@ -134,9 +135,9 @@ class _Residual(torch.autograd.Function):
             dout, y, ctx.output_moments, gamma, ctx.eps, dy
         )
         dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy)
-        dmean, dcovariance, *others = torch.autograd.grad(
+        dmean, dcovariance, *dparameters = torch.autograd.grad(
             scalar_with_gradients(ctx.affine, (da, db)), ctx.leaves
         )
         if ctx.needs_input_grad[1]:
             statistics.add_moments_adjoint(dx, dout, x, ctx.moments, dmean, dcovariance)
-        return None, dx, dv, dgamma, dbeta, *others
+        return None, dx, dv, dgamma, dbeta, *dparameters

@@ -1,4 +1,4 @@
-"""A hidden layer and its adjoint on float32 planes, by the compiled kernels."""
+"""Forward and backward pass of a hidden layer on float32 planes, with the compiled kernels."""
 
 from typing import NamedTuple
 
@@ -12,17 +12,17 @@ from vigmpi.kernels.lattice import Graph
 from vigmpi.kernels.scratch import scratch
 from vigmpi.kernels.threads import over_images
 
-_PIECE_NODES = 8192  # that the backward sums into one float64 row
+_PIECE_NODES = 8192  # nodes that the backward pass sums into one float64 row
 
 
 class HiddenLayer(NamedTuple):
-    """linear(gelu(affine(features))), with the features x - shift, or `graph.gather_features` of them.
+    """Weights of linear(gelu(affine(features))).
 
     Attributes:
-        shift: [channels], a constant; near the mean of x it saves the affine map's digits.
-        a, b: the affine map, [hidden, features] and [hidden].
-        v, c: the linear map, [hidden, outputs] and [outputs].
-        graph: what the features are gather_features over.
+        shift: constant subtracted from x, [channels]; near the mean of x, it avoids cancellation.
+        a, b: matrix [hidden, features] and vector [hidden] of the affine map.
+        v, c: matrix [hidden, outputs] and vector [outputs] of the linear map.
+        graph: graph whose `gather_features` gives the features; without one, they are x - shift.
     """
 
     shift: Tensor
@@ -34,29 +34,29 @@ class HiddenLayer(NamedTuple):
 
 
 def forward(x: Tensor, layer: HiddenLayer) -> Tensor:
-    """[images, channels, nodes] to [images, outputs, nodes]."""
+    """Map [images, channels, nodes] to [images, outputs, nodes]."""
     features, shift = _features(x, layer)
-    images, width, nodes = features.shape
+    num_images, width, num_nodes = features.shape
     outputs = len(layer.c)
-    y = x.new_empty(images, outputs, nodes)
+    y = x.new_empty(num_images, outputs, num_nodes)
     arrays = features, shift, *_scaled(layer), layer.c, y
-    over_images(forward_kernel(width, outputs), images, *(t.numpy() for t in arrays))
+    over_images(forward_kernel(width, outputs), num_images, *(t.numpy() for t in arrays))
     return y
 
 
 def backward(x: Tensor, layer: HiddenLayer, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of x, a, b and v, from that of the output."""
+    """Return the gradients of x, a, b and v, given the gradient of the output."""
     features, shift = _features(x, layer)
-    images, width, nodes = features.shape
-    inputs = width - 1 if layer.graph else width  # the number of neighbours is a constant
+    num_images, width, num_nodes = features.shape
+    inputs = width - 1 if layer.graph else width  # no gradient for the degree
     hidden, outputs = layer.v.shape
     scaled = _scaled(layer)
-    piece = max(1, _PIECE_NODES // nodes)
-    dx = scratch("dx", images, inputs, nodes) if layer.graph else torch.empty_like(x)
-    dw = np.zeros((-(-images // piece), len(scaled[1]), width + 1 + outputs))
+    piece = max(1, _PIECE_NODES // num_nodes)
+    dx = scratch("dx", num_images, inputs, num_nodes) if layer.graph else torch.empty_like(x)
+    dw = np.zeros((-(-num_images // piece), len(scaled[1]), width + 1 + outputs))
     kernel = backward_kernel(width, inputs, outputs)
     arrays = [t.numpy() for t in (features, shift, *scaled, dy, dx)]
-    over_images(kernel, images, *arrays, dw, piece, piece=piece)
+    over_images(kernel, num_images, *arrays, dw, piece, piece=piece)
     if layer.graph:
         dx = layer.graph.gather_features_adjoint(dx)
     rows = torch.from_numpy(dw.sum(axis=0)[:hidden])
@@ -65,7 +65,7 @@ def backward(x: Tensor, layer: HiddenLayer, dy: Tensor) -> tuple[Tensor, Tensor,
 
 
 def _features(x: Tensor, layer: HiddenLayer) -> tuple[Tensor, Tensor]:
-    """What the kernels take as x, and what they are to take off it."""
+    """Return the features that the kernels read, and the shift that they subtract."""
     if layer.graph is None:
         return x, layer.shift
     features = layer.graph.gather_features(x, layer.shift)
@@ -73,10 +73,10 @@ def _features(x: Tensor, layer: HiddenLayer) -> tuple[Tensor, Tensor]:
 
 
 def _scaled(layer: HiddenLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """The weights as the kernels take them: scaled, and hidden units of 0 up to a whole tile."""
-    missing = -len(layer.b) % TILE
+    """Return a, b and v scaled for the kernels, and padded with zeros to full tiles."""
+    padding = -len(layer.b) % TILE
     return (
-        F.pad(layer.a / SCALE, (0, 0, 0, missing)).contiguous(),
-        F.pad(layer.b / SCALE, (0, missing)),
-        F.pad(layer.v * (SCALE / 2), (0, 0, 0, missing)).contiguous(),
+        F.pad(layer.a / SCALE, (0, 0, 0, padding)).contiguous(),
+        F.pad(layer.b / SCALE, (0, padding)),
+        F.pad(layer.v * (SCALE / 2), (0, 0, 0, padding)).contiguous(),
     )

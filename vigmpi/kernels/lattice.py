@@ -1,4 +1,4 @@
-"""A node's features beside the sums of its neighbours', on a lattice of pixels."""
+"""Node features and sums of neighbour features, for graphs in general and for a pixel lattice."""
 
 from typing import Protocol
 
@@ -12,37 +12,38 @@ from vigmpi.kernels.threads import over_images
 
 
 class Graph(Protocol):
-    """What a hidden layer over a graph needs of it."""
+    """Graph operations that a hidden layer needs."""
 
     def gather_features(self, x: Tensor, shift: Tensor) -> Tensor:
-        """[images, channels, nodes] to [images, 2 channels + 1, nodes].
+        """Map [images, channels, nodes] to [images, 2 channels + 1, nodes].
 
-        Sums over neighbours of x - shift, x - shift itself, and the number of neighbours. In
-        float32 it holds until the next call.
+        The planes are the neighbour sums of x - shift, x - shift itself, and the number of
+        neighbours. A float32 result is valid until the next call.
         """
 
     def gather_features_adjoint(self, gradient: Tensor) -> Tensor:
-        """The gradient [images, 2 channels, nodes] of all but the last, as that of x."""
+        """Return the gradient of x, given that of all planes but the last."""
 
 
 def gather_features(x: Tensor, shift: Tensor, degree: Tensor, height: int, width: int) -> Tensor:
-    """`Graph.gather_features` where each pixel has its up to 8 neighbours."""
-    images, channels, nodes = x.shape
+    """Implement `Graph.gather_features` on a lattice of pixels with up to 8 neighbours each."""
+    num_images, channels, num_nodes = x.shape
     if x.dtype is torch.float32:
-        y = scratch("gather_features", images, 2 * channels + 1, nodes)
+        y = scratch("gather_features", num_images, 2 * channels + 1, num_nodes)
         arrays = x.numpy(), shift.numpy(), degree.numpy()
-        over_images(planes.gather_features, images, *arrays, height, width, y.numpy())
+        over_images(planes.gather_features, num_images, *arrays, height, width, y.numpy())
         return y
     centred = x - shift[:, None]
-    around = x.new_ones(1, 1, 3, 3)
-    around[..., 1, 1] = 0
-    sums = F.conv2d(centred.reshape(-1, 1, height, width), around, padding=1)
-    return torch.cat([sums.view_as(x), centred, degree.to(x).expand(images, 1, -1)], dim=1)
+    stencil = x.new_ones(1, 1, 3, 3)
+    stencil[..., 1, 1] = 0
+    sums = F.conv2d(centred.reshape(-1, 1, height, width), stencil, padding=1)
+    return torch.cat([sums.view_as(x), centred, degree.to(x).expand(num_images, 1, -1)], dim=1)
 
 
 def gather_features_adjoint(gradient: Tensor, height: int, width: int) -> Tensor:
-    """`Graph.gather_features_adjoint` on the same lattice, on float32."""
-    images, channels, nodes = gradient.shape
-    dx = gradient.new_empty(images, channels // 2, nodes)
-    over_images(planes.gather_features_adjoint, images, gradient.numpy(), height, width, dx.numpy())
+    """Implement `Graph.gather_features_adjoint` on the same lattice, in float32."""
+    num_images, channels, num_nodes = gradient.shape
+    dx = gradient.new_empty(num_images, channels // 2, num_nodes)
+    arrays = gradient.numpy(), height, width, dx.numpy()
+    over_images(planes.gather_features_adjoint, num_images, *arrays)
     return dx

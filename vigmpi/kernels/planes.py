@@ -1,6 +1,6 @@
-"""Passes over node features as planes [images, channels, nodes]: neighbours, moments.
+"""Compiled passes over planes [images, channels, nodes]: neighbour sums, moments, linear maps.
 
-Like those of `hidden_layer`, the kernels work on the images [first, last), in any thread.
+Each kernel processes the images [first, last). Several threads may run it on disjoint ranges.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ from numba import njit
 @njit(fastmath={"contract"}, forceinline=True)
 def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
     """Add to y [nodes] the sum of x [nodes] over each pixel's up to 8 neighbours."""
-    own = np.empty(width, np.float32)  # the neighbours in a pixel's own column
-    columns = np.zeros(width + 2, np.float32)  # whole columns of three; 0 beside the image
+    own = np.empty(width, np.float32)  # sum of a pixel's neighbours above and below
+    columns = np.zeros(width + 2, np.float32)  # sums of three rows; 0 outside the image
     for i in range(height):
         row = i * width
         for j in range(width):
@@ -25,7 +25,7 @@ def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
 def gather_features(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
-    """Write into y [images, 2 channels + 1, nodes]: neighbour sums of x - shift, itself, degree."""
+    """Write neighbour sums of x - shift, x - shift itself and the degree to y."""
     channels = x.shape[1]
     for image in range(first, last):
         for c in range(channels):
@@ -37,7 +37,7 @@ def gather_features(first, last, x, shift, degree, height, width, y):  # type: i
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
 def gather_features_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
-    """Write into dx what dy [images, 2 channels, nodes] is for x."""
+    """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes]."""
     channels = dx.shape[1]
     for image in range(first, last):
         for c in range(channels):
@@ -47,7 +47,7 @@ def gather_features_adjoint(first, last, dy, height, width, dx):  # type: ignore
 
 @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
 def sums(first, last, x, s):  # type: ignore[no-untyped-def]
-    """Write every image's sums over its nodes into s [images, channels], float64."""
+    """Write the sums of x_c over the nodes of each image to s [images, channels], float64."""
     for image in range(first, last):
         for c in range(x.shape[1]):
             total = 0.0
@@ -58,7 +58,7 @@ def sums(first, last, x, s):  # type: ignore[no-untyped-def]
 
 @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
 def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
-    """Write the sums of (x_c - shift_c) (x_d - shift_d) into s [images, channels, channels]."""
+    """Write the sums of (x_c - shift_c) (x_d - shift_d) to s [images, channels, channels]."""
     for image in range(first, last):
         for c in range(x.shape[1]):
             for d in range(c + 1):
@@ -70,7 +70,7 @@ def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
 def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
-    """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y, like x."""
+    """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y_c."""
     channels = x.shape[1]
     for image in range(first, last):
         for c in range(channels):
@@ -84,7 +84,7 @@ def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[
 
 @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
 def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
-    """Write the sums of x_c (y_c - shift_c) into s [images, channels], float64."""
+    """Write the sums of x_c (y_c - shift_c) to s [images, channels], float64."""
     for image in range(first, last):
         for c in range(x.shape[1]):
             total = 0.0
@@ -95,7 +95,7 @@ def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
 def blend(first, last, x, y, shift, p, q, constant, out):  # type: ignore[no-untyped-def]
-    """Write p_c x_c + q_c (y_c - shift_c) + constant_c into out, like x and y."""
+    """Write p_c x_c + q_c (y_c - shift_c) + constant_c to out_c."""
     for image in range(first, last):
         for c in range(x.shape[1]):
             for i in range(x.shape[2]):

@@ -3,15 +3,15 @@ import math
 import torch
 from torch import Tensor
 
-_ROOM: dict[str, Tensor] = {}
+_BUFFERS: dict[str, Tensor] = {}
 
 
 def scratch(name: str, *shape: int) -> Tensor:
-    """A float32 tensor for what nothing keeps: valid until the name is asked for again.
+    """Return an uninitialised float32 tensor that is valid until the next call with this name.
 
-    Fresh memory for it would cost page faults at every step, a tenth of the step's time.
+    Fresh memory would cost page faults at every step: a tenth of the step's time.
     """
     size = math.prod(shape)
-    if name not in _ROOM or len(_ROOM[name]) < size:
-        _ROOM[name] = torch.empty(size)
-    return _ROOM[name][:size].view(shape)
+    if name not in _BUFFERS or len(_BUFFERS[name]) < size:
+        _BUFFERS[name] = torch.empty(size)
+    return _BUFFERS[name][:size].view(shape)

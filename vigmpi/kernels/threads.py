@@ -9,35 +9,37 @@ import torch
 
 from vigmpi.layout.split import even_sizes
 
-_TURNS = 4  # of a thread: a core that is slower for a while takes fewer
+_RANGES_PER_THREAD = 4  # a core that is slower for a while takes fewer of them
 
 
-def over_images(kernel: Callable[..., Any], images: int, *arguments: Any, piece: int = 1) -> None:
-    """Run kernel(first, last, *arguments) for all images, on as many threads as torch uses.
+def over_images(
+    kernel: Callable[..., Any], num_images: int, *arguments: Any, piece: int = 1
+) -> None:
+    """Run kernel(first, last, *arguments) on ranges of images, with as many threads as torch.
 
     Args:
-        piece: so many images, counted from the first, stay in one call.
+        piece: number of consecutive images that are never split between two calls.
     """
-    pieces = -(-images // piece)
+    pieces = -(-num_images // piece)
     threads = min(torch.get_num_threads(), pieces)
     if threads == 1:
-        kernel(0, images, *arguments)
+        kernel(0, num_images, *arguments)
         return
-    ends = accumulate(even_sizes(pieces, min(pieces, _TURNS * threads)), initial=0)
-    turns = deque(pairwise(min(images, piece * end) for end in ends))
+    ends = accumulate(even_sizes(pieces, min(pieces, _RANGES_PER_THREAD * threads)), initial=0)
+    ranges = deque(pairwise(min(num_images, piece * end) for end in ends))
 
     def work() -> None:
         while True:
             try:
-                first, last = turns.popleft()
+                first, last = ranges.popleft()
             except IndexError:
                 return
             kernel(first, last, *arguments)
 
-    others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+    futures = [_pool(threads).submit(work) for _ in range(threads - 1)]
     work()
-    for other in others:
-        other.result()
+    for future in futures:
+        future.result()
 
 
 @cache

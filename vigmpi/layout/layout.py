@@ -1,4 +1,4 @@
-"""Which rank runs which stage of which replica."""
+"""Arrangement of ranks as replicas of a pipeline."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -15,14 +15,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """R replicas of a pipeline of S stages; rank = replica * S + stage.
+    """R replicas of a pipeline of S stages, with rank = replica * S + stage.
 
-    So the neighbours of a pipeline sit on neighbouring ranks.
+    Neighbouring stages are on neighbouring ranks.
     """
 
     stages: int
     replicas: int
-    chunks: int  # micro-batches of one replica's mini-batch
+    chunks: int  # micro-batches per replica and mini-batch
 
     @property
     def ranks(self) -> int:
@@ -30,22 +30,22 @@ class Layout:
 
     @property
     def micro_batches(self) -> int:
-        """Of the global mini-batch, over all replicas."""
+        """Number of micro-batches of a mini-batch over all replicas."""
         return self.replicas * self.chunks
 
     def place(self, rank: int) -> Place:
         return Place(*divmod(rank, self.stages))
 
-    def whole_replicas(self, ranks: Collection[int]) -> list[int]:
-        """The replicas that have all their stages among these ranks."""
-        here = Counter(self.place(rank).replica for rank in ranks)
-        return [replica for replica in range(self.replicas) if here[replica] == self.stages]
+    def complete_replicas(self, ranks: Collection[int]) -> list[int]:
+        """Return the replicas that have all their stages among these ranks."""
+        num_stages = Counter(self.place(rank).replica for rank in ranks)
+        return [replica for replica in range(self.replicas) if num_stages[replica] == self.stages]
 
     def check_world(self, size: int) -> None:
-        """Raise InputError unless `size` ranks fill the layout."""
+        """Raise InputError unless the layout has `size` ranks."""
         if size != self.ranks:
             raise InputError(
-                f"--stages {self.stages} x --replicas {self.replicas} needs {self.ranks} ranks, "
-                f"{size} {'was' if size == 1 else 'were'} started; type: mpirun -n {self.ranks} "
-                f"python -m vigmpi --stages {self.stages} --replicas {self.replicas}"
+                f"wrong number of ranks: --stages {self.stages} x --replicas {self.replicas} "
+                f"needs {self.ranks} ranks, {size} {'was' if size == 1 else 'were'} started. Use "
+                f"mpirun -n {self.ranks} vigmpi --stages {self.stages} --replicas {self.replicas}."
             )

@@ -5,22 +5,21 @@ from torch.nn import functional as F
 
 
 class Loss(NamedTuple):
+    """Loss, number of correctly classified images, and gradient of the logits."""
+
     value: float
     correct: int
     gradient: Tensor
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_images: int) -> Loss:
-    """A micro-batch's share of the mean cross-entropy over `num_images` images.
+    """Return a micro-batch's share of the mean cross-entropy over `num_images` images.
 
     Args:
-        logits: [micro-batch, classes].
-        labels: [micro-batch].
-        num_images: of the whole global mini-batch, so that the shares add up to its mean whatever
-            the sizes of the micro-batches.
-
-    Returns:
-        the share, how many of the logits are right, and the gradient [micro-batch, classes].
+        logits: [images, classes].
+        labels: [images].
+        num_images: size of the global mini-batch; the shares of its micro-batches, which may
+            differ in size, add up to its mean.
     """
     logits = logits.detach().requires_grad_()
     share = F.cross_entropy(logits, labels, reduction="sum") / num_images

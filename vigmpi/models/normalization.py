@@ -1,8 +1,8 @@
-"""Batch normalisation whose running statistics follow the whole mini-batch.
+"""Batch normalisation with running statistics over mini-batches.
 
-A micro-batch is normalised by its own mean and variance, as in GPipe. The running statistics
-are updated once a mini-batch from all its micro-batches taken as one, so that they do not
-depend on how the mini-batch was cut.
+A micro-batch is normalised by its own mean and variance, as in GPipe. The running statistics are
+updated once per mini-batch from the merged moments of its micro-batches, so that they do not
+depend on the division into micro-batches.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 
 class LinearBeforeNorm(nn.Linear):
-    """A Linear layer in front of a batch norm, whose bias takes no gradient.
+    """Linear layer in front of a batch norm, whose bias takes no gradient.
 
-    The norm subtracts the mean, and the bias with it: in truth that gradient is zero. In fp32
+    The norm subtracts the mean, and with it the bias, so that the exact gradient is zero. In fp32
     it would be rounding noise, which Adam turns into steps of the full learning rate.
     """
 
@@ -24,11 +24,11 @@ class LinearBeforeNorm(nn.Linear):
 
 
 class MicroBatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that can hand out each micro-batch's moments.
+    """BatchNorm1d that can report the moments of each micro-batch.
 
-    While `moments` is a tensor [2, features], a training forward writes mean and unbiased
-    variance there and leaves the running statistics to the owner of that tensor
-    (`Stage.update_running`). While it is None, this is an ordinary BatchNorm1d.
+    If `moments` is a tensor [2, features], a forward pass in training writes the mean and the
+    unbiased variance to it and leaves the running statistics to the tensor's owner
+    (`Stage.update_running`). If it is None, this is an ordinary BatchNorm1d.
     """
 
     moments: Tensor | None = None
@@ -37,21 +37,21 @@ class MicroBatchNorm(nn.BatchNorm1d):
         if self.moments is None or not self.training:
             return super().forward(input)
         mean, variance = self.moments
-        # A momentum of 1 makes torch's update of "running" statistics a plain store.
+        # With a momentum of 1, torch's update of the "running" statistics is a plain store.
         return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
 
     @torch.no_grad()
     def record_moments(self, count: int, mean: Tensor, variance: Tensor) -> None:
-        """Take note of a micro-batch's moments, worked out elsewhere (variance biased)."""
+        """Record a micro-batch's moments of `count` values (biased variance)."""
         if self.moments is None:
             self.update_running(count, mean, variance)
         else:
-            # Through `data`: autograd need not fear for other norms' views of the same tensor.
+            # Through `data`, so that autograd ignores writes to a tensor that norms share.
             self.moments.data[0] = mean
             self.moments.data[1] = variance * count / (count - 1)
 
     def update_running(self, count: int, mean: Tensor, variance: Tensor) -> None:
-        """Step the running statistics towards those of `count` values (variance biased)."""
+        """Move the running statistics towards the moments of `count` values (biased variance)."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -67,18 +67,18 @@ class MicroBatchNorm(nn.BatchNorm1d):
 def merge_moments(
     counts: NDArray[np.int64], means: NDArray[np.float64], variances: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and variance of several groups of values taken as one.
+    """Return the mean and variance of the union of several groups of values.
 
     Args:
-        counts: values in each group, [groups].
-        means: [groups, features].
-        variances: biased, [groups, features].
+        counts: number of values in each group, [groups].
+        means: mean of each group, [groups, features].
+        variances: biased variance of each group, [groups, features].
 
     Returns:
-        mean and biased variance, each [features].
+        The mean and the biased variance, each [features].
 
     Raises:
-        ValueError: all groups are empty.
+        ValueError: if all groups are empty.
 
     Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
     """

@@ -1,4 +1,4 @@
-"""What a rank is doing, and which ranks it then waits for."""
+"""The current action of a rank, and the ranks that each kind of action waits for."""
 
 import time
 from collections import deque
@@ -9,138 +9,139 @@ from typing import NamedTuple
 from vigmpi.layout.layout import Layout
 from vigmpi.schedule import Kind
 
-_STEPS = 101  # newest mini-batches, for their median
+_MEDIAN_STEPS = 101  # number of the latest mini-batches whose median duration is taken
 
 
 class ActionDescription(NamedTuple):
-    """One kind of action.
+    """Description of one kind of action.
 
     Attributes:
-        words: for a reader.
-        waits_for: the ranks without which it can't end; none where a rank computes.
-        collective: it ends once all of these have come to it.
+        label: its name in messages.
+        waits_for: maps a layout and a rank to the ranks without which the action cannot end on
+            that rank; empty for a computation.
+        collective: the action ends once that rank and all of these have entered it.
     """
 
-    words: str
+    label: str
     waits_for: Callable[[Layout, int], list[int]]
     collective: bool = False
 
 
-def _nobody(layout: Layout, rank: int) -> list[int]:  # noqa: ARG001
+def _none(layout: Layout, rank: int) -> list[int]:  # noqa: ARG001
     return []
 
 
-def _previous(layout: Layout, rank: int) -> list[int]:
+def _previous_stage(layout: Layout, rank: int) -> list[int]:
     return [rank - 1] if layout.place(rank).stage > 0 else []
 
 
-def _following(layout: Layout, rank: int) -> list[int]:
+def _next_stage(layout: Layout, rank: int) -> list[int]:
     return [rank + 1] if layout.place(rank).stage < layout.stages - 1 else []
 
 
 def _neighbours(layout: Layout, rank: int) -> list[int]:
-    return _previous(layout, rank) + _following(layout, rank)
+    return _previous_stage(layout, rank) + _next_stage(layout, rank)
 
 
-def _replicas(layout: Layout, rank: int) -> list[int]:
+def _other_replicas(layout: Layout, rank: int) -> list[int]:
     stage = layout.place(rank).stage
-    return [other for other in range(stage, layout.ranks, layout.stages) if other != rank]
+    return [peer for peer in range(stage, layout.ranks, layout.stages) if peer != rank]
 
 
-def _everybody(layout: Layout, rank: int) -> list[int]:
-    return [other for other in range(layout.ranks) if other != rank]
+def _all_others(layout: Layout, rank: int) -> list[int]:
+    return [peer for peer in range(layout.ranks) if peer != rank]
 
 
-# Their order is their number in a heartbeat.
+# A heartbeat encodes a kind by its position here.
 ACTIONS: dict[str, ActionDescription] = {
-    "start": ActionDescription("start-to_monitors", _nobody),
-    Kind.FORWARD: ActionDescription("forward", _nobody),
-    Kind.BACKWARD: ActionDescription("backward", _nobody),
-    Kind.RECEIVE_FEATURES: ActionDescription("receive of features", _previous),
-    Kind.RECEIVE_GRADIENTS: ActionDescription("receive of gradients", _following),
-    Kind.SEND_FEATURES: ActionDescription("send of features", _following),
-    Kind.SEND_GRADIENTS: ActionDescription("send of gradients", _previous),
-    "step": ActionDescription("mini-batch", _nobody),
-    "data": ActionDescription("data", _nobody),
-    "gradient sum": ActionDescription("gradient sum", _replicas, collective=True),
-    "statistics": ActionDescription("statistics", _replicas, collective=True),
-    "optimizer": ActionDescription("optimizer", _nobody),
-    "last sends": ActionDescription("last sends", _neighbours),
-    "timings": ActionDescription("gather of timings", _everybody, collective=True),
-    "agreement": ActionDescription("agreement", _everybody, collective=True),
-    "record": ActionDescription("record", _nobody),
-    "checkpoint": ActionDescription("checkpoint", _everybody, collective=True),
-    "end": ActionDescription("end of the run", _everybody, collective=True),
+    "start": ActionDescription("start-up", _none),
+    Kind.FORWARD: ActionDescription("forward", _none),
+    Kind.BACKWARD: ActionDescription("backward", _none),
+    Kind.RECEIVE_FEATURES: ActionDescription("receive of features", _previous_stage),
+    Kind.RECEIVE_GRADIENTS: ActionDescription("receive of gradients", _next_stage),
+    Kind.SEND_FEATURES: ActionDescription("send of features", _next_stage),
+    Kind.SEND_GRADIENTS: ActionDescription("send of gradients", _previous_stage),
+    "step": ActionDescription("step", _none),
+    "data": ActionDescription("data loading", _none),
+    "gradient sum": ActionDescription("gradient sum", _other_replicas, collective=True),
+    "statistics": ActionDescription("gather of statistics", _other_replicas, collective=True),
+    "optimizer": ActionDescription("optimizer", _none),
+    "last sends": ActionDescription("completion of sends", _neighbours),
+    "timings": ActionDescription("gather of timings", _all_others, collective=True),
+    "agreement": ActionDescription("agreement on finite values", _all_others, collective=True),
+    "record": ActionDescription("record", _none),
+    "checkpoint": ActionDescription("checkpoint", _all_others, collective=True),
+    "end": ActionDescription("end of the run", _all_others, collective=True),
 }
 
 
 class CurrentAction(NamedTuple):
-    """Attributes:
-    kind: a key of `ACTIONS`.
-    micro_batch: -1 where it concerns the whole mini-batch.
-    mini_batch: of the run, from 1; 0 before the first.
-    moves: how often this rank has begun or ended something.
-    since: by `time.perf_counter`.
+    """Action that a rank is performing.
+
+    Attributes:
+        kind: a key of `ACTIONS`.
+        micro_batch: its index, or -1 if the action concerns the entire mini-batch.
+        mini_batch: its number in the run, from 1; 0 before the first.
+        transitions: number of actions that this rank has begun or ended so far.
+        since: start of the action, in seconds of `time.perf_counter`.
     """
 
     kind: str
     micro_batch: int
     mini_batch: int
-    moves: int
+    transitions: int
     since: float
 
     def __str__(self) -> str:
-        words = ACTIONS[self.kind].words
+        text = ACTIONS[self.kind].label
         if self.micro_batch >= 0:
-            words += f" of micro-batch {self.micro_batch}"
-        return f"{words} (mini-batch {self.mini_batch})" if self.mini_batch else words
+            text += f" of micro-batch {self.micro_batch}"
+        return f"{text} (mini-batch {self.mini_batch})" if self.mini_batch else text
 
 
 class Activity:
-    """What this rank is doing; another thread may read it at any time.
+    """Tracker of this rank's actions, readable from any thread at any time.
 
     Args:
-        rank: in MPI_COMM_WORLD.
+        rank: this process's rank in MPI_COMM_WORLD.
 
     Attributes:
-        now: replaced as a whole, so that a reader never meets half of a change.
-        step_s: seconds of the newest mini-batches.
-        restarts: how often it has begun anew because MPI failed.
+        current: the current action, replaced in one assignment, so that readers see no mixture.
+        step_s: durations of the latest mini-batches, in seconds.
+        restarts: number of restarts after MPI failures.
     """
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
         self.layout: Layout | None = None  # until it is known
         self.restarts = 0
-        self.now = CurrentAction("start", -1, 0, 0, time.perf_counter())
-        self.step_s: deque[float] = deque(maxlen=_STEPS)
+        self.current = CurrentAction("start", -1, 0, 0, time.perf_counter())
+        self.step_s: deque[float] = deque(maxlen=_MEDIAN_STEPS)
 
     def restart(self, rank: int) -> None:
-        """Begin anew, as this rank of another world."""
+        """Return to start-up with this rank of a new communicator."""
         self.rank, self.layout = rank, None
         self.restarts += 1
-        now = self.now
-        self.now = now._replace(
-            kind="start", micro_batch=-1, moves=now.moves + 1, since=time.perf_counter()
-        )
+        mini_batch, transitions = self.current.mini_batch, self.current.transitions + 1
+        self.current = CurrentAction("start", -1, mini_batch, transitions, time.perf_counter())
 
     def begin(self, kind: str, micro_batch: int = -1) -> CurrentAction:
-        """Returns: what to pass to `end`."""
-        outer = self.now
+        """Begin an action and return the enclosing one, which `end` takes."""
+        outer = self.current
         mini_batch = outer.mini_batch + (kind == "step")
-        self.now = CurrentAction(
-            kind, micro_batch, mini_batch, outer.moves + 1, time.perf_counter()
+        self.current = CurrentAction(
+            kind, micro_batch, mini_batch, outer.transitions + 1, time.perf_counter()
         )
         return outer
 
     def end(self, outer: CurrentAction) -> None:
-        """Back to what was under way before; not connected where an action failed."""
-        ended, now = self.now, time.perf_counter()
-        self.now = CurrentAction(
-            outer.kind, outer.micro_batch, ended.mini_batch, ended.moves + 1, now
+        """Return to the enclosing action; not called for a failed action, which stays current."""
+        ended, end = self.current, time.perf_counter()
+        self.current = CurrentAction(
+            outer.kind, outer.micro_batch, ended.mini_batch, ended.transitions + 1, end
         )
         if ended.kind == "step":
-            self.step_s.append(now - ended.since)
+            self.step_s.append(end - ended.since)
 
     @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
@@ -150,7 +151,7 @@ class Activity:
 
 
 def describe_rank(rank: int, layout: Layout | None, process: str) -> str:
-    """Args: process: as `vigmpi.host.process_name` gives it."""
+    """Return the rank with its place, if known, and its process (see `host.process_name`)."""
     place = layout.place(rank) if layout else None
-    at = f"stage {place.stage}, replica {place.replica}; " if place else ""
-    return f"rank {rank} ({at}{process})"
+    position = f"stage {place.stage}, replica {place.replica}; " if place else ""
+    return f"rank {rank} ({position}{process})"

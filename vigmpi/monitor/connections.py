@@ -1,4 +1,4 @@
-"""TCP connections beside MPI: they tell of a rank that MPI waits for in vain."""
+"""TCP connections between the ranks and their monitors, independent of MPI."""
 
 import fcntl
 import hmac
@@ -25,11 +25,11 @@ _SIOCGIFADDR = 0x8915  # of linux/sockios.h
 
 
 class Connections(NamedTuple):
-    """This rank's connections, non-blocking, by the rank at the other end.
+    """Non-blocking connections of this rank, keyed by the rank at the other end.
 
     Attributes:
-        to_monitors: to the monitors.
-        from_ranks: on a hub, from all other ranks.
+        to_monitors: to the monitors, except itself.
+        from_ranks: on a monitor, from all other ranks.
         processes: process id and host of each rank, [ranks].
     """
 
@@ -39,42 +39,37 @@ class Connections(NamedTuple):
 
 
 def connect_monitors(world: MPI.Intracomm, monitors: Sequence[int]) -> Connections | None:
-    """Connect every rank with every hub. Collective.
+    """Connect every rank with every monitor. Collective.
 
-    Where each rank listens travels over MPI, with a token that a caller must show.
-
-    Args:
-        monitors: ranks.
+    The monitors' addresses are exchanged over MPI, with a random token that a peer must present.
 
     Returns:
-        None on all ranks if any could not connect.
+        None on all ranks if any rank cannot connect.
     """
     host = world.Split_type(MPI.COMM_TYPE_SHARED)
-    one_host = host.size == world.size  # then nobody outside needs to reach them
+    one_host = host.size == world.size  # loopback suffices, and is closed to other hosts
     host.Free()
     from_ranks: dict[int, socket.socket] = {}
     address = ""
     if world.rank in monitors and world.size > 1:
         listener = socket.create_server(("127.0.0.1" if one_host else "", 0), backlog=world.size)
         token = secrets.token_hex(16)
-        accepting = threading.Thread(
-            target=_accept, args=(listener, token, world.size - 1, from_ranks)
-        )
-        accepting.daemon = True
+        arguments = (listener, token, world.size - 1, from_ranks)
+        accepting = threading.Thread(target=_accept, args=arguments, daemon=True)
         accepting.start()
         hosts = ["127.0.0.1"] if one_host else _addresses()
         address = " ".join([token, str(listener.getsockname()[1]), *hosts])
     processes = allgather_strings(world, process_name())
     addresses = allgather_strings(world, address)
-    connected = {hub: _connect(addresses[hub], world.rank) for hub in monitors if hub != world.rank}
-    to_monitors = {hub: connection for hub, connection in connected.items() if connection}
+    peers = [monitor for monitor in monitors if monitor != world.rank]
+    attempts = {monitor: _connect(addresses[monitor], world.rank) for monitor in peers}
+    to_monitors = {monitor: connection for monitor, connection in attempts.items() if connection}
     if address:
         accepting.join()
-    whole = len(to_monitors) == len(connected) and len(from_ranks) == (world.size - 1) * bool(
-        address
-    )
+    expected = (world.size - 1) * bool(address)
+    complete = len(to_monitors) == len(peers) and len(from_ranks) == expected
     connections = [*to_monitors.values(), *from_ranks.values()]
-    if not allgather_rows(world, np.array([whole])).all():
+    if not allgather_rows(world, np.array([complete])).all():
         for connection in connections:
             connection.close()
         return None
@@ -86,7 +81,7 @@ def connect_monitors(world: MPI.Intracomm, monitors: Sequence[int]) -> Connectio
 def _accept(
     listener: socket.socket, token: str, expected: int, accepted: dict[int, socket.socket]
 ) -> None:
-    """Take calls until all have come or time is to_monitors; strangers are shown out."""
+    """Accept connections until all ranks have connected or time is up; reject unknown peers."""
     deadline = time.monotonic() + _TIMEOUT_S
     with listener, suppress(TimeoutError):
         while len(accepted) < expected:
@@ -100,18 +95,18 @@ def _accept(
 
 
 def _handshake(connection: socket.socket, token: str) -> int | None:
-    """The caller's rank, if it shows the token."""
+    """Return the peer's rank, or None if it does not present the token."""
     with suppress(OSError, struct.error):
         connection.settimeout(_HANDSHAKE_TIMEOUT_S)
-        shown, rank = _HELLO.unpack(connection.recv(_HELLO.size))
-        if hmac.compare_digest(shown, token.encode()):
+        presented, rank = _HELLO.unpack(connection.recv(_HELLO.size))
+        if hmac.compare_digest(presented, token.encode()):
             connection.sendall(_WELCOME)
             return rank
     return None
 
 
 def _connect(address: str, rank: int) -> socket.socket | None:
-    """Try a hub's addresses in turn; another process may listen at some of them."""
+    """Try a monitor's addresses in turn; an unrelated process may listen at some of them."""
     token, port, *hosts = address.split()
     for host in hosts:
         with suppress(OSError):
@@ -124,11 +119,11 @@ def _connect(address: str, rank: int) -> socket.socket | None:
 
 
 def _addresses() -> list[str]:
-    """The IPv4 addresses of this host's interfaces, but for its loopback."""
-    found = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    """Return the IPv4 addresses of this host's network interfaces, except the loopback's."""
+    addresses = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", name.encode()))
-                found.append(socket.inet_ntoa(answer[20:24]))
-    return [address for address in found if not address.startswith("127.")]
+                answer = fcntl.ioctl(query, _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                addresses.append(socket.inet_ntoa(answer[20:24]))
+    return [address for address in addresses if not address.startswith("127.")]

@@ -1,3 +1,5 @@
+"""Heartbeats, the messages of fixed size that ranks send to the monitors."""
+
 import struct
 from enum import IntEnum
 from typing import NamedTuple
@@ -11,11 +13,7 @@ INTERVAL_S = 1.0  # from one heartbeat to the next
 
 
 class Status(IntEnum):
-    """What a rank has to say for itself.
-
-    SHUTDOWN: it is through, and leaves as it should. REPORTED: it has met or found a failure, says so
-    itself and ends the run.
-    """
+    """State of the sender: running, leaving in order, or reporting a failure that ends the run."""
 
     ALIVE = 0
     SHUTDOWN = 1
@@ -23,18 +21,18 @@ class Status(IntEnum):
 
 
 class Heartbeat(NamedTuple):
-    """A sign of life, of fixed size on the wire.
+    """Heartbeat of one rank.
 
     Attributes:
-        now: with the seconds that the rank has been at it as `since`.
+        action: the current action; its `since` is the action's duration so far, in seconds.
     """
 
     status: Status
     rank: int
-    now: CurrentAction
+    action: CurrentAction
 
     def pack(self) -> bytes:
-        kind, *numbers = self.now
+        kind, *numbers = self.action
         return _WIRE.pack(self.status, self.rank, _KINDS.index(kind), *numbers)
 
     @staticmethod

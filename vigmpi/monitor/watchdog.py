@@ -1,3 +1,5 @@
+"""Watchdog of a run: a thread on each rank that sends heartbeats and diagnoses failures."""
+
 import selectors
 import socket
 import sys
@@ -19,9 +21,10 @@ from vigmpi.monitor.connections import Connections, connect_monitors
 from vigmpi.monitor.failure_detector import FailureDetector, monitors, stall_bound
 from vigmpi.monitor.heartbeat import INTERVAL_S, SIZE_BYTES, Heartbeat, Status
 
-_LAST_WORD_S = 2.0
-_CAUSE_S = 1.0  # for a detector to end the run, where MPI failed because another rank died
+_JOIN_TIMEOUT_S = 2.0
+_DIAGNOSIS_S = 1.0  # for a monitor to report the dead rank that made MPI fail on this one
 _READ_BYTES = 4096
+_DISABLED = "warning: no watchdog: some ranks cannot connect over TCP. Allow TCP between all hosts."
 
 
 @contextmanager
@@ -34,22 +37,22 @@ def watchdog(
     *,
     mpi_reports_failures: bool = False,
 ) -> Iterator[None]:
-    """End the run, and say why, where a rank dies, stops or doesn't get on. Collective.
+    """Abort the run with a diagnosis if a rank dies or stops or the run stalls. Collective.
 
-    A thread on each rank sends a sign of life a second to the ranks that detector; it works while
-    the main thread waits in MPI. Leaving the block without an error waits for all ranks.
+    A thread on each rank sends a heartbeat per second to the monitors, also while the main thread
+    waits in MPI. Leaving the block without an error waits for all ranks.
 
     Args:
-        activity: what this rank's main thread is doing.
-        heartbeat_timeout: a rank without a sign for so long counts as stopped.
-        stall_timeout: some rank must get on within so long; None: as `stall_bound` has it.
-        mpi_reports_failures: leave ranks that died to MPI, which tells of them; make those that stopped on
-            the detector's host such ones.
+        activity: the actions of this rank's main thread.
+        heartbeat_timeout: seconds without a heartbeat after which a rank counts as stopped.
+        stall_timeout: seconds within which some rank must make progress (see `stall_bound`).
+        mpi_reports_failures: leave dead ranks to MPI, which reports them; kill stopped ranks on a
+            monitor's host, so that MPI reports these too.
     """
     connections = connect_monitors(world, monitors(world.size))
     if connections is None:
         if world.rank == 0:
-            print("warning: no watchdog: some ranks can't connect over TCP", file=sys.stderr)
+            print(_DISABLED, file=sys.stderr)
         yield
         return
     detector = FailureDetector(
@@ -60,25 +63,23 @@ def watchdog(
         time.monotonic(),
         tolerate_loss=mpi_reports_failures,
     )
-    thread = _Watchdog(
-        connections, detector, activity, stall_timeout, mpi_reports_failures=mpi_reports_failures
-    )
+    thread = _Watchdog(connections, detector, activity, stall_timeout, mpi_reports_failures)
     thread.start()
-    final_status = Status.REPORTED  # by whoever catches the error
+    final_status = Status.REPORTED  # whoever catches the error prints it
     try:
         yield
         with activity("end"), suppress(*[MPI.Exception] * mpi_reports_failures):
             wait(world.Ibarrier())
         final_status = Status.SHUTDOWN
-    except (InputError, RunError):  # on all ranks alike
+    except (InputError, RunError):  # raised on all ranks
         final_status = Status.SHUTDOWN
         raise
     except MPI.Exception:
         if not mpi_reports_failures:
-            time.sleep(_CAUSE_S)
+            time.sleep(_DIAGNOSIS_S)
         raise
     finally:
-        thread.leave(final_status)
+        thread.finish(final_status)
 
 
 class _Watchdog(threading.Thread):
@@ -88,16 +89,15 @@ class _Watchdog(threading.Thread):
         detector: FailureDetector,
         activity: Activity,
         stall_timeout: float | None,
-        *,
-        mpi_reports_failures: bool,
+        kill_stopped: bool,
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
         self._connections = connections
         self._detector = detector
         self._activity = activity
         self._stall_timeout = stall_timeout
-        self._mpi_tells = mpi_reports_failures
-        self._unread: dict[socket.socket, bytes] = {}
+        self._kill_stopped = kill_stopped
+        self._unparsed: dict[socket.socket, bytes] = {}
         self._final_status: Status | None = None
         self._wake, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -105,16 +105,16 @@ class _Watchdog(threading.Thread):
         for rank, connection in [*connections.to_monitors.items(), *connections.from_ranks.items()]:
             self._selector.register(connection, selectors.EVENT_READ, (connection, rank))
 
-    def leave(self, status: Status) -> None:
-        """Say a last status to the monitors, and end the thread."""
+    def finish(self, status: Status) -> None:
+        """Send the final status and end the thread."""
         self._final_status = status
         self._waker.send(b"!")
-        self.join(_LAST_WORD_S)
+        self.join(_JOIN_TIMEOUT_S)
 
     def run(self) -> None:
         try:
             self._watch()
-        except BaseException:  # unwatched, a run could hang
+        except BaseException:  # an unwatched run could hang
             abort(f"the watchdog of rank {self._activity.rank} failed\n{format_exc()}")
 
     def _watch(self) -> None:
@@ -127,39 +127,36 @@ class _Watchdog(threading.Thread):
                 self._send_heartbeat(Status.ALIVE)
                 self._check()
         self._send_heartbeat(self._final_status)
-        for connection in [
-            *self._connections.to_monitors.values(),
-            *self._connections.from_ranks.values(),
-        ]:
+        to_monitors, from_ranks, _ = self._connections
+        for connection in [*to_monitors.values(), *from_ranks.values()]:
             connection.close()
 
     def _check(self) -> None:
-        now = time.monotonic()
-        for rank in self._detector.stopped(now) if self._mpi_tells else []:
+        check_time = time.monotonic()
+        for rank in self._detector.stopped_ranks(check_time) if self._kill_stopped else []:
             if end_process(self._connections.processes[rank]):
-                self._detector.lose(rank)
+                self._detector.disconnect(rank)
         bound = stall_bound(self._stall_timeout, tuple(self._activity.step_s))
-        message = self._detector.diagnose(now, bound)
+        message = self._detector.diagnose(check_time, bound)
         if message and self._final_status is None:
             self._send_heartbeat(Status.REPORTED)
             abort(message)
 
     def _send_heartbeat(self, status: Status) -> None:
-        """To the monitors, this rank's own among them; a last status to all that listen."""
-        now = self._activity.now
-        heartbeat = Heartbeat(
-            status, self._activity.rank, now._replace(since=time.perf_counter() - now.since)
-        )
-        self._detector.hear(heartbeat, time.monotonic())
+        """Send a heartbeat to all monitors; a final status, on a monitor, to all ranks."""
+        action = self._activity.current
+        action = action._replace(since=time.perf_counter() - action.since)
+        heartbeat = Heartbeat(status, self._activity.rank, action)
+        self._detector.receive(heartbeat, time.monotonic())
         connections = [*self._connections.to_monitors.values()]
         if status is not Status.ALIVE:
             connections += self._connections.from_ranks.values()
         for connection in connections:
-            with suppress(OSError):  # full, or gone: the next read tells
+            with suppress(OSError):  # full or closed: the next read shows which
                 connection.send(heartbeat.pack())
 
     def _read(self, connection: socket.socket, rank: int) -> bool:
-        """Take what has come; whether the connection has ended."""
+        """Process the data that has arrived; return True if the connection has ended."""
         try:
             data = connection.recv(_READ_BYTES)
         except BlockingIOError:
@@ -168,12 +165,12 @@ class _Watchdog(threading.Thread):
             data = b""
         if not data:
             self._selector.unregister(connection)
-            self._detector.lose(rank)
+            self._detector.disconnect(rank)
             return True
-        data = self._unread.pop(connection, b"") + data
-        whole = len(data) - len(data) % SIZE_BYTES
-        self._unread[connection] = data[whole:]
-        for start in range(0, whole, SIZE_BYTES):
+        data = self._unparsed.pop(connection, b"") + data
+        complete = len(data) - len(data) % SIZE_BYTES
+        self._unparsed[connection] = data[complete:]
+        for start in range(0, complete, SIZE_BYTES):
             heartbeat = Heartbeat.unpack(data[start : start + SIZE_BYTES])
-            self._detector.hear(heartbeat, time.monotonic())
+            self._detector.receive(heartbeat, time.monotonic())
         return False

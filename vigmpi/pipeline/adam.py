@@ -6,16 +6,16 @@ from torch.optim.adam import adam
 
 
 class Adam:
-    """torch's Adam, as `torch.optim.Adam` has it by default, by the names of the weights.
+    """Adam with torch's default settings and its state keyed by weight names.
 
-    The class of torch imports its compiler when it is made, which takes each rank a second and
-    50 MB (measured) for something that nothing here uses; its function does not.
+    `torch.optim.Adam` imports torch's compiler, which is not used here and costs each rank a
+    second and 50 MB (measured). The function that it calls does not.
 
     Source: Kingma and Ba, "Adam", ICLR 2015.
 
     Attributes:
         lr: learning rate of the next step.
-        state: moments and step counts, as `<what>.<name of the weight>`.
+        state: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step.NAME` of each weight.
     """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], lr: float) -> None:
@@ -25,8 +25,8 @@ class Adam:
         self._exp_avg_sq = [torch.zeros_like(weight) for weight in self._weights]
         self._steps = [torch.zeros(()) for _ in self._weights]
         self.state: dict[str, Tensor] = {
-            f"{what}.{name}": tensor
-            for what, tensors in (
+            f"{quantity}.{name}": tensor
+            for quantity, tensors in (
                 ("exp_avg", self._exp_avg),
                 ("exp_avg_sq", self._exp_avg_sq),
                 ("step", self._steps),
@@ -36,7 +36,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Every weight must have a gradient."""
+        """Update all weights; each must have a gradient."""
         adam(
             [*self._weights],
             [weight.grad for weight in self._weights if weight.grad is not None],

@@ -15,13 +15,13 @@ from vigmpi.schedule import Action, Kind
 
 @dataclass
 class Batch:
-    """What one rank needs of a mini-batch.
+    """One rank's data of a mini-batch.
 
     Attributes:
-        num_images: of the global mini-batch, over all replicas.
-        sizes: of this replica's micro-batches that are not empty.
-        features: their node features [size, channels, nodes], on the first stage.
-        labels: their labels [size], on the last stage.
+        num_images: size of the global mini-batch, over all replicas.
+        sizes: sizes of this replica's micro-batches, without empty ones.
+        features: their node features [size, channels, nodes], on the first stage only.
+        labels: their labels [size], on the last stage only.
     """
 
     num_images: int
@@ -32,7 +32,7 @@ class Batch:
 
 @dataclass
 class Outcome:
-    """This rank's share of a mini-batch's loss and right answers (0 but on the last stage)."""
+    """Contribution of a rank to a mini-batch's loss and correct predictions (last stage only)."""
 
     loss: float = 0.0
     correct: int = 0
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass
 class _Tensors:
-    """What waits between two actions of a step, by micro-batch."""
+    """Tensors passed between the actions of a step, by micro-batch."""
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     outputs: dict[int, Tensor] = field(default_factory=dict)
@@ -49,20 +49,20 @@ class _Tensors:
 
 
 class Executor:
-    """Runs any schedule's actions for one stage."""
+    """Interpreter of any schedule's actions for one stage."""
 
     def __init__(
         self,
         stage: Stage,
         features: Channel,
         gradients: Channel,
-        sums: GradientSum,
+        gradient_sum: GradientSum,
         stopwatch: Stopwatch,
     ) -> None:
         self._stage = stage
         self._features = features
         self._gradients = gradients
-        self._sums = sums
+        self._gradient_sum = gradient_sum
         self._stopwatch = stopwatch
         self._calls = {
             Kind.RECEIVE_FEATURES: self._receive_features,
@@ -74,7 +74,7 @@ class Executor:
         self._forwards = {Phase.TRAIN: self._train_forward, Phase.TEST: self._test_forward}
 
     def run(self, phase: Phase, actions: Iterable[Action], batch: Batch) -> Outcome:
-        """Run one step; what it sends may still be under way when it returns."""
+        """Run one step; its last sends may still be pending on return."""
         self._batch = batch
         self._tensors = _Tensors(inputs=dict(enumerate(batch.features)))
         self._outcome = Outcome()
@@ -91,12 +91,12 @@ class Executor:
         self._tensors.inputs[i] = torch.from_numpy(self._features.receive(i))
 
     def _train_forward(self, i: int) -> None:
-        self._take_output(i, self._stage.forward(i, self._tensors.inputs.pop(i)))
+        self._finish_forward(i, self._stage.forward(i, self._tensors.inputs.pop(i)))
 
     def _test_forward(self, i: int) -> None:
-        self._take_output(i, self._stage.evaluate(self._tensors.inputs.pop(i)))
+        self._finish_forward(i, self._stage.evaluate(self._tensors.inputs.pop(i)))
 
-    def _take_output(self, i: int, output: Tensor) -> None:
+    def _finish_forward(self, i: int, output: Tensor) -> None:
         if not self._batch.labels:
             self._tensors.outputs[i] = output
             return
@@ -113,9 +113,9 @@ class Executor:
 
     def _backward(self, i: int) -> None:
         last = i == len(self._batch.sizes) - 1
-        self._tensors.input_gradients[i] = self._stage.backward(
-            i, self._tensors.output_gradients.pop(i), self._sums.start if last else _keep
-        )
+        layer_done = self._gradient_sum.start if last else _do_nothing
+        gradient = self._tensors.output_gradients.pop(i)
+        self._tensors.input_gradients[i] = self._stage.backward(i, gradient, layer_done)
 
     def _send_gradients(self, i: int) -> None:
         gradient = self._tensors.input_gradients.pop(i)
@@ -123,5 +123,5 @@ class Executor:
         self._gradients.send(i, gradient.numpy())
 
 
-def _keep(layer: int) -> None:
-    """More micro-batches will add to this layer's gradients."""
+def _do_nothing(layer: int) -> None:
+    """Ignore a layer to whose gradients later micro-batches will add."""

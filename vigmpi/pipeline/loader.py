@@ -1,4 +1,4 @@
-"""A rank's share of every mini-batch, read while the one before it is computed."""
+"""Loading of a rank's share of each mini-batch during the previous step."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,13 +17,13 @@ from vigmpi.pipeline.executor import Batch
 
 
 class Loader:
-    """Makes the batches of one rank.
+    """Producer of one rank's batches.
 
     Args:
-        replica: whose samples.
-        first, last: whether the rank runs the first stage, which sees images, and the last one,
-            which sees labels.
-        dtype: of the images.
+        replica: index of the rank's replica, which determines its samples.
+        dtype: data type of the node features.
+        first, last: true if the rank runs the first stage, which needs images, or the last stage,
+            which needs labels.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class Loader:
     def prefetch(
         self, phase: Phase, epoch: int, mini_batches: Iterable[Indices]
     ) -> Iterator[tuple[Indices, "Future[Batch]"]]:
-        """Yield each mini-batch with its batch to be; the next one's is under way by then."""
-        coming: tuple[Indices, Future[Batch]] | None = None
+        """Yield each mini-batch with its future batch, after starting to load the next one."""
+        upcoming: tuple[Indices, Future[Batch]] | None = None
         for samples in mini_batches:
-            ready, coming = coming, (samples, self._start(phase, epoch, samples))
-            if ready:
-                yield ready
-        if coming:
-            yield coming
+            current, upcoming = upcoming, (samples, self._start(phase, epoch, samples))
+            if current:
+                yield current
+        if upcoming:
+            yield upcoming
 
     def _start(self, phase: Phase, epoch: int, samples: Indices) -> "Future[Batch]":
         future: Future[Batch] = Future()
@@ -65,25 +65,25 @@ class Loader:
             except BaseException as error:
                 future.set_exception(error)
 
-        # A thread for each batch costs 0.1 ms, and a daemon never holds up a run that ends early.
+        # Starting a thread costs 0.1 ms per batch; a daemon thread does not delay an early exit.
         threading.Thread(target=run, name="loader", daemon=True).start()
         return future
 
     def load(self, phase: Phase, epoch: int, samples: Indices) -> Batch:
-        """Args: samples: of the global mini-batch.
+        """Load this rank's share of a global mini-batch of these samples.
 
         Raises:
-            RuntimeError: the files are not what they were when the run began. (No InputError:
-                other ranks know nothing of it.)
+            RuntimeError: if the files have changed since the start of the run. This is not an
+                InputError, which all ranks would have to raise.
         """
         share = micro_batches(samples, self._layout.replicas, self._layout.chunks)[self._replica]
-        mine = [micro_batch for micro_batch in share if len(micro_batch)]
+        share = [micro_batch for micro_batch in share if len(micro_batch)]
         try:
-            features = [self._features(phase, epoch, m) for m in mine if self._first]
-            labels = [torch.from_numpy(self._dataset.labels(phase, m)) for m in mine if self._last]
+            features = [self._features(phase, epoch, m) for m in share if self._first]
+            labels = [torch.from_numpy(self._dataset.labels(phase, m)) for m in share if self._last]
         except InputError as error:
             raise RuntimeError(str(error)) from error
-        return Batch(len(samples), [len(m) for m in mine], features, labels)
+        return Batch(len(samples), [len(m) for m in share], features, labels)
 
     def _features(self, phase: Phase, epoch: int, samples: Indices) -> torch.Tensor:
         images = self._augmentation(self._dataset.images(phase, samples), phase, epoch, samples)

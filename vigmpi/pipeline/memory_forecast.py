@@ -12,15 +12,13 @@ from vigmpi.layout.layout import Layout
 from vigmpi.models.activation_memory import activation_memory
 from vigmpi.models.study.vig import ViG
 
-# The next mini-batch's images are there early, and the last one's until they are.
-_WAITING_BATCHES = 2
-_FIRST_STEP_BYTES = 40 * 2**20  # what libraries and MPI take at first use (measured)
+# The loader reads the next mini-batch's images while the current ones are still in memory.
+_LOADED_BATCHES = 2
+_FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (measured)
 
 
 class Forecast(NamedTuple):
-    """Bytes at the peak of a training step: of this rank, of all ranks of its host, and what
-    the host can give them.
-    """
+    """Bytes at the peak of a training step: for this rank, for all of its host, and available."""
 
     rank: int
     host: int
@@ -28,26 +26,27 @@ class Forecast(NamedTuple):
 
 
 def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: int) -> Forecast:
-    """Work out the memory of a step before there is one. Collective over the host.
+    """Forecast the memory of a training step before the first. Collective over the host.
 
-    GPipe keeps the tape of all micro-batches; a layer at work needs, beside it, about as much as
-    it keeps of one micro-batch.
+    GPipe keeps the tapes of all micro-batches. A layer needs about as much working memory as it
+    keeps of one micro-batch.
 
     Raises:
-        InputError: the host has less, with the images that fit (on the ranks of that host).
+        InputError: if the host has less memory, with the batch size that fits (on its ranks).
     """
     order = np.arange(batch_size * layout.replicas)
     share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
-    # One rank of the host compiles the kernels on the way, the others find them in its cache.
+    sizes = [len(samples) for samples in share]
+    # The first rank of the host compiles the kernels; the others then load them from its cache.
     if topology.host.rank > 0:
         wait(topology.host.Ibarrier())
     tape = activation_memory(model)
     if topology.host.rank == 0:
         wait(topology.host.Ibarrier())
-    loaded = _WAITING_BATCHES * model.config.image_bytes if topology.place.stage == 0 else 0
-    growing = (tape.image + loaded) * sum(map(len, share)) + tape.part_image * max(map(len, share))
+    input_bytes = _LOADED_BATCHES * model.config.image_bytes if topology.place.stage == 0 else 0
+    growing = (tape.image + input_bytes) * sum(sizes) + tape.layer_image * max(sizes)
     adam = 2 * sum(p.nbytes for p in model.parameters())
-    fixed = tape.fixed * len(share) + adam + _FIRST_STEP_BYTES
+    fixed = tape.fixed * len(sizes) + adam + _FIRST_STEP_BYTES
     resident = resident_bytes()
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
@@ -57,13 +56,12 @@ def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: 
     if forecast.host > available:
         room = max(0.0, available - host_fixed - host_resident)
         fitting = int(batch_size * room / host_growing)
+        remedy = "fewer --chunks or --blocks, or more hosts"
+        if fitting >= layout.chunks:
+            remedy = f"--batch-size {fitting}"
         raise InputError(
-            f"--batch-size {batch_size} needs {forecast.host / 2**30:.1f} GiB on a host that has "
-            f"{available / 2**30:.1f} GiB for it; {fitting} images fit; type: "
-            + (
-                f"--batch-size {fitting}"
-                if fitting >= layout.chunks
-                else "fewer --chunks or --blocks, or take more hosts"
-            )
+            f"not enough memory for --batch-size {batch_size}: it needs "
+            f"{forecast.host / 2**30:.1f} GiB on a host with {available / 2**30:.1f} GiB "
+            f"available, and {fitting} images fit. Use {remedy}."
         )
     return forecast

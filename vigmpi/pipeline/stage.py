@@ -11,20 +11,19 @@ from vigmpi.kernels.adjoint import scalar_with_gradients
 from vigmpi.models.normalization import MicroBatchNorm, merge_moments
 from vigmpi.models.study.vig import Layer, ViG
 
-_ALIGNMENT = 16  # floats; a bucket starts at a cache line
+_ALIGNMENT = 16  # in floats: buckets start at cache lines
 
 
 class Stage:
-    """Runs a stage's layers for many micro-batches at once and keeps what their backward needs.
+    """Layers of one pipeline stage, with the tapes of all micro-batches in flight.
 
-    Every layer's autograd graph ends at the layer's boundaries, so that neither the bits of a
-    gradient nor the moment when a layer's gradients are whole depend on the split.
+    Each layer has its own autograd graph. Neither the bits of a layer's gradients nor the moment
+    of their completion therefore depend on the split.
 
     Attributes:
-        buckets: the gradients, one flat tensor a layer; every parameter's `.grad` is a view.
-        moments: [chunks, width]: each micro-batch's batch-norm statistics, filled by `forward`.
-        layer_seconds: spent on each layer since its owner last set it to 0, forward and backward,
-            [layers, 2].
+        buckets: gradients, one flat tensor per layer; each parameter's `.grad` is a view of one.
+        moments: batch-norm statistics of each micro-batch, set by `forward`, [chunks, width].
+        layer_seconds: seconds of each layer's forward and backward since reset to 0, [layers, 2].
     """
 
     def __init__(self, model: ViG, chunks: int, *, first: bool) -> None:
@@ -43,7 +42,7 @@ class Stage:
             bucket.zero_()
 
     def forward(self, micro_batch: int, features: Tensor) -> Tensor:
-        """Train: run all layers on node features [images, channels, nodes], keep the tape."""
+        """Run all layers on node features [images, channels, nodes] for training; keep the tape."""
         tape = []
         for index, layer in enumerate(self.layers):
             x = features.detach().requires_grad_(index > 0 or not self._first)
@@ -57,11 +56,11 @@ class Stage:
     def backward(
         self, micro_batch: int, gradient: Tensor, layer_done: Callable[[int], None]
     ) -> Tensor | None:
-        """Add to the gradients; return that of the stage's input (None on the first stage).
+        """Add to the gradients; return the input's gradient (None on the first stage).
 
         Args:
-            gradient: of the loss with respect to what `forward` returned.
-            layer_done: called with a layer's index as soon as its gradients hold this micro-batch.
+            gradient: gradient of the loss with respect to the output of `forward`.
+            layer_done: called with the index of each layer after its backward pass.
         """
         tape = self._tapes.pop(micro_batch)
         for index in reversed(range(len(self.layers))):
@@ -76,28 +75,28 @@ class Stage:
 
     @torch.no_grad()
     def evaluate(self, features: Tensor) -> Tensor:
-        """Test: run all layers on node features, with the running statistics."""
+        """Run all layers on node features, with the running statistics of the batch norms."""
         for index, layer in enumerate(self.layers):
             with self._timed(index, 0):
                 features = layer.forward(features, self.model.graph)
         return features
 
     @contextmanager
-    def _timed(self, layer: int, way: int) -> Iterator[None]:
+    def _timed(self, layer: int, direction: int) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.layer_seconds[layer, way] += time.perf_counter() - start
+        self.layer_seconds[layer, direction] += time.perf_counter() - start
 
-    def update_running(self, images: NDArray[np.int64], moments: NDArray[np.floating]) -> None:
+    def update_running(self, sizes: NDArray[np.int64], moments: NDArray[np.floating]) -> None:
         """Update the running statistics from all micro-batches of a global mini-batch.
 
         Args:
-            images: of each micro-batch (0 where it is empty), [micro-batches].
-            moments: their rows of `moments`, [micro-batches, width].
+            sizes: images of each micro-batch, 0 if it is empty, [micro-batches].
+            moments: the corresponding rows of `moments`, [micro-batches, width].
         """
-        counts = images * self.model.graph.num_nodes
-        rows = moments[images > 0].astype(np.float64)
-        counts = counts[images > 0]
+        counts = sizes * self.model.graph.num_nodes
+        rows = moments[sizes > 0].astype(np.float64)
+        counts = counts[sizes > 0]
         start = 0
         for norm in self._norms:
             means = rows[:, start : start + norm.num_features]
@@ -111,11 +110,11 @@ class Stage:
 
 
 def _gradient_buckets(layers: list[Layer]) -> list[Tensor]:
-    """Make every parameter's `.grad` a view into its layer's slice of one flat buffer."""
+    """Make each parameter's `.grad` a view of its layer's slice of one flat buffer."""
     sizes = [sum(p.numel() for p in layer.parameters) for layer in layers]
     strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
     flat = torch.zeros(sum(strides), dtype=layers[0].parameters[0].dtype)
-    buckets = [room[:size] for room, size in zip(flat.split(strides), sizes, strict=True)]
+    buckets = [padded[:size] for padded, size in zip(flat.split(strides), sizes, strict=True)]
     for layer, bucket in zip(layers, buckets, strict=True):
         views = bucket.split([p.numel() for p in layer.parameters])
         for parameter, view in zip(layer.parameters, views, strict=True):
@@ -124,7 +123,7 @@ def _gradient_buckets(layers: list[Layer]) -> list[Tensor]:
 
 
 def _moment_views(norms: list[MicroBatchNorm]) -> Tensor:
-    """Give every norm its [2, features] of one flat tensor, in order."""
+    """Make each norm's moments a view [2, features] of one flat tensor, in order."""
     sizes = [2 * norm.num_features for norm in norms]
     flat = norms[0].weight.new_zeros(sum(sizes)).detach()
     for norm, view in zip(norms, flat.split(sizes), strict=True):

@@ -1,4 +1,4 @@
-"""A model and its optimizer as named arrays, the same names whatever the split."""
+"""Model and optimizer state as named arrays; names do not depend on the split."""
 
 from collections.abc import Mapping
 
@@ -10,12 +10,12 @@ from vigmpi.pipeline.adam import Adam
 
 
 def model_state(model: nn.Module) -> dict[str, np.ndarray]:
-    """Weights and running statistics by their names in the whole model; views, not copies."""
+    """Return views of weights and running statistics by their names in the complete model."""
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
 def optimizer_state(optimizer: Adam) -> dict[str, np.ndarray]:
-    """Adam's moments and step counts, as `optimizer.<what>.<name of the weight>`."""
+    """Return views of Adam's state, as `optimizer.` and the keys of `Adam.state`."""
     return {f"optimizer.{name}": tensor.numpy() for name, tensor in optimizer.state.items()}
 
 

@@ -7,7 +7,7 @@ from vigmpi.record.spans import Span
 
 
 class Stopwatch:
-    """The spans of a step; they are this rank's activity."""
+    """Recorder of a step's spans, which also sets this rank's current activity."""
 
     def __init__(self, activity: Activity) -> None:
         self._activity = activity

@@ -33,16 +33,17 @@ from vigmpi.schedule import SCHEDULES, Action, with_messages
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What an epoch is made of.
+    """Settings of training and evaluation.
 
     Attributes:
-        limits: mini-batches of each phase at most (0: all there are).
-        batch_size: images of a replica's mini-batch.
-        seed: of the sample order.
-        epochs: that the run is meant to have.
-        lr: learning rate of Adam, `lr_schedule` and `warm_up` what becomes of it.
-        on_nonfinite: "ignore" where a step with such a loss or gradients is to be taken.
-        augmentation: of the images.
+        limits: maximum number of mini-batches of each phase per epoch (0: no limit).
+        batch_size: images per mini-batch of one replica.
+        seed: seed of the sample order.
+        epochs: total number of epochs, the length of the learning-rate schedule.
+        lr: base learning rate of Adam.
+        lr_schedule, warm_up: arguments of `lr_factor`.
+        on_nonfinite: "ignore" to take steps even if the loss or a gradient is not finite.
+        augmentation: augmentation of the training images.
     """
 
     limits: Mapping[Phase, int]
@@ -57,12 +58,13 @@ class TrainerConfig:
 
 
 class StepResult(NamedTuple):
-    """What one rank knows of a mini-batch.
+    """One rank's results of a mini-batch.
 
     Attributes:
-        loss, correct: its shares.
-        finite: whether all ranks' gradients and loss were (of training).
-        layers: forward and backward seconds of each block, and of the readout, that it runs.
+        num_images: size of the global mini-batch.
+        loss, correct: contributions of this rank, as in `Outcome`.
+        finite: true if loss and gradients are finite on all ranks (and in the test phase).
+        layers: seconds of forward and backward passes of each layer on this rank, by name.
     """
 
     phase: Phase
@@ -77,7 +79,7 @@ class StepResult(NamedTuple):
 
 
 class Trainer:
-    """One rank's layer of training a model in a layout."""
+    """Training and evaluation of one rank's stage."""
 
     def __init__(
         self,
@@ -85,20 +87,20 @@ class Trainer:
         layout: Layout,
         model: ViG,
         dataset: Dataset,
-        plan: TrainerConfig,
+        config: TrainerConfig,
         activity: Activity,
     ) -> None:
         self._topology = topology
         self._layout = layout
         self._dataset = dataset
-        self._plan = plan
+        self._config = config
         self.model = model
         place = topology.place
         first, last = place.stage == 0, place.stage == layout.stages - 1
         self._stage = Stage(model, layout.chunks, first=first)
         self._loader = Loader(
             dataset,
-            plan.augmentation,
+            config.augmentation,
             layout,
             place.replica,
             self._stage.moments.dtype,
@@ -106,64 +108,63 @@ class Trainer:
             last=last,
         )
         self._stopwatch = Stopwatch(activity)
-        self._sums = GradientSum(topology.replicas, [b.numpy() for b in self._stage.buckets])
+        buckets = [bucket.numpy() for bucket in self._stage.buckets]
+        self._gradient_sum = GradientSum(topology.replicas, buckets)
         self._channels = self._make_channels()
-        self._executor = Executor(self._stage, *self._channels, self._sums, self._stopwatch)
-        self._optimizer = Adam(dict(model.named_parameters()), plan.lr)
+        self._executor = Executor(self._stage, *self._channels, self._gradient_sum, self._stopwatch)
+        self._optimizer = Adam(dict(model.named_parameters()), config.lr)
 
     def run(self, start: Position) -> Iterator[StepResult]:
-        """Go through what is left of a phase; every rank must take every result.
+        """Run the rest of a phase; every rank must consume every result.
 
-        The weights do not change while a result is looked at.
+        The weights do not change until the next result is requested.
         """
-        plan, phase, epoch = self._plan, start.phase, start.epoch
-        samples = self._dataset.samples[phase]
+        config, phase, epoch = self._config, start.phase, start.epoch
+        num_images = self._dataset.num_images[phase]
         train = phase is Phase.TRAIN
-        order = shuffled(samples, plan.seed, epoch) if train else fixed_permutation(samples)
-        rest = order[start.num_images :]
-        images = plan.batch_size * self._layout.replicas
-        left = mini_batches(rest, images, plan.limits[phase], start.step)
-        in_epoch = min(samples, images * (plan.limits[phase] or samples))
-        for mini_batch, batch in self._loader.prefetch(phase, epoch, left):
-            self._set_lr((epoch + start.num_images / in_epoch) / plan.epochs)
-            yield self._step(phase, epoch, start.step, mini_batch, batch)
+        order = shuffled(num_images, config.seed, epoch) if train else fixed_permutation(num_images)
+        remaining = order[start.num_images :]
+        size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
+        epoch_images = min(num_images, size * (limit or num_images))
+        batches = mini_batches(remaining, size, limit, start.step)
+        for mini_batch, future in self._loader.prefetch(phase, epoch, batches):
+            self._set_lr((epoch + start.num_images / epoch_images) / config.epochs)
+            yield self._step(phase, epoch, start.step, mini_batch, future)
             start = start.after(len(mini_batch))
 
-    def state(self) -> dict[str, np.ndarray]:
-        """This rank's share of what a checkpoint holds: weights, statistics, optimizer.
+    def shard(self) -> dict[str, np.ndarray]:
+        """Return views of this rank's shard of a checkpoint.
 
-        Replicas hold the same, so they share it out.
+        All replicas hold the same state, and each saves a part of it.
         """
-        whole = self.whole_state()
-        names = sorted(whole)[self._topology.place.replica :: self._layout.replicas]
-        return {name: whole[name] for name in names}
+        stage_state = self.stage_state()
+        names = sorted(stage_state)[self._topology.place.replica :: self._layout.replicas]
+        return {name: stage_state[name] for name in names}
 
-    def whole_state(self) -> dict[str, np.ndarray]:
-        """Weights, running statistics and optimizer of this stage; views, not copies."""
+    def stage_state(self) -> dict[str, np.ndarray]:
+        """Return views of the weights, running statistics and optimizer state of this stage."""
         return state.model_state(self.model) | state.optimizer_state(self._optimizer)
 
     def shapes(self, *, optimizer: bool) -> dict[str, tuple[int, ...]]:
-        """Of what this stage holds, by name."""
-        whole = state.model_state(self.model)
-        if optimizer:
-            whole |= state.optimizer_state(self._optimizer)
-        return {name: values.shape for name, values in whole.items()}
+        """Return the shapes of this stage's state, by name."""
+        arrays = self.stage_state() if optimizer else state.model_state(self.model)
+        return {name: values.shape for name, values in arrays.items()}
 
     def load(self, values: Mapping[str, np.ndarray]) -> None:
-        """Take over values of this stage: all of `shapes`, with the optimizer's or without."""
+        """Load the state of this stage: all of `shapes`, with or without the optimizer."""
         state.load_model(self.model, values)
         if values.keys() >= self.shapes(optimizer=True).keys():
             state.load_optimizer(self._optimizer, values)
 
     def replicas_agree(self) -> bool:
-        """Whether all replicas of this stage hold the same bits. Collective."""
+        """Return whether this stage is bitwise identical in all replicas. Collective."""
         digest = hashlib.sha256()
         for tensor in self.model.state_dict().values():
             digest.update(tensor.numpy().tobytes())
         return all_equal(self._topology.replicas, digest.digest())
 
     def _step(
-        self, phase: Phase, epoch: int, step: int, samples: Indices, coming: "Future[Batch]"
+        self, phase: Phase, epoch: int, step: int, samples: Indices, future: "Future[Batch]"
     ) -> StepResult:
         stopwatch = self._stopwatch
         stopwatch.spans = []
@@ -171,57 +172,57 @@ class Trainer:
         with stopwatch("step"):
             shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
             with stopwatch("data"):
-                batch = coming.result()
+                batch = future.result()
             self.model.train(phase is Phase.TRAIN)
             if phase is Phase.TRAIN:
                 self._stage.zero_gradients()
             outcome = self._executor.run(phase, self._actions(phase, len(batch.sizes)), batch)
             finite = True
             if phase is Phase.TRAIN:
-                finite = self._gradients_are_whole(outcome)
-                if finite or self._plan.on_nonfinite == "ignore":
+                finite = self._finish_gradients(outcome)
+                if finite or self._config.on_nonfinite == "ignore":
                     self._update(np.array([len(m) for share in shares for m in share]))
             with stopwatch("last sends"):
                 for channel in self._channels:
                     channel.finish()
-        of_parts = [(float(f), float(b)) for f, b in self._stage.layer_seconds]
-        layers = dict(zip((layer.name for layer in self._stage.layers), of_parts, strict=True))
+        seconds = [(float(f), float(b)) for f, b in self._stage.layer_seconds]
+        layers = dict(zip((layer.name for layer in self._stage.layers), seconds, strict=True))
         loss, correct = outcome.loss, outcome.correct
-        images, spans = len(samples), stopwatch.spans
-        return StepResult(phase, epoch, step, images, loss, correct, finite, spans, layers)
+        num_images, spans = len(samples), stopwatch.spans
+        return StepResult(phase, epoch, step, num_images, loss, correct, finite, spans, layers)
 
     def _set_lr(self, done: float) -> None:
-        """Args: done: share of the run."""
-        factor = lr_factor(self._plan.lr_schedule, min(done, 1.0), self._plan.warm_up)
-        self._optimizer.lr = self._plan.lr * factor
+        config = self._config
+        factor = lr_factor(config.lr_schedule, min(done, 1.0), config.warm_up)
+        self._optimizer.lr = config.lr * factor
 
-    def _gradients_are_whole(self, outcome: Outcome) -> bool:
-        """Sum them over the replicas; whether they and the loss are finite on all ranks."""
+    def _finish_gradients(self, outcome: Outcome) -> bool:
+        """Finish the gradient sums; return whether they and the loss are finite on all ranks."""
         with self._stopwatch("gradient sum"):
-            self._sums.finish()
+            self._gradient_sum.finish()
         with self._stopwatch("agreement"):
             largest = [float(bucket.abs().max()) for bucket in self._stage.buckets]
             return all_ranks(
                 self._topology.world, bool(np.isfinite([*largest, outcome.loss]).all())
             )
 
-    def _update(self, images: Indices) -> None:
+    def _update(self, sizes: Indices) -> None:
         with self._stopwatch("statistics"):
             moments = allgather_rows(self._topology.replicas, self._stage.moments.numpy())
-            self._stage.update_running(images, moments.reshape(len(images), -1))
+            self._stage.update_running(sizes, moments.reshape(len(sizes), -1))
         with self._stopwatch("optimizer"):
             self._optimizer.step()
 
-    @cache  # noqa: B019 (lives as long as the run)
+    @cache  # noqa: B019 (the trainer lives as long as the run)
     def _actions(self, phase: Phase, chunks: int) -> tuple[Action, ...]:
         stage, stages = self._topology.place.stage, self._layout.stages
         work = SCHEDULES[phase](stage, stages, chunks)
         return tuple(with_messages(work, stage, stages))
 
     def _make_channels(self) -> tuple[Channel, Channel]:
-        """Node features go down the pipeline, their gradients come back up."""
+        """Make the channels of features (downstream) and of their gradients (upstream)."""
         layout, topology = self._layout, self._topology
-        order = np.arange(self._plan.batch_size * layout.replicas)
+        order = np.arange(self._config.batch_size * layout.replicas)
         share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
         sizes = [len(samples) for samples in share]
         shape = self.model.config.boundary_shape

@@ -1,1 +1,1 @@
-"""Brings images into the file that runs read: `vigmpi prepare`."""
+"""Conversion of archives and image folders to a prepared file (`vigmpi prepare`)."""

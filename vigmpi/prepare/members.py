@@ -1,28 +1,28 @@
-"""What a folder, a tar or a zip archive holds: read as streams, never unpacked to disk."""
+"""Members of a folder, a tar or a zip archive, read as streams and never unpacked to disk."""
 
 import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
-from vigmpi.datasets.listing import Member, bounded, checked_parts, refusal, walk
+from vigmpi.datasets.listing import Member, checked_parts, file_error, read_bounded, walk
 from vigmpi.errors import InputError
 
-_MOST_HEADER_BYTES = 2**20
-_EXTENDED = (
+_MAX_HEADER_BYTES = 2**20
+_EXTENDED_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_DAMAGED = (
+_UNREADABLE = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -31,58 +31,56 @@ _DAMAGED = (
     OSError,
     ValueError,
     RuntimeError,
-    NotImplementedError,
     OverflowError,
     MemoryError,
 )
 
 
 def members(source: Path) -> Iterator[Member]:
-    """Go through a source, in its own order; a member is read before the next is asked for.
+    """Yield the members of a source; each must be read before the next is requested.
 
     Raises:
-        InputError: it is neither, is damaged, or a member is a link, a device, or leads outside.
+        InputError: if the source is unreadable, or a member is a link or a device or leads out of
+            its folder.
     """
     if source.is_dir():
-        found = walk(source)
+        entries = walk(source)
     elif _is_zip(source):
-        found = _zip_members(source)
+        entries = _zip_members(source)
     else:
-        found = _tar_members(source)
-    with _sound(source):
-        for member in found:
+        entries = _tar_members(source)
+    with _input_errors(source):
+        for member in entries:
             checked_parts(member.name)
             yield member
 
 
 @contextmanager
-def _sound(source: Path, member: str = "") -> Iterator[None]:
-    """Tell in one line of what a damaged source makes its reader raise."""
+def _input_errors(source: Path, member: str = "") -> Iterator[None]:
+    """Raise InputError for any exception that a damaged source causes in its reader."""
     try:
         yield
-    except _DAMAGED as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        what = refusal(
-            f"{source}: {member}" if member else str(source), f"can't be read ({reason})"
-        )
-        raise InputError(f"{what}; type: a folder, a .tar, .tar.gz, .tar.xz or .zip") from error
+        name = f"{source}: {member}" if member else str(source)
+        remedy = "Use a folder or an intact .tar, .tar.gz, .tar.bz2, .tar.xz or .zip archive."
+        raise file_error("cannot read source", name, remedy, reason) from error
 
 
 def _is_zip(source: Path) -> bool:
-    with _sound(source):
+    with _input_errors(source):
         return zipfile.is_zipfile(source)
 
 
-def _read(source: Path, name: str, opened: Any) -> bytes:
-    """Args: opened: returns the member as a file."""
-    with _sound(source, name), opened() as file:
-        return bounded(file, name)
+def _read(source: Path, name: str, open_member: Callable[[], IO[bytes]]) -> bytes:
+    with _input_errors(source, name), open_member() as file:
+        return read_bounded(file, name)
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """A header that says more than tarfile's.
+    """Header that reports damage.
 
-    tarfile takes a damaged header, or none, for the end of the archive, and reads names of any
+    tarfile mistakes a damaged or missing header for the end of the archive, and reads names of any
     length into memory.
     """
 
@@ -92,27 +90,26 @@ class _StrictHeader(tarfile.TarInfo):
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if buf.count(b"\0") == tarfile.BLOCKSIZE:
-                raise  # the end mark
-            raise tarfile.ReadError("it is cut short, or damaged") from error
-        if header.size < 0 or (header.type in _EXTENDED and header.size > _MOST_HEADER_BYTES):
-            raise tarfile.ReadError("it has a header of impossible size")
+                raise  # end-of-archive marker
+            raise tarfile.ReadError("truncated or damaged") from error
+        extended = header.type in _EXTENDED_TYPES
+        if header.size < 0 or (extended and header.size > _MAX_HEADER_BYTES):
+            raise tarfile.ReadError("header of impossible size")
         return header
 
 
 def _tar_members(source: Path) -> Iterator[Member]:
     with tarfile.open(source, "r|*", tarinfo=_StrictHeader) as tar:
         for header in tar:
-            tar.members.clear()  # type: ignore[attr-defined]  # it would remember all of them
-            plain = header.isreg() and not header.issparse()
-            if not (plain or header.isdir()):
-                raise _no_file(source, header.name)
-            opened = partial(_opened, tar, header)
-            yield Member(
-                header.name, partial(_read, source, header.name, opened) if plain else None
-            )
+            tar.members.clear()  # type: ignore[attr-defined]  # keeps memory constant
+            regular = header.isreg() and not header.issparse()
+            if not (regular or header.isdir()):
+                raise _link_or_device(source, header.name)
+            read = partial(_read, source, header.name, partial(_open_member, tar, header))
+            yield Member(header.name, read if regular else None)
 
 
-def _opened(tar: tarfile.TarFile, header: tarfile.TarInfo) -> IO[bytes]:
+def _open_member(tar: tarfile.TarFile, header: tarfile.TarInfo) -> IO[bytes]:
     file = tar.extractfile(header)
     assert file is not None
     return file
@@ -123,12 +120,10 @@ def _zip_members(source: Path) -> Iterator[Member]:
         for info in archive.infolist():
             mode = stat.S_IFMT(info.external_attr >> 16)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _no_file(source, info.filename)
+                raise _link_or_device(source, info.filename)
             read = partial(_read, source, info.filename, partial(archive.open, info))
             yield Member(info.filename, None if info.is_dir() else read)
 
 
-def _no_file(source: Path, name: str) -> InputError:
-    return InputError(
-        refusal(f"{source}: {name}", "is a link or a device; type: pack the file it stands for")
-    )
+def _link_or_device(source: Path, name: str) -> InputError:
+    return file_error("link or device", f"{source}: {name}", "Pack the file that it refers to.")

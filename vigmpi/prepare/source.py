@@ -7,7 +7,7 @@ from vigmpi.phase import Phase
 
 
 class ImageBatch(NamedTuple):
-    """ImageBatch images of a phase: their places in its order, labels and pixels."""
+    """Images of one phase; `rows` are their indices in this phase, [images]."""
 
     phase: Phase
     rows: Indices
@@ -16,20 +16,20 @@ class ImageBatch(NamedTuple):
 
 
 class Source(ABC):
-    """What can be prepared.
+    """Labelled images to be written to a prepared file.
 
     Attributes:
-        samples: images of each phase.
-        class_names: their names; known once all images have been read.
+        num_images: number of images in each phase.
+        class_names: names of the classes; set once all images have been read.
     """
 
-    samples: dict[Phase, int]
+    num_images: dict[Phase, int]
     class_names: tuple[str, ...]
 
     @abstractmethod
     def read(self) -> Iterator[ImageBatch]:
-        """All images, in an order that suits the source.
+        """Yield all images, in any order.
 
         Raises:
-            InputError: one of them is not what it should be.
+            InputError: if an image is invalid.
         """

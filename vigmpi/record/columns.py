@@ -1,8 +1,11 @@
-"""What the record holds of ranks and steps: names, units and meanings in one table."""
+"""Format version of the record, and its columns with their units and descriptions."""
 
 from dataclasses import dataclass
 
 import numpy as np
+
+# Raised only if a reader of the old format would misread the new one; see README.md.
+FORMAT = "vigmpi record 1"
 
 
 @dataclass(frozen=True)
@@ -14,64 +17,60 @@ class Column:
 
 
 RANKS = (
-    Column("replica", "1", "copy of the pipeline that this rank belongs to"),
-    Column("stage", "1", "stage of the pipeline that it runs"),
-    Column("first_block", "1", "first block of its stage"),
-    Column("num_blocks", "1", "number of blocks of its stage"),
-    Column("threads", "1", "threads that it computes on"),
-    Column("cores", "1", "cores that it may use"),
-    Column("pid", "1", "process id on its host"),
-    Column("forecast_rss_bytes", "bytes", "peak resident size as forecast before the first step"),
-    Column("host", "1", "name of its machine"),
+    Column("replica", "1", "replica that the rank belongs to"),
+    Column("stage", "1", "pipeline stage that the rank runs"),
+    Column("first_block", "1", "first block of the rank's stage, from 0"),
+    Column("num_blocks", "1", "number of blocks in the rank's stage"),
+    Column("threads", "1", "number of compute threads"),
+    Column("cores", "1", "number of cores that the rank may run on"),
+    Column("pid", "1", "process ID on the host"),
+    Column("forecast_rss_bytes", "bytes", "forecast of the peak resident set size"),
+    Column("host", "1", "host name"),
 )
 
-PEAK = Column("peak_rss_bytes", "bytes", "peak resident size so far", np.int64)
+PEAK = Column("peak_rss_bytes", "bytes", "peak resident set size so far", np.int64)
 
 STEPS = (
-    Column("epoch", "1", "pass over the data, from 0", np.int32),
-    Column("step", "1", "mini-batch of its epoch and phase, from 0", np.int32),
+    Column("epoch", "1", "epoch, from 0", np.int32),
+    Column("step", "1", "mini-batch within the epoch and phase, from 0", np.int32),
     Column("phase", "1", "0: train, 1: test", np.uint8),
-    Column("warm_up", "1", "1: the first of its phase since a start; left out of tables", np.uint8),
-    Column("num_images", "images", "of the global mini-batch", np.int32),
-    Column("loss", "1", "mean cross-entropy over these images"),
-    Column("accuracy", "1", "share of these images whose class was found"),
-    Column("finite", "1", "1: loss and gradients were", np.uint8),
+    Column("warm_up", "1", "1: first mini-batch of the phase after a start or resume", np.uint8),
+    Column("num_images", "images", "number of images in the global mini-batch", np.int32),
+    Column("loss", "1", "mean cross-entropy over the global mini-batch"),
+    Column("accuracy", "1", "fraction of the global mini-batch that is classified correctly"),
+    Column("finite", "1", "1: the loss and, in training, all gradients are finite", np.uint8),
 )
 
 TIMINGS = (
-    Column("step_s", "s", "the whole mini-batch on this rank"),
-    Column(
-        "data_s",
-        "s",
-        "waiting for the images and labels of this rank, which are read one step ahead",
-    ),
-    Column("forward_s", "s", "forward, with the loss on the last stage"),
-    Column("backward_s", "s", "backward"),
-    Column("receive_wait_s", "s", "waiting for features or gradients to arrive"),
-    Column("send_wait_s", "s", "handing features and gradients to MPI, and their last leaving"),
-    Column("gradient_sum_s", "s", "waiting for the sum over replicas after the last backward"),
-    Column("agreement_s", "s", "waiting for word that loss and gradients are finite everywhere"),
-    Column("statistics_s", "s", "merging batch-norm statistics over micro-batches and replicas"),
-    Column("optimizer_s", "s", "Adam"),
+    Column("step_s", "s", "wall time of the mini-batch on the rank"),
+    Column("data_s", "s", "wait for the rank's images and labels, which are read one step ahead"),
+    Column("forward_s", "s", "forward passes, including the loss on the last stage"),
+    Column("backward_s", "s", "backward passes"),
+    Column("receive_wait_s", "s", "wait for features and gradients from neighbouring stages"),
+    Column("send_wait_s", "s", "posting of sends to neighbouring stages, and their completion"),
+    Column("gradient_sum_s", "s", "wait for the gradient all-reduce after the last backward pass"),
+    Column("agreement_s", "s", "check on all ranks that the loss and all gradients are finite"),
+    Column("statistics_s", "s", "merging of batch-norm statistics over micro-batches and replicas"),
+    Column("optimizer_s", "s", "Adam step"),
 )
 
-# With an axis of replicas and one of layers; NaN where a phase has none.
+# Axes: mini-batch, replica, layer. Lost replicas are NaN.
 LAYERS = (
-    Column("forward_s", "s", "forward of a block or of the readout"),
-    Column("backward_s", "s", "its backward"),
+    Column("forward_s", "s", "forward passes of the layer, without the loss"),
+    Column("backward_s", "s", "backward passes of the layer; 0 in a test"),
 )
 
 CLOCKS = (
-    Column("clock_offset_s", "s", "of its host's clock over rank 0's, taken off its trace"),
-    Column("clock_error_s", "s", "the offset is right to so much: half a message's way and back"),
-    Column("clock_drift_s", "s", "how the offset changed until the end of the run"),
+    Column("clock_offset_s", "s", "rank's clock minus rank 0's; already subtracted from its spans"),
+    Column("clock_error_s", "s", "error bound of the offset: half the shortest round trip"),
+    Column("clock_drift_s", "s", "change of the offset by the end of the run"),
 )
 
 TRACE = (
-    Column("mini_batch", "1", "in the order of the run", np.int32),
+    Column("mini_batch", "1", "mini-batch of the run, from 0", np.int32),
     Column("rank", "1", "rank in MPI_COMM_WORLD", np.int32),
-    Column("kind", "1", "what was done: an index into the attribute kinds", np.uint8),
-    Column("micro_batch", "1", "of its rank's mini-batch; -1: what concerns all of it", np.int32),
-    Column("start_s", "s", "since the first mini-batch began, by rank 0's clock"),
-    Column("end_s", "s", "likewise"),
+    Column("kind", "1", "kind of action: index into the group's attribute `kinds`", np.uint8),
+    Column("micro_batch", "1", "micro-batch of the replica; -1: the whole mini-batch", np.int32),
+    Column("start_s", "s", "start since the first traced mini-batch began, by rank 0's clock"),
+    Column("end_s", "s", "end since the first traced mini-batch began, by rank 0's clock"),
 )

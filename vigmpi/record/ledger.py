@@ -1,8 +1,8 @@
-"""Where a step's time went: every rank's share of it in columns that add up to the whole.
+"""The ledger: the time of a step on every rank, attributed to columns that add up to the step.
 
-GPipe's closed form is the sum of the stages' times for a micro-batch plus (M - 1) times the
-slowest stage's, forward and backward each (Huang et al., "GPipe", NeurIPS 2019). Of it, the
-slowest stage's own M times are work; the rest no rank can avoid, and is the bubble.
+GPipe's closed form is the sum of the stages' times for one micro-batch plus (M - 1) times that
+of the slowest stage, for forward and backward each (Huang et al., "GPipe", NeurIPS 2019). M times
+the slowest stage's time is work; the remainder is the bubble, which no rank can avoid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,36 +16,31 @@ from vigmpi.record.columns import Column
 Seconds = NDArray[np.float64]
 
 LEDGER = (
-    Column("forward_s", "s", "measured on the rank"),
-    Column("backward_s", "s", "measured on the rank"),
-    Column("bubble_s", "s", "closed form of the rank's replica, less the slowest stage's work"),
+    Column("forward_s", "s", "forward passes on the rank"),
+    Column("backward_s", "s", "backward passes on the rank"),
+    Column("bubble_s", "s", "closed form of the rank's replica minus its slowest stage's work"),
     Column(
         "imbalance_s",
         "s",
-        "what the slowest stage works more than this rank's, and what the slowest replica's "
-        "closed form is more than that of this rank's replica",
+        "work of the slowest stage minus that of the rank's stage, plus closed form of the "
+        "slowest replica minus that of the rank's replica",
     ),
-    Column(
-        "network_s",
-        "s",
-        "the rest of the waiting: messages under way, and micro-batches of uneven times, which "
-        "can bring it below 0",
-    ),
-    Column("gradient_sum_s", "s", "with the agreement behind it, of the rank that came last"),
-    Column("data_s", "s", "of the rank that took longest"),
-    Column("statistics_s", "s", "of the replica that came last, where that took longest"),
-    Column("optimizer_s", "s", "of the rank that took longest"),
-    Column("other_s", "s", "what a rank did between the measured actions"),
+    Column("network_s", "s", "remaining wait: messages, uneven micro-batches; can be negative"),
+    Column("gradient_sum_s", "s", "gradient all-reduce and agreement, minimum over the ranks"),
+    Column("data_s", "s", "wait for data, maximum over the ranks"),
+    Column("statistics_s", "s", "merging of batch-norm statistics on the slowest stage"),
+    Column("optimizer_s", "s", "optimizer step, maximum over the ranks"),
+    Column("other_s", "s", "time on the rank between the measured actions"),
 )
 
 
 class Ledger(NamedTuple):
-    """Of one mini-batch, or the mean of many.
+    """The ledger of one mini-batch, or the mean of several.
 
     Attributes:
-        shares: of the step on each rank, [ranks, len(LEDGER)].
-        step_s: the step on the slowest rank; each rank's shares add up to it.
-        closed_form_s: of the slowest replica.
+        shares: seconds of each rank in each column of `LEDGER`, [ranks, len(LEDGER)].
+        step_s: seconds of the step on the slowest rank; each row of `shares` adds up to it.
+        closed_form_s: GPipe's closed form for the slowest replica, in seconds.
     """
 
     shares: Seconds
@@ -54,42 +49,43 @@ class Ledger(NamedTuple):
 
 
 def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) -> Ledger:
-    """Share out a mini-batch.
+    """Attribute the time of a mini-batch to the columns of `LEDGER`.
 
-    All ranks leave a step together, so the wall time of all is that of the slowest, and a rank
-    that waits for another's loading or optimizer waits in that column.
+    All ranks finish a step together, so the slowest rank's wall time is that of all. A rank that
+    waits for another rank's data or optimizer spends this time in the same column.
 
     Args:
-        timings: the record's columns, [ranks] each.
-        micro_batches: of a replica's mini-batch.
+        timings: the columns `TIMINGS` of the record in seconds, [ranks] each.
+        micro_batches: number of micro-batches in a replica's mini-batch.
     """
     by_replica = {name: values.reshape(replicas, -1) for name, values in timings.items()}
     forward, backward = by_replica["forward_s"], by_replica["backward_s"]
     slowest = forward.max(axis=1) + backward.max(axis=1)
     bubble = ((forward + backward).sum(axis=1) - slowest) / micro_batches
-    closed = bubble + slowest
-    late = closed.max() - closed
-    # All ranks agree after the sum. Who comes to that last waits for none: what it spends, the
-    # others' lateness is not in. So for the replicas, which meet again over the statistics.
-    joint = (by_replica["gradient_sum_s"] + by_replica["agreement_s"]).min()
+    closed_form = bubble + slowest
+    lag = closed_form.max() - closed_form
+    # The agreement synchronizes all ranks after the gradient sum. The last rank to arrive waits
+    # for no other, so its time (the minimum) excludes lateness. The same holds for the replicas,
+    # which synchronize once more over the statistics.
+    reduction = (by_replica["gradient_sum_s"] + by_replica["agreement_s"]).min()
     statistics = by_replica["statistics_s"].min(axis=0)
     measured = np.sum([v for name, v in by_replica.items() if name != "step_s"], axis=0)
-    known = {
+    columns = {
         "forward_s": forward,
         "backward_s": backward,
         "bubble_s": bubble[:, None],
-        "imbalance_s": (slowest + late)[:, None] - forward - backward,
-        "gradient_sum_s": joint,
+        "imbalance_s": (slowest + lag)[:, None] - forward - backward,
+        "gradient_sum_s": reduction,
         "data_s": by_replica["data_s"].max(),
         "statistics_s": statistics.max(),
         "optimizer_s": by_replica["optimizer_s"].max(),
         "other_s": by_replica["step_s"] - measured,
     }
-    shares = {name: np.broadcast_to(v, forward.shape).ravel() for name, v in known.items()}
+    by_rank = {name: np.broadcast_to(v, forward.shape).ravel() for name, v in columns.items()}
     step_s = float(timings["step_s"].max())
-    shares["network_s"] = step_s - np.sum(list(shares.values()), axis=0)
-    columns = np.array([shares[column.name] for column in LEDGER]).T
-    return Ledger(columns, step_s, float(closed.max()))
+    by_rank["network_s"] = step_s - np.sum(list(by_rank.values()), axis=0)
+    shares = np.array([by_rank[column.name] for column in LEDGER]).T
+    return Ledger(shares, step_s, float(closed_form.max()))
 
 
 def mean(ledgers: Sequence[Ledger]) -> Ledger:

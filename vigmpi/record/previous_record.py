@@ -6,20 +6,20 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
-from vigmpi.record.columns import LAYERS, STEPS, TIMINGS, TRACE
+from vigmpi.record.columns import FORMAT, LAYERS, STEPS, TIMINGS, TRACE
 
-_GROWING = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
-# What h5py raises for a damaged file.
+_GROUPS = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
+# h5py raises any of these for a damaged file.
 _DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 
 
 class PreviousRecord(NamedTuple):
-    """What a record already holds of a run that goes on from a checkpoint.
+    """Contents of a run's record up to the checkpoint from which the run resumes.
 
     Attributes:
-        rows: by the name of the dataset, what was written up to the checkpoint.
-        attributes: of the file.
-        kinds: of the spans of its trace; empty without one.
+        rows: the values written up to the checkpoint, by name of the dataset.
+        attributes: the attributes of the file.
+        kinds: the names of the trace's kinds of action; empty without a trace.
     """
 
     rows: Mapping[str, np.ndarray]
@@ -33,36 +33,41 @@ def read_previous_record(
     """Read a record up to a checkpoint.
 
     Args:
-        run: the run's identifier.
-        mini_batches: done at the checkpoint; later ones will be done again.
-        axes: that the record must have, since it goes on with the same ones.
+        run: identifier of the run.
+        mini_batches: number of mini-batches completed at the checkpoint; later rows are dropped,
+            because the resumed run repeats them.
+        axes: axes of the resumed run, which the record must share.
 
     Raises:
-        InputError: it cannot be read, or is of another run or layout.
+        InputError: if the record cannot be read, or has another format, run or layout.
     """
-    other = "--output FILE, or --overwrite to lose it"
+    remedy = "Use --record FILE to start a new record, or --overwrite to replace it."
     try:
         with h5py.File(path, "r", locking=False) as file:
             attributes = dict(file.attrs)
+            if (version := attributes.get("format", "no version")) != FORMAT:
+                raise InputError(
+                    f'unsupported record format: {path} has "{version!s:.40}", this version reads '
+                    f'"{FORMAT}". {remedy}'
+                )
             if attributes.get("run") != run:
-                raise InputError(f"the record {path} is of another run; type: {other}")
+                raise InputError(f"record belongs to another run: {path}. {remedy}")
             if not all(np.array_equal(file[name][:], axis) for name, axis in axes.items()):
-                raise InputError(f"the record {path} is of another layout; type: {other}")
+                raise InputError(f"record has another layout: {path}. {remedy}")
             return PreviousRecord(_rows(file, mini_batches), attributes, _kinds(file))
     except _DAMAGED as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the record {path} can't be read ({reason}); type: {other}") from error
+        raise InputError(f"cannot read the record: {path} ({error}). {remedy}") from error
 
 
 def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     numbers = file["mini_batch"][: int(file.attrs["steps_done"])]
     keep = np.count_nonzero(numbers < mini_batches)
     rows = {"mini_batch": numbers[:keep]}
-    for group, columns in _GROWING.items():
+    for group, columns in _GROUPS.items():
         for name in (f"{group}/{column.name}" for column in columns):
             rows[name] = file[name][:keep]
     if {len(values) for values in rows.values()} != {keep}:
-        raise ValueError("its columns are of different lengths")
+        raise ValueError("columns differ in length")
     if "trace" in file:
         before = file["trace/mini_batch"][:] < mini_batches
         for name in (f"trace/{column.name}" for column in TRACE):

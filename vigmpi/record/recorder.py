@@ -11,18 +11,18 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError, RankError
-from vigmpi.record.columns import CLOCKS, LAYERS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
+from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
 
 _FLUSH_S = 2.0
-_CHUNK_STEPS = 256
-_SLACK_BYTES = 2**16
+_CHUNK_ROWS = 256
+_METADATA_BYTES = 2**16
 
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
-    "replica": "copy of the pipeline",
-    "layer": "block, or the readout",
-    "mini_batch": "in the order of the run",
+    "replica": "replica of the pipeline",
+    "layer": "layer of the model: a block or the head",
+    "mini_batch": "mini-batch of the run, from 0, in training and tests",
 }
 _GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
     "steps": (STEPS, ["mini_batch"]),
@@ -33,13 +33,13 @@ _GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What is recorded of a mini-batch.
+    """Recorded values of one mini-batch.
 
     Attributes:
-        step: a value for each of `STEPS`.
+        step: a value for each column of `STEPS`.
         timings: seconds, [ranks, len(TIMINGS)].
         layers: seconds, [replicas, len(LAYERS), layers].
-        peak_rss_bytes: [ranks].
+        peak_rss_bytes: peak resident set size, [ranks].
     """
 
     step: Mapping[str, Any]
@@ -49,25 +49,24 @@ class Row:
 
 
 class Recorder:
-    """Writes the HDF5 file of a run, on one rank, while the run goes on.
+    """Writer of a run's HDF5 file, on one rank; README.md describes the format.
 
-    The file holds plain datasets only, with units and named axes. Rows are written in short
-    bursts, each ended by the attribute `steps_done` and a flush, so that a killed run leaves
-    a file that opens, and readers can cut at `steps_done`. SWMR and the newer file formats are
-    left alone: a file that uses them cannot be opened after a kill.
+    The file consists of plain datasets with units and named axes. Rows are written in short
+    bursts, each of which ends with an update of the attribute `steps_done` and a flush. A killed
+    run therefore leaves a readable file, and readers use the first `steps_done` rows. The file
+    does not use SWMR or newer file formats, because such a file cannot be opened after a kill.
 
     Args:
-        attributes: groups of attributes by name; "" for those of the file itself.
-        ranks: a value for each rank, [ranks], of each of `RANKS`.
-        layers: names of the blocks and of the readout.
-        resume_from: how many mini-batches the run had done at the checkpoint that it goes on
-            from. What its record holds up to there is taken over into a new file, which then
-            takes the old one's place.
+        attributes: attributes by name of their group; "" for those of the file.
+        ranks: a value for each rank in each column of `RANKS`, [ranks] each.
+        layers: names of the model's layers.
+        resume_from: number of mini-batches completed at the checkpoint from which the run
+            resumes. The rows up to there are copied to a new file, which then replaces the old.
 
     Raises:
-        InputError: the file exists, cannot be written, or is not of the run that goes on.
-        RankError: by any method, once the file takes no more. What was flushed stays readable if
-            the file is then left alone; even Python's end would close it, and write.
+        InputError: if the file exists, cannot be written, or does not belong to the resumed run.
+        RankError: by any method, if the file cannot grow. Flushed rows remain readable only if
+            the process then ends with `os._exit`: a regular exit closes, and so writes, the file.
     """
 
     def __init__(
@@ -80,27 +79,28 @@ class Recorder:
         overwrite: bool = False,
         resume_from: int = 0,
     ) -> None:
-        self._size = len(next(iter(ranks.values())))
-        replicas = int(max(ranks["replica"])) + 1
+        num_ranks, num_replicas = len(ranks["replica"]), int(max(ranks["replica"])) + 1
         axes = {
-            "rank": np.arange(self._size, dtype=np.int32),
-            "replica": np.arange(replicas, dtype=np.int32),
+            "rank": np.arange(num_ranks, dtype=np.int32),
+            "replica": np.arange(num_replicas, dtype=np.int32),
             "layer": np.array(layers, dtype="S"),
         }
-        past = None
+        previous = None
         if resume_from and path.exists():
-            past = _past(path, attributes[""]["run"], resume_from, axes, overwrite=overwrite)
-        new = path.with_name(f".{path.name}.new") if past else path
+            run = attributes[""]["run"]
+            previous = _read_previous(path, run, resume_from, axes, overwrite=overwrite)
+        new = path.with_name(f".{path.name}.new") if previous else path
         self._path = path
-        # Kept open: one that is dropped writes what it still holds, and h5py ignores errors then.
-        self._growing: dict[str, h5py.Dataset] = {}
-        self._file = _create(new, overwrite=overwrite or past is not None)
+        # Open datasets are kept: on deletion h5py writes their buffers and ignores errors.
+        self._extendible: dict[str, h5py.Dataset] = {}
+        self._file = _create(new, overwrite=overwrite or previous is not None)
+        self._file.attrs["format"] = FORMAT
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
         self._make_axes(axes)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
-        self.add_ranks("ranks", PEAK, np.zeros(self._size, PEAK.dtype))
+        self.add_ranks("ranks", PEAK, np.zeros(num_ranks, PEAK.dtype))
         self._peak = self._file[f"ranks/{PEAK.name}"]
         for group, (columns, names) in _GROUPS.items():
             for column in columns:
@@ -110,26 +110,26 @@ class Recorder:
         self._flushed_at = 0.0
         self._next = resume_from
         self._trace_from_s = 0.0
-        if past:
-            self._take_over(past)
+        if previous:
+            self._copy_rows(previous)
         if resume_from:
-            before = past.attributes.get("resumed_at", []) if past else []
-            self._file.attrs["resumed_at"] = [*before, resume_from]
+            resumed_at = previous.attributes.get("resumed_at", []) if previous else []
+            self._file.attrs["resumed_at"] = [*resumed_at, resume_from]
         self.flush()
         new.rename(path)
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
-        """Write what is known of each rank once a run, [ranks]."""
-        with self._room():
+        """Write a column with one value per rank and run, [ranks]."""
+        with self._reserved_space():
             dataset = self._file.create_dataset(f"{group}/{column.name}", data=values)
             self._describe(dataset, column, ["rank"])
 
     def begin_trace(self, kinds: Sequence[str], clocks: Mapping[str, np.ndarray]) -> None:
-        """Make room for `add_spans`.
+        """Create the datasets of the trace.
 
         Args:
-            kinds: the names that spans give by number.
-            clocks: a value for each rank of the `CLOCKS` that are known so far.
+            kinds: names of the kinds of action, by number.
+            clocks: columns of `CLOCKS` that are known at the start, [ranks] each.
         """
         if "trace" not in self._file:
             self._make_trace(kinds)
@@ -138,23 +138,24 @@ class Recorder:
                 self.add_ranks("trace", column, clocks[column.name])
 
     def add(self, row: Row) -> None:
-        """Take a mini-batch's values."""
+        """Add a mini-batch, to be written at the next flush."""
         self._rows.append(row)
         if time.monotonic() - self._flushed_at > _FLUSH_S:
             self.flush()
 
     def add_spans(self, spans: np.ndarray) -> None:
-        """Take spans of time, [spans, len(TRACE)]."""
-        later = [self._trace_from_s if column.unit == "s" else 0 for column in TRACE]
-        self._spans.append(spans + later)
+        """Add spans to the trace, [spans, len(TRACE)], to be written at the next flush."""
+        shift = [self._trace_from_s if column.unit == "s" else 0 for column in TRACE]
+        self._spans.append(spans + shift)
 
     def flush(self) -> None:
+        """Write all added rows and spans to the file."""
         rows = {
             name: sum(map(len, self._spans)) if name.startswith("trace/") else len(self._rows)
-            for name in self._growing
+            for name in self._extendible
         }
-        with self._room(self._bytes_of_new_chunks(rows)):
-            self._append()
+        with self._reserved_space(self._bytes_of_new_chunks(rows)):
+            self._write_added()
             self._file.attrs["steps_done"] = len(self._file["mini_batch"])
             self._file.flush()
         self._next += len(self._rows)
@@ -162,18 +163,18 @@ class Recorder:
         self._spans.clear()
         self._flushed_at = time.monotonic()
 
-    def _append(self) -> None:
+    def _write_added(self) -> None:
         if self._spans:
             for column, values in zip(TRACE, np.concatenate(self._spans).T, strict=True):
-                self._write(f"trace/{column.name}", values)
+                self._append(f"trace/{column.name}", values)
         if self._rows:
-            self._write("mini_batch", np.arange(self._next, self._next + len(self._rows)))
+            self._append("mini_batch", np.arange(self._next, self._next + len(self._rows)))
             for column in STEPS:
-                self._write(f"steps/{column.name}", [row.step[column.name] for row in self._rows])
+                self._append(f"steps/{column.name}", [row.step[column.name] for row in self._rows])
             for i, column in enumerate(TIMINGS):
-                self._write(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
+                self._append(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
             for i, column in enumerate(LAYERS):
-                self._write(f"layers/{column.name}", [row.layers[:, i] for row in self._rows])
+                self._append(f"layers/{column.name}", [row.layers[:, i] for row in self._rows])
             self._peak[:] = self._rows[-1].peak_rss_bytes
 
     @property
@@ -181,61 +182,62 @@ class Recorder:
         return bool(self._file)
 
     def close(self, **attributes: Any) -> None:
-        """Write what is left, and attributes that only the end of the run knows."""
+        """Flush, write the file attributes known only at the end of the run, and close the file."""
         self.flush()
-        with self._room():
+        with self._reserved_space():
             self._file.attrs.update(attributes)
             self._file.close()
 
-    def _take_over(self, past: PreviousRecord) -> None:
-        if past.kinds:
-            self._make_trace(past.kinds)
-        rows = {name: len(values) for name, values in past.rows.items()}
-        with self._room(self._bytes_of_new_chunks(rows)):
-            for name, values in past.rows.items():
-                self._write(name, values)
-        if len(ends := past.rows.get("trace/end_s", ())):
+    def _copy_rows(self, previous: PreviousRecord) -> None:
+        if previous.kinds:
+            self._make_trace(previous.kinds)
+        rows = {name: len(values) for name, values in previous.rows.items()}
+        with self._reserved_space(self._bytes_of_new_chunks(rows)):
+            for name, values in previous.rows.items():
+                self._append(name, values)
+        if len(ends := previous.rows.get("trace/end_s", ())):
             self._trace_from_s = max(ends)
-        self._file.attrs["started"] = past.attributes["started"]
+        self._file.attrs["started"] = previous.attributes["started"]
 
     @contextmanager
-    def _room(self, size_bytes: int = 0) -> Iterator[None]:
-        """Have the disk set aside what is about to be written, before HDF5 begins.
+    def _reserved_space(self, size_bytes: int = 0) -> Iterator[None]:
+        """Reserve disk space before HDF5 begins to write.
 
-        HDF5 goes on where a write found no room, and so may leave a file that does not open.
+        HDF5 continues after a write that failed for lack of space, and may leave a file that
+        cannot be opened.
 
         Args:
-            size_bytes: of new chunks; there is always some room for what describes them.
+            size_bytes: size of the new chunks; space for metadata is added.
         """
         try:
-            end = self._file.id.get_filesize() + size_bytes + _SLACK_BYTES
+            end = self._file.id.get_filesize() + size_bytes + _METADATA_BYTES
             os.posix_fallocate(self._file.id.get_vfd_handle(), 0, end)
             yield
         except (OSError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise RankError(
-                f"the record {self._path} takes no more ({reason}); it is whole up to its "
-                f"steps_done: make room, then type: --resume latest, with the same --output"
+                f"cannot extend the record: {self._path} ({_reason(error)}); its rows up to "
+                f"steps_done are complete. Free disk space, then use --resume latest --record "
+                f"{self._path}."
             ) from error
 
     def _bytes_of_new_chunks(self, rows: Mapping[str, int]) -> int:
-        """Args: rows: to be appended, by dataset."""
+        """Return the size of the chunks that appending `rows` rows to each dataset needs."""
         total = 0
-        for name, more in rows.items():
-            dataset = self._growing[name]
-            done, whole = len(dataset), math.prod(dataset.chunks) * dataset.dtype.itemsize
-            total += (-(-(done + more) // _CHUNK_STEPS) - -(-done // _CHUNK_STEPS)) * whole
+        for name, added in rows.items():
+            dataset = self._extendible[name]
+            done, chunk_bytes = len(dataset), math.prod(dataset.chunks) * dataset.dtype.itemsize
+            total += (-(-(done + added) // _CHUNK_ROWS) - -(-done // _CHUNK_ROWS)) * chunk_bytes
         return total
 
     def _make_axes(self, axes: Mapping[str, np.ndarray]) -> None:
-        growing = {"mini_batch": np.empty(0, np.int32)}
-        for name, values in {**axes, **growing}.items():
-            grows = {"maxshape": (None,), "chunks": (_CHUNK_STEPS,)} if name in growing else {}
-            axis = self._file.create_dataset(name, data=values, **grows)
+        extendible = {"mini_batch": np.empty(0, np.int32)}
+        for name, values in {**axes, **extendible}.items():
+            shape = {"maxshape": (None,), "chunks": (_CHUNK_ROWS,)} if name in extendible else {}
+            axis = self._file.create_dataset(name, data=values, **shape)
             axis.attrs.update(unit="1", description=_AXES[name])
             axis.make_scale(name)
-            if name in growing:
-                self._growing[name] = axis
+            if name in extendible:
+                self._extendible[name] = axis
 
     def _make_trace(self, kinds: Sequence[str]) -> None:
         for column in TRACE:
@@ -249,10 +251,10 @@ class Recorder:
             (0, *fixed),
             column.dtype,
             maxshape=(None, *fixed),
-            chunks=(_CHUNK_STEPS, *fixed),
+            chunks=(_CHUNK_ROWS, *fixed),
         )
         self._describe(dataset, column, axes)
-        self._growing[dataset.name.strip("/")] = dataset
+        self._extendible[dataset.name.strip("/")] = dataset
 
     def _describe(self, dataset: h5py.Dataset, column: Column, axes: Sequence[str]) -> None:
         dataset.attrs.update(unit=column.unit, description=column.description)
@@ -261,15 +263,14 @@ class Recorder:
             if axis in self._file:
                 dimension.attach_scale(self._file[axis])
 
-    def _write(self, name: str, values: Any) -> None:
-        """Append."""
-        dataset = self._growing[name]
+    def _append(self, name: str, values: Any) -> None:
+        dataset = self._extendible[name]
         done = len(dataset)
         dataset.resize(done + len(values), axis=0)
         dataset[done:] = values
 
 
-def _past(
+def _read_previous(
     path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray], *, overwrite: bool
 ) -> PreviousRecord | None:
     try:
@@ -282,14 +283,18 @@ def _past(
 
 def _create(path: Path, *, overwrite: bool) -> h5py.File:
     try:
-        # No lock: it would keep readers out, and network file systems often refuse one.
+        # A lock would keep readers out, and network file systems often refuse it.
         return h5py.File(path, "w" if overwrite else "x", locking=False)
     except FileExistsError as error:
         raise InputError(
-            f"the record {path} exists; type: --overwrite, or another --output"
+            f"record already exists: {path}. Use --overwrite to replace it, or --record FILE."
         ) from error
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
         raise InputError(
-            f"the record {path} can't be written ({reason}); type: --output FILE"
+            f"cannot write the record: {path} ({_reason(error)}). Use --record FILE with a path "
+            f"that can be written."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,9 +1,11 @@
+"""Spans of time within a step, and the columns of the record that they count in."""
+
 from collections import defaultdict
 from typing import NamedTuple
 
 from vigmpi.schedule import Kind
 
-# What a rank spends a step on, and the column of the record that it counts in.
+# Kind of span -> column of `TIMINGS`.
 COLUMNS: dict[str, str] = {
     Kind.FORWARD: "forward_s",
     Kind.BACKWARD: "backward_s",
@@ -22,11 +24,11 @@ COLUMNS: dict[str, str] = {
 
 
 class Span(NamedTuple):
-    """What was done from start to end, in seconds of this host's clock.
+    """An action on one rank, with its start and end in seconds of the host's clock.
 
     Attributes:
         kind: a key of `COLUMNS`.
-        micro_batch: -1 where it concerns the whole mini-batch.
+        micro_batch: number of the micro-batch; -1 for the whole mini-batch.
     """
 
     kind: str
@@ -36,7 +38,7 @@ class Span(NamedTuple):
 
 
 def seconds(spans: list[Span]) -> dict[str, float]:
-    """Sums by column; 0 for what was not done."""
+    """Return the total seconds of each column; 0 for a column without spans."""
     totals = defaultdict[str, float](float)
     for span in spans:
         totals[COLUMNS[span.kind]] += span.end - span.start

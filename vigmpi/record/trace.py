@@ -10,26 +10,29 @@ _WIDTH = 4  # kind, micro-batch, start, end
 
 
 class Trace:
-    """Brings every rank's spans together, by rank 0's clock. All its methods are collective.
+    """Collector of all ranks' spans, by rank 0's clock. All its methods are collective.
 
     Args:
-        chunks: micro-batches of a replica's mini-batch at most.
-        mini_batches: done before the trace begins.
+        chunks: maximum number of micro-batches in a replica's mini-batch.
+        mini_batches: number of mini-batches that the run completed before the trace begins.
+
+    Attributes:
+        clock: offsets of the ranks' clocks and their error bounds.
     """
 
     def __init__(self, topology: Topology, chunks: int, mini_batches: int = 0) -> None:
         self._world = topology.world
-        self._room = np.empty((6 * chunks + len(KINDS), _WIDTH))
+        self._buffer = np.empty((6 * chunks + len(KINDS), _WIDTH))
         self.clock = compare_clocks(self._world)
         self._origin: float | None = None
         self._mini_batches = mini_batches
 
     def gather(self, spans: list[Span]) -> np.ndarray:
-        """A row of `vigmpi.record.columns.TRACE` for each span of a mini-batch."""
-        self._room[:] = np.nan
-        for row, span in zip(self._room, spans, strict=False):
+        """Return all ranks' spans of a mini-batch, [spans, len(TRACE)]."""
+        self._buffer[:] = np.nan
+        for row, span in zip(self._buffer, spans, strict=False):
             row[:] = KINDS.index(span.kind), span.micro_batch, span.start, span.end
-        rows = allgather_rows(self._world, self._room)
+        rows = allgather_rows(self._world, self._buffer)
         rows[:, :, 2:] -= self.clock.offset[:, None, None]
         if self._origin is None:
             self._origin = np.nanmin(rows[:, :, 2])
@@ -41,5 +44,5 @@ class Trace:
         return table[~np.isnan(table[:, 2])]
 
     def drift(self) -> np.ndarray:
-        """How the clocks' offsets have changed since the trace began, [ranks]."""
+        """Return the change of the clocks' offsets since the trace began, in seconds, [ranks]."""
         return compare_clocks(self._world).offset - self.clock.offset

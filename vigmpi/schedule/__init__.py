@@ -1,4 +1,4 @@
-"""What a stage does in a step, as data: a schedule yields the work, one rule adds the messages."""
+"""Schedules: generators of a stage's actions in a step, and the insertion of their messages."""
 
 from collections.abc import Callable, Iterator
 

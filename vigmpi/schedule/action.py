@@ -13,7 +13,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that a stage does for one micro-batch of a step."""
+    """One operation of a stage on one micro-batch of a step, printed as `F0` or `sB3`."""
 
     kind: Kind
     micro_batch: int

@@ -1,4 +1,4 @@
-"""A proof that a schedule cannot deadlock, whatever MPI buffers."""
+"""Deadlock check: a schedule must complete even if MPI buffers no messages."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,53 +12,53 @@ _RECEIVES = {Kind.RECEIVE_FEATURES: Kind.SEND_FEATURES, Kind.RECEIVE_GRADIENTS: 
 def blocked_stages(
     programs: Sequence[Sequence[Action]], slots: int, steps: int = 2
 ) -> dict[int, Action]:
-    """Run the stages' actions under zero-buffer sends until nothing moves.
+    """Execute the stages' actions with unbuffered sends and return where stages deadlock.
 
-    A send ends once its receive has been posted, and no sooner. A stage posts receives for the
-    first `slots` messages of each kind when a step begins, and one more for each that it takes.
-    Actions are local and deterministic, and none competes for another's message, so the order
-    in which stages are tried does not matter: what this one run reaches, every run reaches.
+    A send completes only once its receive has been posted. A stage posts the receives of the
+    first `slots` messages of each kind when a step begins, and another one after each receive.
+    Actions are local and deterministic, and no two compete for a message. The order in which the
+    stages are tried therefore does not matter: every execution ends in the same state.
 
     Args:
-        programs: every stage's actions in one step, messages included.
-        slots: receives posted ahead per kind.
-        steps: how often the programs are repeated (a later step may meet an earlier one).
+        programs: actions of each stage in one step, messages included.
+        slots: number of receives posted in advance per kind.
+        steps: number of repetitions of the programs (consecutive steps may overlap).
 
     Returns:
-        For every stage that cannot go on, the action where it waits; empty if all ended.
+        The action at which each blocked stage waits; empty if all stages complete.
     """
-    at = [0] * len(programs)
+    done = [0] * len(programs)
     sent = Counter[tuple[int, Kind]]()  # by sending stage, over all steps
-    taken = Counter[tuple[int, Kind]]()  # by receiving stage and kind of send
+    received = Counter[tuple[int, Kind]]()  # by receiving stage and kind of send
     per_step = [Counter(action.kind for action in program) for program in programs]
 
     def can_run(stage: int, action: Action) -> bool:
-        step = at[stage] // len(programs[stage])
+        step = done[stage] // len(programs[stage])
         if shift := _SENDS.get(action.kind):
-            peer, number = stage + shift, sent[stage, action.kind]
-            started = at[peer] // len(programs[peer]) >= step
-            ahead = min(taken[peer, action.kind] + slots, per_step[stage][action.kind] * (step + 1))
-            return started and number < ahead
+            peer, kind = stage + shift, action.kind
+            peer_has_begun = done[peer] // len(programs[peer]) >= step
+            posted = min(received[peer, kind] + slots, per_step[stage][kind] * (step + 1))
+            return peer_has_begun and sent[stage, kind] < posted
         if send := _RECEIVES.get(action.kind):
-            return sent[stage - _SENDS[send], send] > taken[stage, send]
+            return sent[stage - _SENDS[send], send] > received[stage, send]
         return True
 
-    moved = True
-    while moved:
-        moved = False
+    progressed = True
+    while progressed:
+        progressed = False
         for stage, program in enumerate(programs):
-            while at[stage] < steps * len(program):
-                action = program[at[stage] % len(program)]
+            while done[stage] < steps * len(program):
+                action = program[done[stage] % len(program)]
                 if not can_run(stage, action):
                     break
-                at[stage] += 1
-                moved = True
+                done[stage] += 1
+                progressed = True
                 if action.kind in _SENDS:
                     sent[stage, action.kind] += 1
                 elif send := _RECEIVES.get(action.kind):
-                    taken[stage, send] += 1
+                    received[stage, send] += 1
     return {
-        stage: program[at[stage] % len(program)]
+        stage: program[done[stage] % len(program)]
         for stage, program in enumerate(programs)
-        if at[stage] < steps * len(program)
+        if done[stage] < steps * len(program)
     }

@@ -4,15 +4,15 @@ from vigmpi.schedule.action import Action, Kind
 
 
 def gpipe(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
-    """All forwards, then all backwards (Huang et al., "GPipe", NeurIPS 2019)."""
+    """Yield all forwards, then all backwards (Huang et al., "GPipe", NeurIPS 2019)."""
     for i in range(chunks):
         yield Action(Kind.FORWARD, i)
-    # Ascending in every schedule: gradients add up in one order, bit for bit.
+    # Every schedule runs them in ascending order: the order of summation fixes the gradients' bits.
     for i in range(chunks):
         yield Action(Kind.BACKWARD, i)
 
 
 def forward_only(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
-    """The test phase."""
+    """Yield all forwards: the schedule of the test phase."""
     for i in range(chunks):
         yield Action(Kind.FORWARD, i)

@@ -4,7 +4,7 @@ from vigmpi.schedule.action import Action, Kind
 
 
 def with_messages(work: Iterable[Action], stage: int, stages: int) -> Iterator[Action]:
-    """Put each piece of work between the receive that it needs and the send that it feeds."""
+    """Insert the receive of its input before each action and the send of its output after it."""
     first, last = stage == 0, stage == stages - 1
     around = {
         Kind.FORWARD: (Kind.RECEIVE_FEATURES, first, Kind.SEND_FEATURES, last),

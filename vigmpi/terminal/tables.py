@@ -1,4 +1,4 @@
-"""Closing tables of a run, as text."""
+"""Tables that a run prints at its end."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,20 +9,20 @@ from vigmpi.phase import Phase
 
 
 def table(seconds: Mapping[Phase, Sequence[float]]) -> str:
-    """The study's closing table: statistics of each phase's mini-batches.
+    """Return the study's table: statistics of the mini-batch times of each phase.
 
     Args:
-        seconds: of each mini-batch on its slowest rank, warm-up left out.
+        seconds: time of each mini-batch on its slowest rank, without warm-up.
     """
     lines = ["phase   mini-batches    mean s     std s     min s     max s"]
     for phase, values in seconds.items():
         times = np.array(values)
-        figures = (
+        statistics = (
             [times.mean(), times.std(ddof=1) if len(times) > 1 else None, times.min(), times.max()]
             if len(times)
             else [None] * 4
         )
-        cells = "".join(f"{'-' if f is None else format(f, '.3f'):>10}" for f in figures)
+        cells = "".join(f"{'-' if f is None else format(f, '.3f'):>10}" for f in statistics)
         lines.append(f"{phase:8}{len(times):12}{cells}")
     lines.append("(without the first mini-batch of each phase, which includes warm-up)")
     return "\n".join(lines)
@@ -35,7 +35,12 @@ def ledger_table(
     step_s: float,
     closed_form_s: float,
 ) -> str:
-    """Where a mini-batch's time went on each stage, in percent, beside the closed form."""
+    """Return the ledger of a phase as percentages of a mini-batch's time, one row per stage.
+
+    Args:
+        columns: names of the ledger's columns.
+        shares: seconds, [stages, columns].
+    """
     percent = np.round(100 * shares / step_s, 1) + 0.0  # no -0.0
     names = [column.removesuffix("_s").replace("_", " ") for column in columns]
     widths = [max(7, len(name) + 2) for name in names]
@@ -50,5 +55,5 @@ def ledger_table(
     return "\n".join(lines)
 
 
-def gib(count: float) -> str:
-    return f"{count / 2**30:.2f} GiB"
+def gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"

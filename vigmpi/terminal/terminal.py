@@ -12,10 +12,7 @@ _LAUNCHERS = ("mpiexec", "mpirun", "prterun", "orterun", "hydra")
 
 
 class Terminal:
-    """What the person who started the run sees, written by one rank.
-
-    Progress and notes go to standard error; the closing table, which is the result, to standard
-    output.
+    """Progress display of a run, written by one rank to standard error.
 
     Args:
         progress: auto, bar, lines or off.
@@ -23,18 +20,18 @@ class Terminal:
 
     def __init__(self, progress: str) -> None:
         if progress == "auto":
-            progress = "bar" if _on_a_terminal() else "lines"
+            progress = "bar" if _is_interactive() else "lines"
         self._progress = progress
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def begin(self, phase: Phase, epoch: int, epochs: int, done: int, left: int) -> None:
-        """Args: done, left: mini-batches of this phase before and from now on."""
+    def begin(self, phase: Phase, epoch: int, epochs: int, done: int, remaining: int) -> None:
+        """Start the display of a phase with `done` completed and `remaining` mini-batches."""
         self._title = f"{phase:5} {epoch + 1}/{epochs}"
-        self._first, self._step, self._steps, self._images = done, done, done + left, 0
-        self._loss, self._correct = 0.0, 0.0
-        self._started = self._said = time.monotonic()
+        self._first, self._step, self._steps = done, done, done + remaining
+        self._num_images, self._loss, self._correct = 0, 0.0, 0.0
+        self._started = self._last_line = time.monotonic()
         self._bar = tqdm(
             total=self._steps,
             initial=done,
@@ -45,31 +42,31 @@ class Terminal:
             leave=False,
         )
 
-    def step(self, images: int, loss: float, accuracy: float) -> None:
+    def step(self, num_images: int, loss: float, accuracy: float) -> None:
+        """Show a completed mini-batch."""
         self._step += 1
-        self._images += images
-        self._loss += loss * images
-        self._correct += accuracy * images
-        now = time.monotonic()
-        rate = self._images / (now - self._started)
+        self._num_images += num_images
+        self._loss += loss * num_images
+        self._correct += accuracy * num_images
+        now, done = time.monotonic(), self._step - self._first
+        rate = self._num_images / (now - self._started)
         self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.1f} images/s", refresh=False)
         self._bar.update()
-        if self._progress == "lines" and (
-            now - self._said > _LINE_S or self._step == self._first + 1
-        ):
-            left = (now - self._started) / (self._step - self._first) * (self._steps - self._step)
-            self._said = now
+        if self._progress == "lines" and (now - self._last_line > _LINE_S or done == 1):
+            remaining_s = (now - self._started) / done * (self._steps - self._step)
+            self._last_line = now
             self.note(
                 f"{self._title}  step {self._step}/{self._steps}  loss {loss:.4g}  "
-                f"{rate:.1f} images/s  {_minutes(left)} left"
+                f"{rate:.1f} images/s  {_minutes(remaining_s)} left"
             )
 
     def end(self) -> None:
+        """Show the summary of the phase."""
         self._bar.close()
-        if self._progress != "off" and self._images:
+        if self._progress != "off" and self._num_images:
             self.note(
-                f"{self._title}  done: loss {self._loss / self._images:.4g}, accuracy "
-                f"{self._correct / self._images:.1%}, {self._images} images in "
+                f"{self._title}  done: loss {self._loss / self._num_images:.4g}, accuracy "
+                f"{self._correct / self._num_images:.1%}, {self._num_images} images in "
                 f"{_minutes(time.monotonic() - self._started)}"
             )
 
@@ -78,8 +75,8 @@ def _minutes(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def _on_a_terminal() -> bool:
-    """Whether a person watches: asked of the launcher, since ranks write into its pipes."""
+def _is_interactive() -> bool:
+    """Return whether standard error is a terminal: the launcher's, because ranks write to pipes."""
     launcher = _launcher(os.getppid())
     if launcher is None:
         return sys.stderr.isatty()
@@ -90,8 +87,8 @@ def _on_a_terminal() -> bool:
 
 
 def _launcher(pid: int) -> int | None:
-    """The outermost launcher among this process's ancestors."""
-    found = None
+    """Return the process ID of the outermost launcher among this process's ancestors."""
+    launcher = None
     while pid > 1:
         try:
             stat = (Path("/proc") / str(pid) / "stat").read_text()
@@ -99,6 +96,6 @@ def _launcher(pid: int) -> int | None:
             break
         name, _, rest = stat.partition("(")[2].rpartition(")")
         if name.startswith(_LAUNCHERS):
-            found = pid
+            launcher = pid
         pid = int(rest.split()[1])
-    return found
+    return launcher

@@ -1,4 +1,4 @@
-"""Plants a fault in one rank of a drill: Python imports a module of this name at its start."""
+"""Fault of a drill, planted in one rank: Python imports a module of this name at start-up."""
 
 import ctypes
 import json
@@ -31,11 +31,11 @@ def loop() -> NoReturn:
         pass
 
 
-def keep_lock() -> None:
-    ctypes.PyDLL(None).pause()  # unlike CDLL, it does not release Python's lock
+def hold_gil() -> None:
+    ctypes.PyDLL(None).pause()  # unlike CDLL, it keeps the GIL
 
 
-def receive_nothing() -> None:
+def receive_unsent_message() -> None:
     from mpi4py import MPI  # noqa: PLC0415
 
     MPI.COMM_WORLD.Recv(np.empty(1), MPI.ANY_SOURCE, tag=12345)
@@ -47,48 +47,48 @@ def fail_in_mpi() -> NoReturn:
     raise MPI.Exception(MPI.ERR_INTERN)
 
 
-def throw(error: BaseException) -> Callable[[], None]:
-    def thrown() -> None:
+def raiser(error: BaseException) -> Callable[[], None]:
+    def raise_error() -> None:
         raise error
 
-    return thrown
+    return raise_error
 
 
 FAULTS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "stop": stop,
     "loop": loop,
-    "lock": keep_lock,
-    "deadlock": receive_nothing,
+    "gil": hold_gil,
+    "deadlock": receive_unsent_message,
     "mpi": fail_in_mpi,
-    "raise": throw(RuntimeError("planted")),
-    "memory": throw(MemoryError("planted")),
-    "interrupt": throw(KeyboardInterrupt()),
-    "leave": throw(SystemExit(0)),
+    "raise": raiser(RuntimeError("planted")),
+    "memory": raiser(MemoryError("planted")),
+    "interrupt": raiser(KeyboardInterrupt()),
+    "exit": raiser(SystemExit(0)),
 }
 
 
-def strike() -> None:
-    Path(DRILL["struck"]).write_text(str(time.time()))
+def trigger() -> None:
+    Path(DRILL["fault_time"]).write_text(str(time.time()))
     FAULTS[DRILL["fault"]]()
 
 
 def plant() -> None:
-    begin, left = Activity.begin, DRILL["nth"]
+    begin, remaining = Activity.begin, DRILL["nth"]
 
-    def planted(self: Activity, kind: str, micro_batch: int = -1) -> CurrentAction:
-        nonlocal left
+    def begin_with_fault(self: Activity, kind: str, micro_batch: int = -1) -> CurrentAction:
+        nonlocal remaining
         outer = begin(self, kind, micro_batch)
-        left -= kind == DRILL["kind"]
-        if left == 0:
-            left = -1
+        remaining -= kind == DRILL["kind"]
+        if remaining == 0:
+            remaining = -1
             if DRILL["delay_s"]:
-                threading.Timer(DRILL["delay_s"], strike).start()
+                threading.Timer(DRILL["delay_s"], trigger).start()
             else:
-                strike()
+                trigger()
         return outer
 
-    Activity.begin = planted  # type: ignore[method-assign]
+    Activity.begin = begin_with_fault  # type: ignore[method-assign]
 
 
 if launch.rank(os.environ) == DRILL["rank"]:

@@ -17,23 +17,22 @@ def opened(name: str, seed: int = 0) -> Dataset:
 
 
 @pytest.mark.parametrize("name", ["digits", "synthetic"])
-def test_images_are_of_the_promised_number_size_and_range(name: str) -> None:
+def test_images_have_the_documented_number_size_and_range(name: str) -> None:
     dataset = opened(name)
     for phase in Phase:
-        last = np.array([0, dataset.samples[phase] - 1])
-        images, labels = dataset.images(phase, last), dataset.labels(phase, last)
+        ends = np.array([0, dataset.num_images[phase] - 1])
+        images, labels = dataset.images(phase, ends), dataset.labels(phase, ends)
         assert images.shape == (2, 3, 32, 32)
         assert images.dtype == np.float32
         assert 0 <= images.min() < 0.3
         assert 0.7 < images.max() <= 1
         assert labels.dtype == np.int64
-        many = np.arange(250)
-        assert set(dataset.labels(phase, many)) == set(range(dataset.num_classes))
+        assert set(dataset.labels(phase, np.arange(250))) == set(range(dataset.num_classes))
 
 
-def test_digits_are_scikit_learns_with_every_pixel_four_by_four() -> None:
+def test_digits_equal_those_of_scikit_learn_enlarged_four_times() -> None:
     dataset, digits = opened("digits"), load_digits()
-    assert dataset.samples[Phase.TRAIN] + dataset.samples[Phase.TEST] == len(digits.target)
+    assert dataset.num_images[Phase.TRAIN] + dataset.num_images[Phase.TEST] == len(digits.target)
     image = dataset.images(Phase.TEST, np.array([5]))[0]
     for corner in np.ndindex(4, 4):
         for channel in image[:, corner[0] :: 4, corner[1] :: 4]:
@@ -41,18 +40,17 @@ def test_digits_are_scikit_learns_with_every_pixel_four_by_four() -> None:
     assert dataset.labels(Phase.TEST, np.array([5])) == digits.target[1505]
 
 
-def test_synthetic_images_depend_on_seed_phase_and_number_alone() -> None:
+def test_synthetic_images_depend_only_on_seed_phase_and_index() -> None:
     dataset, again, other = opened("synthetic"), opened("synthetic"), opened("synthetic", seed=1)
-    some = np.array([7, 8, 49_999])
-    images = dataset.images(Phase.TRAIN, some)
-    assert (again.images(Phase.TRAIN, some[::-1])[::-1] == images).all()
-    assert not (other.images(Phase.TRAIN, some) == images).any(axis=(1, 2, 3)).any()
-    small = np.array([7, 8])
-    assert (dataset.images(Phase.TEST, small) != images[:2]).mean() > 0.9
+    samples = np.array([7, 8, 49_999])
+    images = dataset.images(Phase.TRAIN, samples)
+    assert (again.images(Phase.TRAIN, samples[::-1])[::-1] == images).all()
+    assert not (other.images(Phase.TRAIN, samples) == images).any(axis=(1, 2, 3)).any()
+    assert (dataset.images(Phase.TEST, samples[:2]) != images[:2]).mean() > 0.9
 
 
-def test_synthetic_classes_differ_more_than_their_images() -> None:
-    """A nearest-spectrum rule finds the class: there is something to learn."""
+def test_synthetic_classes_can_be_told_apart_by_their_spectra() -> None:
+    """Classify by the nearest mean spectrum, which shows that the classes can be learnt."""
     dataset = opened("synthetic")
 
     def spectra(phase: Phase, samples: np.ndarray) -> np.ndarray:

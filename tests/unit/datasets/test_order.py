@@ -2,10 +2,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigmpi.datasets.order import fixed_permutation, micro_batches, mini_batches, shuffled, steps
+from vigmpi.datasets.order import (
+    fixed_permutation,
+    micro_batches,
+    mini_batches,
+    num_mini_batches,
+    shuffled,
+)
 
 
-def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_visits_every_sample_once_in_its_own_order() -> None:
     orders = [shuffled(100, seed, epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
     for order in orders:
         assert sorted(order) == list(range(100))
@@ -13,29 +19,29 @@ def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
     assert (shuffled(100, 0, 1) == orders[1]).all()
 
 
-def test_a_test_sees_every_sample_and_all_classes_from_the_start_on() -> None:
+def test_a_test_visits_every_sample_and_its_first_mini_batches_contain_all_classes() -> None:
     order = fixed_permutation(10_000)
     assert sorted(order) == list(range(10_000))
     assert (fixed_permutation(10_000) == order).all()
-    of_each_class = np.bincount(order[:1000] // 1000, minlength=10)  # stored class by class
-    assert (abs(of_each_class - 100) < 50).all()
+    counts = np.bincount(order[:1000] // 1000, minlength=10)  # images are stored class by class
+    assert (abs(counts - 100) < 50).all()
 
 
 @given(st.integers(1, 200), st.integers(1, 50), st.integers(0, 10))
-def test_mini_batches_go_through_the_order_and_the_last_may_be_short(
-    samples: int, images: int, limit: int
+def test_mini_batches_follow_the_order_and_only_the_last_may_be_smaller(
+    num_images: int, batch_size: int, limit: int
 ) -> None:
-    batches = list(mini_batches(np.arange(samples), images, limit))
-    assert len(batches) == steps(samples, images, limit)
+    batches = list(mini_batches(np.arange(num_images), batch_size, limit))
+    assert len(batches) == num_mini_batches(num_images, batch_size, limit)
     seen = np.concatenate(batches)
     assert (seen == np.arange(len(seen))).all()
-    assert len(seen) == (min(samples, images * limit) if limit else samples)
-    assert all(len(batch) == images for batch in batches[:-1])
+    assert len(seen) == (min(num_images, batch_size * limit) if limit else num_images)
+    assert all(len(batch) == batch_size for batch in batches[:-1])
 
 
 @given(st.integers(1, 60), st.integers(1, 4), st.integers(1, 7))
-def test_micro_batches_are_disjoint_even_shares(images: int, replicas: int, chunks: int) -> None:
-    mini_batch = np.random.default_rng(0).permutation(1000)[:images]
+def test_micro_batches_are_disjoint_and_of_even_size(size: int, replicas: int, chunks: int) -> None:
+    mini_batch = np.random.default_rng(0).permutation(1000)[:size]
     shares = micro_batches(mini_batch, replicas, chunks)
     assert [len(share) for share in shares] == [chunks] * replicas
     flat = [micro_batch for share in shares for micro_batch in share]
@@ -45,9 +51,9 @@ def test_micro_batches_are_disjoint_even_shares(images: int, replicas: int, chun
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_replicas_run_the_micro_batches_of_one_with_all_their_images() -> None:
+def test_replicas_together_process_the_micro_batches_of_a_single_pipeline() -> None:
     mini_batch = np.arange(23)
     shares = micro_batches(mini_batch, replicas=3, chunks=4)
-    [whole] = micro_batches(mini_batch, replicas=1, chunks=12)
-    for a, b in zip([m for share in shares for m in share], whole, strict=True):
+    [expected] = micro_batches(mini_batch, replicas=1, chunks=12)
+    for a, b in zip([m for share in shares for m in share], expected, strict=True):
         assert (a == b).all()

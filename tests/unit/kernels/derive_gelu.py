@@ -1,4 +1,4 @@
-"""Find GELU's coefficients: `python tests/unit/kernels/derive_gelu.py`."""
+"""Derivation of the coefficients of GELU: `python tests/unit/kernels/derive_gelu.py`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 from scipy.special import ndtr
 
-END = 6.0  # beyond it tails and densities are taken as constant
+END = 6.0  # tails and densities are constant beyond it
 TAILS_ROOT, TAILS_DEGREE = 8, 8
 DENSITIES_ROOT, DENSITIES_DEGREE = 16, 4
 
@@ -18,7 +18,7 @@ class Coefficients(NamedTuple):
 
 
 def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray, degree: int) -> np.ndarray:
-    """The polynomial whose largest weighted error on x is least, by Lawson's iteration.
+    """Return the polynomial with the least maximum weighted error on x, by Lawson's iteration.
 
     Source: Lawson, "Contributions to the theory of linear least maximum approximation",
     PhD thesis, UCLA, 1961.
@@ -37,16 +37,17 @@ def minimax(x: np.ndarray, values: np.ndarray, weights: np.ndarray, degree: int)
 def root_fit(
     x: np.ndarray, values: np.ndarray, weights: np.ndarray, root: int, degree: int
 ) -> np.ndarray:
-    """The polynomial in x whose `root`-th power is nearest to values, by weighted error."""
-    roots = values ** (1 / root)  # an error d of the root makes one of root values / roots d
+    """Return the polynomial in x whose `root`-th power is nearest to values, by weighted error."""
+    roots = values ** (1 / root)  # an error d of the root is an error root * values / roots * d
     return minimax(x, roots, root * values / roots * weights, degree)
 
 
 def derive() -> Coefficients:
+    """Return the coefficients of `vigmpi.kernels.fused_gelu`."""
     t = END * (1 - np.cos(np.linspace(0, np.pi, 4001))) / 2
-    # An error of the tails enters 2 gelu' as it is, and 2 gelu times t.
+    # An error d of the tails is an error d of 2 gelu' and an error d t of 2 gelu.
     tails = root_fit(t, 2 * ndtr(-t), np.maximum(t, 0.5), TAILS_ROOT, TAILS_DEGREE)
-    tails = -tails  # an even power; the leading coefficient was negative, and is to become 1
+    tails = -tails  # the power is even; scaling can now make the leading coefficient 1
     scale = tails[-1] ** (-1 / TAILS_DEGREE)
     x = t / scale
     densities = 2 * scale * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)

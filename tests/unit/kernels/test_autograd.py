@@ -1,4 +1,4 @@
-"""The compiled kernels against numpy twins in float64, with fresh random inputs."""
+"""Compiled kernels against numpy twins in float64, with new random inputs in every run."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from vigmpi.kernels.statistics import Moments
 
 Array = NDArray[np.float64]
 
-# images, height, width, channels, hidden, outputs: blocks and tiles whole and cut
+# images, height, width, channels, hidden, outputs: full and partial blocks and tiles
 SHAPES = [(3, 32, 32, 3, 256, 3), (9, 7, 5, 3, 13, 3), (2, 30, 20, 2, 40, 4), (1, 1, 3, 1, 1, 1)]
 
 
-def dense_spread(x: Array, height: int, width: int) -> Array:
-    at = np.array([(i, j) for i in range(height) for j in range(width)])
-    adjacency = (abs(at[:, None] - at).max(axis=2) == 1).astype(float)
-    degree = np.broadcast_to(adjacency.sum(axis=0), (len(x), 1, len(at)))
+def dense_features(x: Array, height: int, width: int) -> Array:
+    pixels = np.array([(i, j) for i in range(height) for j in range(width)])
+    adjacency = (abs(pixels[:, None] - pixels).max(axis=2) == 1).astype(float)
+    degree = np.broadcast_to(adjacency.sum(axis=0), (len(x), 1, len(pixels)))
     return np.concatenate([x @ adjacency, x, degree], axis=1)
 
 
@@ -40,24 +40,25 @@ def twin_gradients(f: Array, a: Array, b: Array, v: Array, dy: Array) -> tuple[A
 
 
 def inputs(shape: tuple[int, ...], *, lattice: bool) -> list[torch.Tensor]:
-    """x, shift, a, b, v, c, dy, in fp32."""
-    images, height, width, channels, hidden, outputs = shape
-    nodes, features = height * width, 2 * channels + 1 if lattice else channels
-    x, dy = 3 + torch.randn(images, channels, nodes), torch.randn(images, outputs, nodes)
+    """Return x, shift, a, b, v, c, dy, in fp32."""
+    num_images, height, width, channels, hidden, outputs = shape
+    num_nodes, features = height * width, 2 * channels + 1 if lattice else channels
+    x = 3 + torch.randn(num_images, channels, num_nodes)
+    dy = torch.randn(num_images, outputs, num_nodes)
     a, b = torch.randn(hidden, features) / 4, torch.randn(hidden)
     v, c = torch.randn(hidden, outputs) / hidden**0.5, torch.randn(outputs)
     return [x, x.mean(dim=(0, 2)), a, b, v, c, dy]
 
 
 def assert_close(values: torch.Tensor, expected: Array) -> None:
-    """To fp32, for sums of terms of about 1 that may cancel."""
+    """Compare to fp32 precision: sums of terms of about 1 may cancel."""
     assert abs(values.numpy() - expected).max() < 2e-6 * max(1, abs(expected).max())
 
 
 @pytest.mark.parametrize("lattice", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_hidden_layer_and_its_gradients(
+def test_a_hidden_layer_and_its_gradients_match_the_twin(
     shape: tuple[int, ...], lattice: bool, dtype: torch.dtype
 ) -> None:
     fp32 = inputs(shape, lattice=lattice)
@@ -70,22 +71,22 @@ def test_a_hidden_layer_and_its_gradients(
 
     x_, shift_, a_, b_, v_, c_, dy_ = (t.double().numpy() for t in fp32)
     centred = x_ - shift_[:, None]
-    f = dense_spread(centred, *shape[1:3]) if lattice else centred
+    f = dense_features(centred, *shape[1:3]) if lattice else centred
     assert_close(y.detach(), twin(f, a_, b_, v_, c_))
     df, da, db, dv = twin_gradients(f, a_, b_, v_, dy_)
     channels = shape[3]
-    if lattice:  # the adjacency is its own adjoint, and the degree a constant
-        df = dense_spread(df[:, :channels], *shape[1:3])[:, :channels] + df[:, channels:-1]
+    if lattice:  # the adjacency is its own adjoint; the degree is constant
+        df = dense_features(df[:, :channels], *shape[1:3])[:, :channels] + df[:, channels:-1]
     for tensor, expected in zip((x, a, b, v), (df, da, db, dv), strict=True):
         assert tensor.grad is not None
         assert_close(tensor.grad, expected)
 
 
-def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
+def test_fp32_errors_are_below_twice_those_of_torch() -> None:
     x, shift, a, b, v, c, dy = inputs((8, 32, 32, 3, 512, 3), lattice=False)
     errors: dict[str, list[float]] = {}
     results = {}
-    for name, dtype in [("exact", torch.float64), ("ours", torch.float32), ("torch", None)]:
+    for name, dtype in [("exact", torch.float64), ("kernels", torch.float32), ("torch", None)]:
         to = dtype or torch.float32
         leaves = [t.to(to).clone().requires_grad_() for t in (x, a, b, v)]
         x_, a_, b_, v_ = leaves
@@ -98,16 +99,17 @@ def test_a_hidden_layer_is_as_exact_as_torchs_own_fp32() -> None:
             y.detach().double(),
             *(leaf.grad.double() for leaf in leaves if leaf.grad is not None),
         ]
-    for name in ("ours", "torch"):
+    for name in ("kernels", "torch"):
         errors[name] = [
             float((value - exact).abs().max())
             for value, exact in zip(results[name], results["exact"], strict=True)
         ]
-    assert all(o < 2 * t for o, t in zip(errors["ours"], errors["torch"], strict=True)), errors
+    pairs = zip(errors["kernels"], errors["torch"], strict=True)
+    assert all(ours < 2 * torchs for ours, torchs in pairs), errors
 
 
 @pytest.mark.parametrize("lattice", [True, False])
-def test_the_number_of_threads_does_not_change_a_bit(lattice: bool) -> None:
+def test_results_are_bitwise_identical_for_any_number_of_threads(lattice: bool) -> None:
     x, _, a, b, v, c, dy = inputs((19, 32, 32, 3, 24, 3), lattice=lattice)
     graph = PixelLattice(32, 32) if lattice else None
     norm = Norm(torch.rand(3), torch.rand(3), 1e-5)
@@ -134,18 +136,18 @@ def test_the_number_of_threads_does_not_change_a_bit(lattice: bool) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("where", range(6))
-def test_what_is_not_finite_comes_out_so(bad: float, where: int) -> None:
-    """Planted in x, a, b, v, c or dy."""
+@pytest.mark.parametrize("index", range(6))
+def test_non_finite_values_propagate(bad: float, index: int) -> None:
+    """Plant a value in x, a, b, v, c or dy."""
     tensors = inputs((2, 6, 5, 3, 16, 3), lattice=True)
     del tensors[1]
-    tensors[where].view(-1)[-1] = bad
+    tensors[index].view(-1)[-1] = bad
     x, a, b, v, c, dy = tensors
     for leaf in (x, a, b, v):
         leaf.requires_grad_()
     y = apply_hidden_layer(x, HiddenLayer(torch.zeros(3), a, b, v, c, PixelLattice(6, 5)))
     y.backward(dy)
-    if where < 5:
+    if index < 5:
         assert not torch.isfinite(y).all()
     else:
         assert x.grad is not None

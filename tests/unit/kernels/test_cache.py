@@ -19,7 +19,7 @@ np.savez(sys.argv[1], allow_pickle=False, **gradients)
 """
 
 
-def test_kernels_have_the_same_bits_just_compiled_and_from_the_cache(tmp_path: Path) -> None:
+def test_newly_compiled_and_cached_kernels_give_identical_bits(tmp_path: Path) -> None:
     seed = str(np.random.default_rng().integers(2**31))
     results = []
     for name in ("compiled", "cached"):

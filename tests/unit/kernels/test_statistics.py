@@ -1,4 +1,4 @@
-"""Moments and batch norm against torch's own autograd in float64, with fresh random inputs."""
+"""Moments and batch norm against torch's autograd in float64, with new random inputs."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def assert_close(values: torch.Tensor, exact: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_moments_and_their_gradients(offset: float) -> None:
+def test_moments_and_their_gradients_match_float64(offset: float) -> None:
     x = planes(offset)
     m = measure(x)
     flat = x.double().transpose(0, 1).reshape(3, -1).requires_grad_()
@@ -47,7 +47,7 @@ def test_moments_and_their_gradients(offset: float) -> None:
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-def test_a_norm_added_and_its_gradients(offset: float) -> None:
+def test_an_added_batch_norm_and_its_gradients_match_float64(offset: float) -> None:
     x, y, dout = planes(), planes(offset), planes()
     gamma, beta = torch.rand(3), torch.rand(3)
     leaves = [t.double().requires_grad_() for t in (y, gamma, beta)]

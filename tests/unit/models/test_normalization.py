@@ -48,8 +48,8 @@ def test_one_micro_batch_updates_running_statistics_as_torch_does() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[3, 2, 2], [1, 1, 1, 1], [2, 2, 0]])
-def test_running_statistics_are_those_of_the_whole_mini_batch(sizes: list[int]) -> None:
-    """Shown on the first norm, whose input does not depend on the cut."""
+def test_running_statistics_are_those_of_the_mini_batch(sizes: list[int]) -> None:
+    """Check the first norm, whose input does not depend on the micro-batches."""
     torch.set_default_dtype(torch.float64)
     try:
         model = ViG(SMALL)
@@ -69,7 +69,7 @@ def test_running_statistics_are_those_of_the_whole_mini_batch(sizes: list[int]) 
     assert norm.num_batches_tracked == 1
 
 
-def test_a_bias_in_front_of_a_norm_counts_but_takes_no_gradient() -> None:
+def test_a_bias_before_a_norm_is_added_but_takes_no_gradient() -> None:
     linear, x = LinearBeforeNorm(3, 4), torch.rand(10, 3)
     y = linear(x)
     assert torch.equal(y, F.linear(x, linear.weight, linear.bias))

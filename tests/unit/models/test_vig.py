@@ -16,7 +16,7 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_the_study_counts_its_parameters_like_this() -> None:
+def test_the_default_model_has_the_studys_number_of_parameters() -> None:
     model = ViG()
     assert parameters(model) == 1_120_410
     assert [parameters(block) for block in model.blocks.values()] == [138_258] * 8
@@ -36,8 +36,8 @@ def test_parameters_are_named_as_in_the_published_code() -> None:
         assert set(ViG(backend=backend).state_dict()) == names
 
 
-def test_a_stage_is_built_with_its_own_blocks_and_the_same_weights() -> None:
-    whole = ViG(SMALL, seed=5).state_dict()
+def test_a_stage_has_its_own_blocks_with_the_weights_of_the_full_model() -> None:
+    complete = ViG(SMALL, seed=5).state_dict()
     stages = [
         ViG(SMALL, range(2), head=False, seed=5).state_dict(),
         ViG(SMALL, range(2, 3), seed=5).state_dict(),
@@ -45,8 +45,8 @@ def test_a_stage_is_built_with_its_own_blocks_and_the_same_weights() -> None:
     assert not stages[0].keys() & stages[1].keys()
     assert {name.split(".")[1] for name in stages[0]} == {"0", "1"}
     for name, value in (stages[0] | stages[1]).items():
-        assert torch.equal(value, whole.pop(name))
-    assert not whole
+        assert torch.equal(value, complete.pop(name))
+    assert not complete
 
 
 def test_blocks_and_seeds_draw_different_weights() -> None:
@@ -58,12 +58,12 @@ def test_blocks_and_seeds_draw_different_weights() -> None:
 
 
 def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
-    """The model by its formulas: numpy, float64, a dense adjacency matrix."""
+    """Evaluate the model's formulas in numpy, with a dense adjacency matrix."""
     state = {name: value.double().numpy() for name, value in model.state_dict().items()}
     _, _, height, width = images.shape
-    at = np.array([(row, column) for row in range(height) for column in range(width)])
-    apart = abs(at[:, None] - at[None]).max(axis=2)
-    adjacency = (apart == 1).astype(float)
+    pixels = np.array([(row, column) for row in range(height) for column in range(width)])
+    distances = abs(pixels[:, None] - pixels[None]).max(axis=2)
+    adjacency = (distances == 1).astype(float)
 
     def gelu(x: np.ndarray) -> np.ndarray:
         return x * (1 + erf(x / np.sqrt(2))) / 2
@@ -97,7 +97,7 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("readout", ["sum", "mean"])
 @pytest.mark.parametrize("backend", ["fast", "reference"])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_its_formulas(training: bool, backend: str, readout: str) -> None:
+def test_the_model_matches_its_formulas(training: bool, backend: str, readout: str) -> None:
     model = ViG(replace(SMALL, readout=readout), backend=backend).double()
     random = np.random.default_rng()
     with torch.no_grad():
@@ -111,3 +111,8 @@ def test_the_model_is_its_formulas(training: bool, backend: str, readout: str) -
     np.testing.assert_allclose(
         model(torch.from_numpy(images)).detach().numpy(), expected, rtol=1e-10, atol=1e-10
     )
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(ValueError, match="'fast' or 'reference', not 'collapsed'"):
+        ViG(SMALL, backend="collapsed")

@@ -7,7 +7,7 @@ from torch import nn
 from vigmpi.pipeline.adam import Adam
 
 
-def test_the_steps_are_those_of_torchs_class_bit_for_bit() -> None:
+def test_steps_are_bitwise_identical_to_those_of_torchs_class() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
     theirs.load_state_dict(ours.state_dict())
@@ -24,8 +24,8 @@ def test_the_steps_are_those_of_torchs_class_bit_for_bit() -> None:
         for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert torch.equal(mine, other)
     for name, weight in theirs.named_parameters():
-        for what in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(adam.state[f"{what}.{name}"], reference.state[weight][what])
+        for quantity in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(adam.state[f"{quantity}.{name}"], reference.state[weight][quantity])
 
 
 def test_torchs_compiler_is_not_imported() -> None:

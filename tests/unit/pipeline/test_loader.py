@@ -18,29 +18,29 @@ STEPS = [np.arange(0, 10), np.arange(10, 20), np.arange(20, 25)]
 
 
 class Numbered(Dataset):
-    """Every pixel is the sample's number, and so is its label; it notes what it was asked for."""
+    """Images and labels equal to the sample's index; it logs the samples that are read."""
 
     image_size = (2, 2)
 
     def __init__(self) -> None:
         super().__init__(Path(), 0)
-        self.asked: list[int] = []
-        self.news = threading.Condition()
+        self.read: list[int] = []
+        self._changed = threading.Condition()
 
     def load(self, *, images: bool, labels: bool) -> None: ...
 
     def images(self, phase: Phase, samples: Indices) -> Images:  # noqa: ARG002
-        with self.news:
-            self.asked += samples.tolist()
-            self.news.notify_all()
+        with self._changed:
+            self.read += samples.tolist()
+            self._changed.notify_all()
         return np.broadcast_to(samples[:, None, None, None], (len(samples), 3, 2, 2)).astype("f4")
 
     def labels(self, phase: Phase, samples: Indices) -> Labels:  # noqa: ARG002
         return samples
 
     def wait_for(self, sample: int) -> None:
-        with self.news:
-            assert self.news.wait_for(lambda: sample in self.asked, timeout=20)
+        with self._changed:
+            assert self._changed.wait_for(lambda: sample in self.read, timeout=20)
 
 
 def loader(dataset: Dataset, replica: int = 0, *, first: bool = True, last: bool = True) -> Loader:
@@ -49,10 +49,10 @@ def loader(dataset: Dataset, replica: int = 0, *, first: bool = True, last: bool
 
 
 @pytest.mark.parametrize("replica", [0, 1])
-def test_a_rank_gets_its_replicas_share_in_order(replica: int) -> None:
-    found = list(loader(Numbered(), replica).prefetch(Phase.TRAIN, 0, STEPS))
-    assert len(found) == 3
-    for (samples, future), expected in zip(found, STEPS, strict=True):
+def test_a_rank_loads_its_replicas_share_in_order(replica: int) -> None:
+    batches = list(loader(Numbered(), replica).prefetch(Phase.TRAIN, 0, STEPS))
+    assert len(batches) == 3
+    for (samples, future), expected in zip(batches, STEPS, strict=True):
         np.testing.assert_array_equal(samples, expected)
         batch = future.result()
         assert batch.num_images == len(expected)
@@ -63,7 +63,7 @@ def test_a_rank_gets_its_replicas_share_in_order(replica: int) -> None:
         assert list(batch.sizes) == [len(m) for m in batch.labels]
 
 
-def test_each_rank_reads_what_its_stage_needs() -> None:
+def test_each_rank_reads_only_the_data_that_its_stage_needs() -> None:
     first = loader(Numbered(), last=False).load(Phase.TRAIN, 0, STEPS[0])
     last = loader(Numbered(), first=False).load(Phase.TRAIN, 0, STEPS[0])
     middle = loader(Numbered(), first=False, last=False).load(Phase.TRAIN, 0, STEPS[0])
@@ -73,33 +73,33 @@ def test_each_rank_reads_what_its_stage_needs() -> None:
     assert first.sizes == last.sizes == middle.sizes == [2, 2, 2]
 
 
-def test_the_next_step_is_read_while_this_one_computes_and_no_more_than_that() -> None:
+def test_only_the_next_step_is_read_ahead() -> None:
     dataset = Numbered()
     steps = loader(dataset).prefetch(Phase.TRAIN, 0, STEPS)
-    _, now = next(steps)
-    dataset.wait_for(10)  # nobody asked for the second step yet
-    now.result()
-    assert 20 not in dataset.asked
+    _, first = next(steps)
+    dataset.wait_for(10)  # the second step, which has not been requested yet
+    first.result()
+    assert 20 not in dataset.read
     next(steps)
     dataset.wait_for(20)
 
 
-def test_an_error_comes_out_where_the_batch_is_awaited() -> None:
-    class Spoiled(Numbered):
+def test_a_read_error_is_raised_when_its_batch_is_awaited() -> None:
+    class Truncated(Numbered):
         def images(self, phase: Phase, samples: Indices) -> Images:
             if 10 in samples:
                 raise InputError("images.h5 became shorter")
             return super().images(phase, samples)
 
-    steps = loader(Spoiled()).prefetch(Phase.TRAIN, 0, STEPS)
-    _, now = next(steps)
-    assert now.result().num_images == 10
-    _, then = next(steps)
+    steps = loader(Truncated()).prefetch(Phase.TRAIN, 0, STEPS)
+    _, first = next(steps)
+    assert first.result().num_images == 10
+    _, second = next(steps)
     with pytest.raises(RuntimeError, match=r"images.h5 became shorter"):
-        then.result()
+        second.result()
 
 
-def test_a_step_is_augmented_by_its_epoch() -> None:
+def test_augmentation_depends_on_the_epoch() -> None:
     augmentation = Augmentation(crop=1)
     load = Loader(
         Numbered(), augmentation, Layout(1, 1, 1), 0, torch.float32, first=True, last=True

@@ -20,7 +20,7 @@ def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> Non
             gradient = cross_entropy(logits, torch.tensor([1, 2, 3]), 6).gradient
             stage.backward(i, gradient, done.append)
         optimizer.step()
-    assert done == [2, 1, 0] * 4  # the readout first, the first block last
+    assert done == [2, 1, 0] * 4  # the head first, the first block last
     assert len(views) == len(list(model.parameters()))
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
@@ -33,16 +33,16 @@ def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> Non
     assert len(storages) == 1
 
 
-def test_shares_of_the_loss_add_up_to_the_mean_of_the_whole_mini_batch() -> None:
+def test_micro_batch_losses_add_up_to_the_mini_batch_mean() -> None:
     logits, labels = torch.randn(7, 10), torch.randint(10, (7,))
     shares = [
         cross_entropy(a, b, 7)
         for a, b in zip(logits.split([4, 2, 1]), labels.split([4, 2, 1]), strict=True)
     ]
-    whole = logits.requires_grad_()
-    loss = torch.nn.functional.cross_entropy(whole, labels)
+    all_logits = logits.requires_grad_()
+    loss = torch.nn.functional.cross_entropy(all_logits, labels)
     loss.backward()
-    assert whole.grad is not None
+    assert all_logits.grad is not None
     torch.testing.assert_close(torch.tensor(sum(s.value for s in shares)), loss.detach())
-    torch.testing.assert_close(torch.cat([s.gradient for s in shares]), whole.grad)
+    torch.testing.assert_close(torch.cat([s.gradient for s in shares]), all_logits.grad)
     assert sum(s.correct for s in shares) == int((logits.argmax(dim=1) == labels).sum())

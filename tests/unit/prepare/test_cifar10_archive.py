@@ -1,4 +1,4 @@
-"""Small archives in the layouts of CIFAR-10's python and binary versions."""
+"""Tests on small archives in the layouts of the Python and binary versions of CIFAR-10."""
 
 import hashlib
 import pickle
@@ -16,7 +16,7 @@ from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.phase import Phase
 from vigmpi.prepare import cifar10_archive
 
-IMAGES = 6  # in each of the six files
+NUM_IMAGES = 6  # in each of the six files
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 NAMES = [f"class{i}" for i in range(10)]
 
@@ -26,8 +26,10 @@ class Content:
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
-        self.rows = {b: random.integers(256, size=(IMAGES, 3072), dtype=np.uint8) for b in BATCHES}
-        self.labels = {b: random.integers(10, size=IMAGES) for b in BATCHES}
+        self.rows = {
+            b: random.integers(256, size=(NUM_IMAGES, 3072), dtype=np.uint8) for b in BATCHES
+        }
+        self.labels = {b: random.integers(10, size=NUM_IMAGES) for b in BATCHES}
 
     def python(self, name: str) -> bytes:
         labels = self.labels[name].tolist()
@@ -40,7 +42,7 @@ class Content:
 
 @pytest.fixture
 def content(monkeypatch: pytest.MonkeyPatch) -> Content:
-    monkeypatch.setattr(cifar10_archive, "IMAGES", IMAGES)
+    monkeypatch.setattr(cifar10_archive, "NUM_IMAGES", NUM_IMAGES)
     return Content()
 
 
@@ -56,12 +58,12 @@ def write(folder: Path, content: Content, version: str) -> Path:
         (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": NAMES}, protocol=2))
     else:
         (folder / "batches.meta.txt").write_text("\n".join([*NAMES, "", ""]))
-    (folder / "readme.html").write_text("passed over")
+    (folder / "readme.html").write_text("ignored")
     return folder
 
 
 def publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell torchvision that these files' digests are the published ones."""
+    """Register the digests of these files in torchvision as the published ones."""
     cifar10 = torchvision_datasets().CIFAR10
 
     def md5(name: str) -> str:
@@ -84,7 +86,7 @@ def prepared(source: Path, data_dir: Path, *flags: str) -> Dataset:
 
 @pytest.mark.parametrize("version", ["python", "binary"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_both_versions_are_prepared_as_published(
+def test_both_published_versions_are_converted(
     tmp_path: Path, content: Content, monkeypatch: pytest.MonkeyPatch, version: str, packed: bool
 ) -> None:
     source = write(tmp_path / "in", content, version)
@@ -98,23 +100,23 @@ def test_both_versions_are_prepared_as_published(
     assert default_dataset(tmp_path / "data") == "cifar10"
     assert dataset.name == "cifar10"
     assert dataset.num_classes == 10
-    assert dataset.samples == {Phase.TRAIN: 5 * IMAGES, Phase.TEST: IMAGES}
+    assert dataset.num_images == {Phase.TRAIN: 5 * NUM_IMAGES, Phase.TEST: NUM_IMAGES}
     for phase, names in ((Phase.TRAIN, BATCHES[:5]), (Phase.TEST, BATCHES[5:])):
-        every = np.arange(dataset.samples[phase])
+        samples = np.arange(dataset.num_images[phase])
         rows = np.concatenate([content.rows[name] for name in names]).reshape(-1, 3, 32, 32)
         labels = np.concatenate([content.labels[name] for name in names])
-        np.testing.assert_array_equal(dataset.images(phase, every), rows / np.float32(255))
-        np.testing.assert_array_equal(dataset.labels(phase, every), labels)
+        np.testing.assert_array_equal(dataset.images(phase, samples), rows / np.float32(255))
+        np.testing.assert_array_equal(dataset.labels(phase, samples), labels)
 
 
-def test_another_size_is_had_here_too(tmp_path: Path, content: Content) -> None:
+def test_cifar10_can_be_resized(tmp_path: Path, content: Content) -> None:
     dataset = prepared(write(tmp_path, content, "binary"), tmp_path / "data", "--image-size", "48")
     assert dataset.image_size == (48, 48)
     assert dataset.images(Phase.TEST, np.arange(2)).shape == (2, 3, 48, 48)
 
 
-class Harm:
-    """Makes a file when it is unpickled."""
+class Attack:
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,67 +130,67 @@ def deep() -> bytes:
 
 
 def batch(**values: Any) -> bytes:
-    sound = {"data": np.zeros((IMAGES, 3072), np.uint8), "labels": [0] * IMAGES}
-    return pickle.dumps(sound | values, protocol=2)
+    valid = {"data": np.zeros((NUM_IMAGES, 3072), np.uint8), "labels": [0] * NUM_IMAGES}
+    return pickle.dumps(valid | values, protocol=2)
 
 
 HOSTILE = {
-    "no pickle": (b"no pickle", "not that of CIFAR-10"),
-    "deep": (deep(), "not that of CIFAR-10|no dictionary"),
-    "a terabyte": (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.", "not that of CIFAR-10"),
-    "a list": (pickle.dumps([1]), "no dictionary"),
-    "objects": (batch(data=np.full((IMAGES, 3072), None)), "its data are no bytes"),
-    "shape": (batch(data=np.zeros((IMAGES, 7), np.uint8)), "its data are"),
-    "labels": (batch(labels=[10] * IMAGES), f"not {IMAGES} labels from 0 to 9"),
-    "few labels": (batch(labels=[1]), f"not {IMAGES} labels"),
-    "no labels": (batch(labels=["a"] * IMAGES), "its labels"),
+    "not a pickle": (b"not a pickle", "not a file of CIFAR-10"),
+    "deep": (deep(), "not a file of CIFAR-10|not a dictionary"),
+    "a terabyte": (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"x.", "a file of CIFAR-10"),
+    "a list": (pickle.dumps([1]), "not a dictionary"),
+    "objects": (batch(data=np.full((NUM_IMAGES, 3072), None)), "data is not an array of bytes"),
+    "shape": (batch(data=np.zeros((NUM_IMAGES, 7), np.uint8)), f"data has shape ({NUM_IMAGES}, 7)"),
+    "labels": (batch(labels=[10] * NUM_IMAGES), f"not {NUM_IMAGES} labels from 0 to 9"),
+    "few labels": (batch(labels=[1]), f"not {NUM_IMAGES} labels"),
+    "no labels": (batch(labels=["a"] * NUM_IMAGES), "labels have type"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_batch_that_is_none_is_named(
+def test_an_invalid_batch_is_named(
     tmp_path: Path,
     content: Content,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     case: str,
 ) -> None:
-    """As if its digest were the published one."""
-    bad, message = HOSTILE[case]
+    content_of_batch, message = HOSTILE[case]
     folder = write(tmp_path, content, "python")
-    (folder / "data_batch_3").write_bytes(bad)
+    (folder / "data_batch_3").write_bytes(content_of_batch)
     publish(folder, monkeypatch)
     assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
     err = capsys.readouterr().err
-    assert err.startswith("vigmpi: error: data_batch_3 is not that of CIFAR-10 (")
+    assert err.startswith("vigmpi: error: not a file of CIFAR-10: data_batch_3 (")
+    assert err.endswith(". Use the archive as published.\n")
     assert err.count("\n") == 1
     assert any(part in err for part in message.split("|"))
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_nothing_is_called_by_a_pickle(
+def test_a_pickle_cannot_call_functions(
     tmp_path: Path,
     content: Content,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = write(tmp_path, content, "python")
-    (folder / "test_batch").write_bytes(pickle.dumps(Harm(tmp_path / "harmed")))
-    for message in ("its MD5 digest is another", "it calls pathlib."):
+    (folder / "test_batch").write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    for message in ("MD5 digest is not the published one", "pickle calls pathlib."):
         assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
         assert message in capsys.readouterr().err
-        publish(folder, monkeypatch)  # and once more, now that the digest fits
-    assert not (tmp_path / "harmed").exists()
+        publish(folder, monkeypatch)  # makes the digest match in the second round
+    assert not (tmp_path / "attacked").exists()
 
 
-def test_a_binary_batch_of_another_size_is_refused(
+def test_a_binary_batch_of_the_wrong_size_is_rejected(
     tmp_path: Path, content: Content, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path, content, "binary")
     with (folder / "data_batch_4.bin").open("ab") as file:
         file.write(b"x")
     assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
-    assert "data_batch_4.bin is not that of CIFAR-10 (18439 bytes" in capsys.readouterr().err
+    assert "not a file of CIFAR-10: data_batch_4.bin (18439 bytes" in capsys.readouterr().err
 
 
 def test_a_missing_batch_is_named(

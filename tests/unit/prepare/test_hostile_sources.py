@@ -1,4 +1,4 @@
-"""A source that is broken or means harm gets one line, status 2, and no file."""
+"""Tests that a damaged or hostile source yields one line, status 2 and no file."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.images import write_pictures
+from tests.images import write_image_files
 from tests.launching import prepare
 from vigmpi.errors import InputError
 from vigmpi.prepare.members import members
@@ -24,21 +24,22 @@ CLASSES, SIDES = ["cat", "owl"], (8, 8)
 BAD = "train/owl/bad.png"
 
 
-def refused(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def rejected(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
     output = source.parent / "out.h5"
     assert prepare(str(source), "--output", str(output)) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("vigmpi: error: ")
     assert err.count("\n") == 1
-    assert "type: " in err
+    assert ": " in err.removeprefix("vigmpi: error: ")
+    assert err.endswith(".\n")
     assert not output.exists()
     assert not list(source.parent.glob(".*.part"))
     return err
 
 
 def png(width: int, height: int, pixels: bytes) -> bytes:
-    """A PNG whose head says what it likes."""
+    """Return a PNG with an arbitrary header."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -49,32 +50,32 @@ def png(width: int, height: int, pixels: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + data + chunk(b"IEND", b"")
 
 
-def cut_jpeg() -> bytes:
+def truncated_jpeg() -> bytes:
     content = io.BytesIO()
     Image.effect_noise((64, 64), 50).save(content, "jpeg")
     return content.getvalue()[:-200]
 
 
 FILES = {
-    "no image": (b"#!/bin/sh\n", "no format that Pillow reads"),
-    "empty": (b"", "no format that Pillow reads"),
-    "truncated": (cut_jpeg(), "truncated"),
+    "not an image": (b"#!/bin/sh\n", "format not supported by Pillow"),
+    "empty": (b"", "format not supported by Pillow"),
+    "truncated": (truncated_jpeg(), "truncated"),
     "bomb": (png(60_000, 60_000, b""), "exceeds limit"),
     "smaller bomb": (png(10_000, 10_000, b""), "exceeds limit"),
-    "no pixels": (png(8, 8, b""), "is no image that can be used"),
+    "no pixels": (png(8, 8, b""), "cannot decode image"),
     "large": (bytes(2**26 + 1), "larger than 64 MiB"),
-    "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "no format"),
+    "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "format not supported"),
 }
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_is_no_whole_image_is_named(
+def test_a_file_that_is_not_a_complete_image_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     content, message = FILES[case]
-    write_pictures(tmp_path / "photos", CLASSES, SIDES)
+    write_image_files(tmp_path / "photos", CLASSES, SIDES)
     (tmp_path / "photos" / BAD).write_bytes(content)
-    line = refused(tmp_path / "photos", capsys)
+    line = rejected(tmp_path / "photos", capsys)
     assert BAD in line
     assert message in line
 
@@ -96,27 +97,27 @@ def drop(path: str) -> Callable[[Path], None]:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty class": (remove("train/owl"), "train/owl/ is a class without images"),
-    "empty test class": (remove("test/owl"), "test/owl/ is a class without images"),
-    "other classes in train": (drop("test/owl"), "train/owl/ has no like in test/"),
-    "other classes in test": (drop("train/owl"), "test/owl/ has no like in train/"),
-    "no test": (lambda f: (f / "test").rename(f / "tset"), "has no test/"),
-    "link": (lambda f: (f / BAD).symlink_to("/etc/passwd"), f"{BAD} is a link"),
-    "linked folder": (lambda f: (f / "train/bat").symlink_to("/etc"), "train/bat is a link"),
-    "no class": (lambda f: (f / "train/x.png").write_bytes(b""), "train/x.png is in no class"),
-    "newline": (lambda f: (f / "train/owl/a\nb").write_bytes(b""), "train/owl/a\\nb is no image"),
+    "empty class": (remove("train/owl"), "class without images: train/owl/"),
+    "empty test class": (remove("test/owl"), "class without images: test/owl/"),
+    "other classes in train": (drop("test/owl"), "class not in test/: train/owl/"),
+    "other classes in test": (drop("train/owl"), "class not in train/: test/owl/"),
+    "no test": (lambda f: (f / "test").rename(f / "tset"), "no test/ with class folders"),
+    "link": (lambda f: (f / BAD).symlink_to("/etc/passwd"), f"link or device: {BAD}"),
+    "linked folder": (lambda f: (f / "train/bat").symlink_to("/etc"), "link or device: train/bat"),
+    "no class": (lambda f: (f / "train/x.png").write_bytes(b""), "class folder: train/x.png"),
+    "newline": (lambda f: (f / "train/owl/a\nb").write_bytes(b""), "image: train/owl/a\\nb ("),
     "deep": (lambda f: (f / "train/owl" / ("d/" * 30)).mkdir(parents=True), "folders deep"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_that_is_laid_out_otherwise_is_told_of(
+def test_a_folder_with_a_wrong_layout_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     change, message = FOLDERS[case]
-    write_pictures(tmp_path / "photos", CLASSES, SIDES)
+    write_image_files(tmp_path / "photos", CLASSES, SIDES)
     change(tmp_path / "photos")
-    assert message in refused(tmp_path / "photos", capsys)
+    assert message in rejected(tmp_path / "photos", capsys)
 
 
 def member(name: str, **header: Any) -> tarfile.TarInfo:
@@ -127,43 +128,46 @@ def member(name: str, **header: Any) -> tarfile.TarInfo:
 
 
 TARS = {
-    "outside": (member("../evil.png"), "../evil.png leads out of its folder"),
-    "absolute": (member("/etc/evil.png"), "/etc/evil.png leads out of its folder"),
+    "outside": (member("../evil.png"), "path leads out of its folder: ../evil.png"),
+    "absolute": (member("/etc/evil.png"), "path leads out of its folder: /etc/evil.png"),
     "hidden outside": (member("train/owl/../../../x"), "leads out of its folder"),
-    "link": (member(BAD, type=tarfile.SYMTYPE, linkname="/etc/passwd"), f"{BAD} is a link"),
-    "hard link": (member(BAD, type=tarfile.LNKTYPE, linkname="train/owl/0.png"), "is a link"),
-    "pipe": (member(BAD, type=tarfile.FIFOTYPE), "is a link or a device"),
-    "device": (member(BAD, type=tarfile.CHRTYPE), "is a link or a device"),
-    "twice": (member("train/owl/0.png"), "train/owl/0.png is there twice"),
-    "endless name": (member("x" * 2**21), "header of impossible size"),
+    "link": (member(BAD, type=tarfile.SYMTYPE, linkname="/etc/passwd"), f"{BAD}. Pack the file"),
+    "hard link": (member(BAD, type=tarfile.LNKTYPE, linkname="train/owl/0.png"), "link or device"),
+    "pipe": (member(BAD, type=tarfile.FIFOTYPE), "link or device"),
+    "device": (member(BAD, type=tarfile.CHRTYPE), "link or device"),
+    "twice": (member("train/owl/0.png"), "train/owl/0.png. Pack each file only once."),
+    "long name": (member("x" * 2**21), "header of impossible size"),
 }
 
 
 @pytest.mark.parametrize("case", TARS)
-def test_a_tar_with_a_hostile_member_is_refused_by_its_name(
+def test_a_hostile_member_of_a_tar_archive_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
     info, message = TARS[case]
-    write_pictures(tmp_path / "photos", CLASSES, SIDES)
+    write_image_files(tmp_path / "photos", CLASSES, SIDES)
     with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(tmp_path / "photos", "photos")
         tar.addfile(member(f"photos/{info.name}") if case == "twice" else info)
-    assert message in refused(tmp_path / "photos.tar", capsys)
+    assert message in rejected(tmp_path / "photos.tar", capsys)
 
 
-def test_a_zip_with_a_hostile_member_is_refused_by_its_name(
+def test_a_hostile_member_of_a_zip_archive_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     link = zipfile.ZipInfo(BAD)
     link.external_attr = 0o120777 << 16
-    for info, message in ((zipfile.ZipInfo("../x"), "../x leads out"), (link, f"{BAD} is a link")):
+    for info, message in (
+        (zipfile.ZipInfo("../x"), "leads out of its folder: ../x."),
+        (link, f"{BAD}. Pack"),
+    ):
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
             archive.writestr(info, "/etc/passwd")
-        assert message in refused(tmp_path / "photos.zip", capsys)
+        assert message in rejected(tmp_path / "photos.zip", capsys)
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_pictures(tmp_path / "photos", CLASSES, SIDES)
+    write_image_files(tmp_path / "photos", CLASSES, SIDES)
     source = tmp_path / "photos.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in (tmp_path / "photos").rglob("*.png"):
@@ -171,19 +175,20 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixtur
         with archive.open(zipfile.ZipInfo(BAD), "w") as file:
             for _ in range(65):
                 file.write(bytes(2**20))
-    assert f"{BAD} is larger than 64 MiB" in refused(source, capsys)
+    assert f"larger than 64 MiB: {BAD}" in rejected(source, capsys)
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(5)])
-def test_what_is_no_archive_is_told_in_one_line(
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x05\x06" + bytes(5)])
+def test_a_file_that_is_not_an_archive_is_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     (tmp_path / "photos.tar").write_bytes(content)
-    assert "photos.tar can't be read" in refused(tmp_path / "photos.tar", capsys)
+    archive = tmp_path / "photos.tar"
+    assert f"cannot read source: {archive} (" in rejected(archive, capsys)
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["x", "--image-size", "0"], ["x", "--siz"]])
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert prepare(*arguments) == 2
@@ -192,8 +197,8 @@ def test_wrong_usage_is_told_in_one_line(
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("sound")
-    write_pictures(folder / "photos", CLASSES, SIDES, each=1)
+    folder = tmp_path_factory.mktemp("intact")
+    write_image_files(folder / "photos", CLASSES, SIDES, each=1)
     with tarfile.open(folder / "a.tar", "w") as tar, tarfile.open(folder / "a.gz", "w:gz") as gz:
         tar.add(folder / "photos", "photos")
         gz.add(folder / "photos", "photos")
@@ -205,40 +210,40 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @given(st.data())
 @settings(max_examples=300, deadline=5000, suppress_health_check=list(HealthCheck))
-def test_a_damaged_archive_is_told_of_in_one_line_or_read(
+def test_a_damaged_archive_is_read_or_reported_in_one_line(
     archives: list[bytes], tmp_path: Path, data: st.DataObject
 ) -> None:
     content = bytearray(data.draw(st.sampled_from(archives)))
-    for place in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=6)):
-        content[place // 8] ^= 1 << place % 8
+    for bit in data.draw(st.lists(st.integers(0, 8 * len(content) - 1), min_size=1, max_size=6)):
+        content[bit // 8] ^= 1 << bit % 8
     path = tmp_path / "photos"
     path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
     message = ""
     try:
-        for found in members(path):
-            if found.read is not None:
-                found.read()
+        for entry in members(path):
+            if entry.read is not None:
+                entry.read()
     except InputError as error:
         message = str(error)
     assert "\n" not in message
 
 
-def test_a_cut_tar_is_not_taken_for_a_shorter_one(
+def test_a_truncated_tar_archive_is_rejected(
     archives: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Python's own reader takes the cut for the end."""
+    """Check a case in which tarfile reports the end of the archive."""
     path = tmp_path / "photos.tar"
     content = archives[0].rstrip(b"\0")
     path.write_bytes(content[: len(content) // 512 * 512])
-    assert "photos.tar can't be read (" in refused(path, capsys)
+    assert f"cannot read source: {path} (" in rejected(path, capsys)
 
 
-def test_names_that_are_no_text_do_no_harm(
+def test_names_that_are_not_text_are_escaped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(member(os.fsdecode(b"train/\xff/\x1b[2J")))
         tar.addfile(member("test/a/b"))
-    line = refused(tmp_path / "photos.tar", capsys)
+    line = rejected(tmp_path / "photos.tar", capsys)
     assert "\\udcff" in line
     assert line.rstrip("\n").isprintable()

@@ -5,9 +5,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.unit.record.test_recorder import LAYER_NAMES, OF_RANKS, add
+from tests.unit.record.test_recorder import LAYER_NAMES, RANK_VALUES, add
 from vigmpi.errors import InputError
-from vigmpi.record.columns import TRACE
+from vigmpi.record.columns import FORMAT, TRACE
 from vigmpi.record.previous_record import read_previous_record
 from vigmpi.record.recorder import Recorder
 
@@ -18,14 +18,16 @@ AXES = {
 }
 
 
-def make(path: Path, run: str = "7", *, resume_from: int = 0) -> Recorder:
+def make(path: Path, run: str = "7", *, resume_from: int = 0, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"run": run, "started": "today"}}
-    return Recorder(path, attributes, OF_RANKS, LAYER_NAMES, resume_from=resume_from)
+    return Recorder(
+        path, attributes, RANK_VALUES, LAYER_NAMES, resume_from=resume_from, overwrite=overwrite
+    )
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
-    """Of 300 mini-batches, each with one span of a second."""
+    """Return the record of 300 mini-batches, each with one span of a second."""
     path = tmp_path / "a.h5"
     recorder = make(path)
     recorder.begin_trace(["F"], {})
@@ -40,12 +42,12 @@ def span(mini_batch: int, start: float) -> np.ndarray:
     return np.array([[mini_batch, 0, 0, -1, start, start + 1]])
 
 
-def test_a_run_goes_on_in_its_record_behind_the_checkpoint(record: Path) -> None:
+def test_a_resumed_run_continues_its_record_after_the_checkpoint(record: Path) -> None:
     recorder = make(record, resume_from=270)
     recorder.begin_trace(["F"], {})
     for number in range(270, 280):
         add(recorder, number)
-        recorder.add_spans(span(number, start=number - 270))  # its clock begins anew
+        recorder.add_spans(span(number, start=number - 270))  # its clock restarts at 0
     recorder.close()
     with h5py.File(record) as file:
         assert file.attrs["resumed_at"].tolist() == [270]
@@ -60,7 +62,7 @@ def test_a_run_goes_on_in_its_record_behind_the_checkpoint(record: Path) -> None
     assert not list(record.parent.glob(".*"))
 
 
-def test_rows_that_a_killed_run_did_not_reach_are_not_made_up(record: Path) -> None:
+def test_rows_missing_before_the_checkpoint_are_not_invented(record: Path) -> None:
     recorder = make(record, resume_from=310)
     add(recorder, 310)
     recorder.close()
@@ -70,15 +72,49 @@ def test_rows_that_a_killed_run_did_not_reach_are_not_made_up(record: Path) -> N
 
 def test_a_record_of_another_run_or_layout_is_refused_and_kept(record: Path) -> None:
     before = record.read_bytes()
-    with pytest.raises(InputError, match="is of another run; type: --output FILE"):
+    with pytest.raises(InputError, match=r"another run: .*a\.h5\. Use --record FILE .*\.$"):
         make(record, run="8", resume_from=270)
-    with pytest.raises(InputError, match="is of another layout"):
+    with pytest.raises(InputError, match=r"another layout: .*a\.h5\. Use --record FILE .*\.$"):
         read_previous_record(record, "7", 270, AXES | {"rank": np.array([0])})
     assert record.read_bytes() == before
 
 
+@pytest.mark.parametrize("version", ["vigmpi record 0", "none\n", "", 1, np.arange(2), None])
+def test_a_record_of_another_format_is_refused_and_kept(record: Path, version: Any) -> None:
+    with h5py.File(record, "r+") as file:
+        del file.attrs["format"]
+        if version is not None:
+            file.attrs["format"] = version
+    before = record.read_bytes()
+    with pytest.raises(InputError, match=r"a\.h5.*Use --record FILE .* --overwrite .*\.$") as error:
+        make(record, resume_from=270)
+    assert "\n" not in str(error.value)
+    assert record.read_bytes() == before
+    make(record, resume_from=270, overwrite=True).close()
+    with h5py.File(record) as file:
+        assert file.attrs["format"] == FORMAT
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"), [("vigmpi record 2", "vigmpi record 2"), (None, "no version")]
+)
+def test_a_refused_format_is_named_beside_the_supported_one(
+    record: Path, version: str | None, shown: str
+) -> None:
+    with h5py.File(record, "r+") as file:
+        del file.attrs["format"]
+        if version:
+            file.attrs["format"] = version
+    with pytest.raises(InputError) as error:
+        read_previous_record(record, "7", 270, AXES)
+    assert str(error.value) == (
+        f'unsupported record format: {record} has "{shown}", this version reads '
+        f'"vigmpi record 1". Use --record FILE to start a new record, or --overwrite to replace it.'
+    )
+
+
 @pytest.mark.parametrize("seed", range(24))
-def test_a_damaged_record_is_refused_or_holds_what_its_shapes_say(record: Path, seed: int) -> None:
+def test_a_damaged_record_is_refused_or_read_consistently(record: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     content = bytearray(record.read_bytes())
     if seed % 4 == 0:
@@ -87,8 +123,8 @@ def test_a_damaged_record_is_refused_or_holds_what_its_shapes_say(record: Path, 
         content[at] ^= 1 << random.integers(8)
     record.write_bytes(content)
     try:
-        past = read_previous_record(record, "7", 270, AXES)
+        previous = read_previous_record(record, "7", 270, AXES)
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:
-        assert len(past.rows["mini_batch"]) <= 300
+        assert len(previous.rows["mini_batch"]) <= 300

@@ -7,16 +7,16 @@ import pytest
 
 from vigmpi.errors import InputError
 from vigmpi.record import recorder as module
-from vigmpi.record.columns import LAYERS, RANKS, STEPS, TIMINGS, TRACE
+from vigmpi.record.columns import FORMAT, LAYERS, RANKS, STEPS, TIMINGS, TRACE
 from vigmpi.record.recorder import Recorder, Row
 
 LAYER_NAMES = ["block 0", "block 1", "head"]
-OF_RANKS = {column.name: np.array([0, 1]) for column in RANKS} | {"host": np.array([b"a", b"bc"])}
+RANK_VALUES = {c.name: np.array([0, 1]) for c in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
-    attributes: dict[str, dict[str, Any]] = {"": {"about": "x"}, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, OF_RANKS, LAYER_NAMES, overwrite=overwrite)
+    attributes: dict[str, dict[str, Any]] = {"": {"description": "x"}, "configuration": {"lr": 0.1}}
+    return Recorder(path, attributes, RANK_VALUES, LAYER_NAMES, overwrite=overwrite)
 
 
 def add(recorder: Recorder, number: int) -> None:
@@ -27,12 +27,13 @@ def add(recorder: Recorder, number: int) -> None:
     recorder.add(Row(step, timings, layers, np.array([number, 10 * number])))
 
 
-def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
+def test_rows_are_read_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
     recorder = make(tmp_path / "a.h5")
     for number in range(600):  # more than a chunk
         add(recorder, number)
     recorder.close(replicas_bit_equal=True)
     with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["format"] == FORMAT
         assert file.attrs["steps_done"] == 600
         assert file.attrs["replicas_bit_equal"]
         assert file["configuration"].attrs["lr"] == 0.1
@@ -41,7 +42,7 @@ def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
         axes_of = {
             "steps": ["/mini_batch"],
             "timings": ["/mini_batch", "/rank"],
-            "layers": ["/mini_batch", "/replica", "/part"],
+            "layers": ["/mini_batch", "/replica", "/layer"],
         }
         groups = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
         for group, column in [(g, c) for g, columns in groups.items() for c in columns]:
@@ -54,7 +55,7 @@ def test_rows_come_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
         assert file["mini_batch"][:].tolist() == list(range(600))
 
 
-def test_spans_come_back_in_the_order_they_were_given(tmp_path: Path) -> None:
+def test_spans_are_read_back_in_the_order_in_which_they_were_added(tmp_path: Path) -> None:
     recorder = make(tmp_path / "a.h5")
     recorder.begin_trace(["F", "B"], {"clock_offset_s": np.array([0.0, 0.5])})
     spans = np.arange(20 * len(TRACE), dtype=float).reshape(20, -1) % 200
@@ -71,7 +72,7 @@ def test_spans_come_back_in_the_order_they_were_given(tmp_path: Path) -> None:
         assert file["trace/clock_offset_s"][:].tolist() == [0.0, 0.5]
 
 
-def test_a_flushed_row_can_be_read_while_the_run_goes_on(
+def test_flushed_rows_can_be_read_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_FLUSH_S", 0.0)
@@ -83,10 +84,10 @@ def test_a_flushed_row_can_be_read_while_the_run_goes_on(
             assert file["steps/loss"][:].tolist() == list(range(number + 1))
 
 
-def test_an_existing_record_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+def test_an_existing_record_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     make(path).close(mark=1)
-    with pytest.raises(InputError, match=r"a\.h5 exists; type: --overwrite"):
+    with pytest.raises(InputError, match=r"record already exists: .*a\.h5\. Use --overwrite .*\.$"):
         make(path)
     with h5py.File(path) as file:
         assert file.attrs["mark"] == 1
@@ -96,7 +97,7 @@ def test_an_existing_record_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("path", ["nowhere/a.h5", "."])
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, path: str) -> None:
-    with pytest.raises(InputError, match="type: ") as error:
+def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, path: str) -> None:
+    with pytest.raises(InputError, match=r"cannot write .*: .*\. Use --record FILE .*\.$") as error:
         make(tmp_path / path, overwrite=True)
     assert "\n" not in str(error.value)

@@ -20,7 +20,7 @@ def text(actions: list[Action]) -> str:
     return " ".join(map(str, actions))
 
 
-def test_gpipe_as_read() -> None:
+def test_gpipe_actions_are_as_written_here() -> None:
     first, middle, last = programs(SCHEDULES[Phase.TRAIN], stages=3, chunks=2)
     assert text(first) == "F0 sF0 F1 sF1 rB0 B0 rB1 B1"
     assert text(middle) == "rF0 F0 sF0 rF1 F1 sF1 rB0 B0 sB0 rB1 B1 sB1"
@@ -29,7 +29,7 @@ def test_gpipe_as_read() -> None:
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_every_stage_does_all_work_once_and_in_ascending_order(phase: Phase) -> None:
+def test_every_stage_computes_each_micro_batch_once_in_ascending_order(phase: Phase) -> None:
     for stages, chunks in SIZES:
         for stage in range(stages):
             work = list(SCHEDULES[phase](stage, stages, chunks))
@@ -44,7 +44,7 @@ def test_every_stage_does_all_work_once_and_in_ascending_order(phase: Phase) -> 
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_every_send_has_its_receive(phase: Phase) -> None:
+def test_every_send_has_a_matching_receive(phase: Phase) -> None:
     pairs = {Kind.SEND_FEATURES: (1, "rF"), Kind.SEND_GRADIENTS: (-1, "rB")}
     for stages, chunks in SIZES:
         actions = programs(SCHEDULES[phase], stages, chunks)
@@ -56,13 +56,13 @@ def test_every_send_has_its_receive(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_no_layout_blocks_when_nothing_is_buffered(phase: Phase) -> None:
+def test_no_layout_deadlocks_without_buffering(phase: Phase) -> None:
     for stages, chunks in SIZES:
         assert blocked_stages(programs(SCHEDULES[phase], stages, chunks), slots=chunks) == {}
 
 
-def test_a_schedule_that_blocks_is_found() -> None:
-    """1F1B with no receive posted ahead: both neighbours send, and neither receives."""
+def test_a_deadlock_is_detected() -> None:
+    """In 1F1B without receives posted in advance, both neighbours send and neither receives."""
     first = [Action(Kind(k), i) for k, i in [("F", 0), ("sF", 0), ("F", 1), ("sF", 1)]]
     first += [Action(Kind(k), i) for k, i in [("rB", 0), ("B", 0), ("rB", 1), ("B", 1)]]
     last = [
@@ -75,6 +75,6 @@ def test_a_schedule_that_blocks_is_found() -> None:
     assert blocked_stages([first, last], slots=1) == {}
 
 
-def test_a_message_that_is_never_sent_is_found() -> None:
+def test_a_receive_without_a_send_is_detected() -> None:
     receive = Action(Kind.RECEIVE_GRADIENTS, 0)
     assert blocked_stages([[receive], [Action(Kind.FORWARD, 0)]], slots=1) == {0: receive}

@@ -5,7 +5,7 @@ from vigmpi.terminal.tables import gib, table
 from vigmpi.terminal.terminal import Terminal
 
 
-def test_the_closing_table_holds_the_studys_statistics() -> None:
+def test_the_closing_table_shows_the_statistics_of_the_study() -> None:
     text = table({Phase.TRAIN: [1.0, 2.0, 6.0], Phase.TEST: [0.5]})
     heading, train, test, remark = text.splitlines()
     assert heading.split()[-8:] == ["mean", "s", "std", "s", "min", "s", "max", "s"]
@@ -18,9 +18,9 @@ def test_the_closing_table_holds_the_studys_statistics() -> None:
 @pytest.mark.parametrize("progress", ["lines", "bar", "off"])
 def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str], progress: str) -> None:
     terminal = Terminal(progress)
-    terminal.begin(Phase.TRAIN, epoch=0, epochs=3, done=0, left=2)
-    terminal.step(images=10, loss=4.0, accuracy=0.5)
-    terminal.step(images=30, loss=2.0, accuracy=0.1)
+    terminal.begin(Phase.TRAIN, epoch=0, epochs=3, done=0, remaining=2)
+    terminal.step(num_images=10, loss=4.0, accuracy=0.5)
+    terminal.step(num_images=30, loss=2.0, accuracy=0.1)
     terminal.end()
     out, err = capsys.readouterr()
     assert out == ""
@@ -34,5 +34,5 @@ def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str], pro
         assert "train 1/3 |" in err
 
 
-def test_bytes_are_told_in_gib() -> None:
+def test_bytes_are_shown_in_gib() -> None:
     assert gib(3 * 2**29) == "1.50 GiB"

@@ -1,4 +1,4 @@
-"""The Vision GNN: torch, and no MPI."""
+"""Vision GNN of the study, in torch and without MPI."""
 
 from vigmpi.models.study.config import ViGConfig
 from vigmpi.models.study.vig import ViG

@@ -1,4 +1,4 @@
-"""The parameters of a block, under the study's names, whatever path computes it."""
+"""Parameters of a block under the study's names, independent of the backend."""
 
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ class LinearNorm(nn.Sequential):
 
 
 class GraphConvWeights(nn.Module):
-    """Of PyG's GraphConv: W_rel * sum over neighbours + b_rel + W_root * self."""
+    """Parameters of PyG's GraphConv: W_rel * sum over neighbours + b_rel + W_root * self."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -57,5 +57,5 @@ class Block(nn.Module):
         self.ffn = FeedForward(config.channels, config.ffn_hidden)
 
     def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
-        """Node features [images, channels, nodes] to the same shape."""
+        """Map node features [images, channels, nodes] to the same shape."""
         raise NotImplementedError

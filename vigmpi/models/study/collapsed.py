@@ -1,15 +1,15 @@
-"""The block by an exact collapse of what is linear in it.
+"""Fast backend: the block after an exact collapse of its linear layers.
 
-Nothing in front of a GELU is more than an affine map of the few-channel input x. The batch norm
-over Linear(x) follows from the mean and covariance K of x: unit h, with weights w, has variance
-w K w^T. So Linear and norm together are A x + c, and with the graph convolution
+All layers in front of a GELU are together an affine map of the few-channel input x. The batch
+norm over Linear(x) follows from the mean and covariance K of x: a hidden unit with weights w has
+the variance w K w^T. Linear and norm together are A x + c, and with the graph convolution
 
     W_rel A (sum over neighbours of x) + W_root A x + W_rel c (number of neighbours)
         + W_root c + b_rel
 
-The maps are made for each micro-batch by small differentiable products, so every parameter gets
-its exact gradient. x enters less its rounded mean, which keeps the digits of values far from
-zero.
+The maps are computed for each micro-batch as small differentiable products, so that every
+parameter gets its exact gradient. The rounded mean of x is subtracted first, which avoids
+cancellation for values far from zero. `vigmpi/kernels/README.md` derives the formulas.
 """
 
 from typing import NamedTuple
@@ -27,7 +27,7 @@ from vigmpi.models.study.block import GraphConvWeights, LinearNorm
 
 
 class Affine(NamedTuple):
-    """The map weight x + bias."""
+    """Affine map weight x + bias."""
 
     weight: Tensor
     bias: Tensor
@@ -37,7 +37,7 @@ class Affine(NamedTuple):
 
 
 class Block(block.Block):
-    _state: list[int] | None = None  # versions of the tensors that `_layers` were folded from
+    _versions: list[int] | None = None  # of the tensors that `_layers` were computed from
     _layers: list[HiddenLayer]
 
     def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
@@ -71,15 +71,15 @@ class Block(block.Block):
         return x
 
     def _folded(self, graph: PixelLattice) -> list[HiddenLayer]:
-        """Both hidden layers by the running statistics.
+        """Return both hidden layers with the running statistics folded into their weights.
 
-        Folded once for all micro-batches, until a weight or a statistic changes.
+        Without gradients, they are cached until a weight or a statistic changes.
         """
         if torch.is_grad_enabled():
             return self._fold(graph)
-        state = [t._version for t in (*self.parameters(), *self.buffers())]
-        if self._state != state:
-            self._state, self._layers = state, self._fold(graph)
+        versions = [t._version for t in (*self.parameters(), *self.buffers())]
+        if self._versions != versions:
+            self._versions, self._layers = versions, self._fold(graph)
         return self._layers
 
     def _fold(self, graph: PixelLattice) -> list[HiddenLayer]:
@@ -90,16 +90,16 @@ class Block(block.Block):
         ]
         dtype = ffn.fc1.linear.weight.dtype
         layers = []
-        for first, last, over in maps:
+        for first, last, neighbours in maps:
             (a, b), (v, c) = first.to(dtype), last.to(dtype)
-            layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, over))
+            layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, neighbours))
         return layers
 
 
 def normalised(layer: LinearNorm, moments: Moments) -> Affine:
-    """Linear and norm in training, as a map of x - shift; the norm takes note of its moments.
+    """Return linear layer and norm in training as a map of x - shift; record the norm's moments.
 
-    In float64, since small differences of moments count; the map is then rounded.
+    float64 keeps small differences of moments; only the resulting map is rounded.
     """
     linear, norm = layer.linear, layer.norm
     weight = linear.weight.double()
@@ -111,7 +111,7 @@ def normalised(layer: LinearNorm, moments: Moments) -> Affine:
 
 
 def folded(layer: LinearNorm) -> Affine:
-    """Linear and norm in evaluation, by the running statistics, as a map of x in float64."""
+    """Return linear layer and norm in evaluation as a map of x, in float64."""
     linear, norm = layer.linear, layer.norm
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -121,15 +121,15 @@ def folded(layer: LinearNorm) -> Affine:
 
 
 def _over_neighbours(affine: Affine, conv: nn.Module) -> Affine:
-    """The graph convolution of a map, as a map of what `PixelLattice.gather_features` makes of x."""
+    """Return the graph convolution after a map, as a map of the gathered features."""
     assert isinstance(conv, GraphConvWeights)
     both = torch.cat([affine.weight.T, affine.bias[None]])
-    near = F.linear(both, conv.lin_rel.weight.to(both.dtype))
-    own = F.linear(both, conv.lin_root.weight.to(both.dtype))
-    weight = torch.cat([near[:-1], own[:-1], near[-1:]])
-    return Affine(weight.T, own[-1] + conv.lin_rel.bias)
+    rel = F.linear(both, conv.lin_rel.weight.to(both.dtype))
+    root = F.linear(both, conv.lin_root.weight.to(both.dtype))
+    weight = torch.cat([rel[:-1], root[:-1], rel[-1:]])
+    return Affine(weight.T, root[-1] + conv.lin_rel.bias)
 
 
 def node_sum(features: Tensor) -> Tensor:
-    """[images, channels, nodes] to [images, channels]."""
+    """Sum [images, channels, nodes] to [images, channels]."""
     return features.sum(dim=2)

@@ -4,7 +4,7 @@ from math import prod
 
 @dataclass(frozen=True)
 class ViGConfig:
-    """The widths of a Vision GNN; the defaults are the study's 1,120,410 parameters."""
+    """Dimensions of a Vision GNN; the defaults give the study's 1,120,410 parameters."""
 
     blocks: int = 8
     channels: int = 3
@@ -12,7 +12,7 @@ class ViGConfig:
     ffn_hidden: int = 512
     head_hidden: int = 1024
     num_classes: int = 10
-    readout: str = "sum"  # over the nodes; or "mean"
+    readout: str = "sum"  # pooling of the nodes in the head: "sum" or "mean"
     image_size: tuple[int, int] = (32, 32)  # height, width
 
     @property
@@ -22,15 +22,15 @@ class ViGConfig:
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """Of the blocks and of the readout, in order."""
+        """Names of the blocks and the head, in order."""
         return (*(f"block {i}" for i in range(self.blocks)), "head")
 
     @property
     def boundary_shape(self) -> tuple[int, int]:
-        """Of one image's features between two blocks: channels, nodes."""
+        """Shape of one image's features between two layers: channels, nodes."""
         return self.channels, self.num_nodes
 
     @property
     def image_bytes(self) -> int:
-        """Of one image, as the first block takes it."""
+        """Bytes of one image, as the first block reads it."""
         return 4 * prod(self.boundary_shape)

@@ -1,4 +1,4 @@
-"""The block in PyG's own layers: the oracle that every faster path is tested against."""
+"""Reference backend: the block in PyG's own layers, the oracle for tests of the fast backend."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,15 +15,15 @@ class Block(block.Block):
         self.grapher.graph_conv = GraphConv(config.grapher_hidden, config.grapher_hidden)
 
     def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
-        images, channels, nodes = features.shape
+        num_images, channels, num_nodes = features.shape
         x = features.transpose(1, 2).reshape(-1, channels)
         grapher, ffn = self.grapher, self.ffn
-        hidden = grapher.graph_conv(grapher.fc1(x), graph.edge_index(images))
+        hidden = grapher.graph_conv(grapher.fc1(x), graph.edge_index(num_images))
         x = x + grapher.fc2(F.gelu(hidden))
         x = x + ffn.fc2(F.gelu(ffn.fc1(x)))
-        return x.view(images, nodes, channels).transpose(1, 2).contiguous()
+        return x.view(num_images, num_nodes, channels).transpose(1, 2).contiguous()
 
 
 def node_sum(features: Tensor) -> Tensor:
-    """[images, channels, nodes] to [images, channels]."""
+    """Sum [images, channels, nodes] to [images, channels]."""
     return global_add_pool(features.transpose(1, 2), None)

@@ -14,7 +14,7 @@ from vigmpi.models.study.config import ViGConfig
 
 @dataclass(frozen=True)
 class Layer:
-    """A block or the readout: what a stage runs, and the parameters whose gradients it fills."""
+    """Layer that a stage runs, a block or the head, and its parameters."""
 
     name: str
     forward: Callable[[Tensor, PixelLattice], Tensor]
@@ -22,17 +22,17 @@ class Layer:
 
 
 class ViG(nn.Module):
-    """The study's Vision GNN, or those of its blocks that one pipeline stage runs.
-
-    Args:
-        config: the whole model's.
-        backend: "fast", or "reference" in PyG's layers.
-        blocks: which of its blocks to build; all by default.
-        head: whether to build the head, which turns node features into logits.
-        seed: of the initial weights. Each block draws from a stream of its own, so they do not
-            depend on which other blocks are built.
+    """Vision GNN of the study, or the layers of it that one pipeline stage runs.
 
     Parameter names are those of the study's published code.
+
+    Args:
+        config: dimensions of the complete model.
+        backend: "fast" (compiled kernels) or "reference" (PyG's layers).
+        blocks: indices of the blocks to build; all by default.
+        head: if true, build the head, which maps node features to logits.
+        seed: seed of the initial weights. Each block has a random stream of its own, so that its
+            weights do not depend on which other blocks are built.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ViG(nn.Module):
             _initialise(nn.ModuleDict({"fc1": self.fc1, "fc2": self.fc2}), seed, -1)
 
     def layers(self) -> list[Layer]:
-        """What this model runs, in order."""
+        """Return the layers of this model, in order."""
         layers = [
             Layer(f"block {i}", block, tuple(block.parameters()))
             for i, block in self.blocks.items()
@@ -71,7 +71,7 @@ class ViG(nn.Module):
         return layers
 
     def run_head(self, features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG002
-        """Node features [images, channels, nodes] to logits [images, classes]."""
+        """Map node features [images, channels, nodes] to logits [images, classes]."""
         assert self.fc1 is not None
         assert self.fc2 is not None
         sums = self._node_sum(features)
@@ -79,7 +79,7 @@ class ViG(nn.Module):
         return self.fc2(F.gelu(self.fc1(pooled)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [images, channels, height, width] to logits [images, classes]."""
+        """Map images [images, channels, height, width] to logits [images, classes]."""
         features = images.flatten(2)
         for layer in self.layers():
             features = layer.forward(features, self.graph)
@@ -91,20 +91,22 @@ def _implementation(backend: str) -> ModuleType:
         from vigmpi.models.study import reference  # noqa: PLC0415 (PyG takes seconds to import)
 
         return reference
+    if backend != "fast":
+        raise ValueError(f"backend must be 'fast' or 'reference', not {backend!r}")
     return collapsed
 
 
 def _initialise(module: nn.Module, seed: int, index: int) -> None:
-    """Draw the initial weights of one block (-1: the readout), from a stream of its own.
+    """Draw the initial weights of block `index` (-1: the head) from a random stream of its own.
 
-    Each linear map gets what torch's Linear would draw. By name, since the paths have layers of
-    different classes, and start from the same weights all the same.
+    Linear maps have the distribution of torch's Linear. Parameters are drawn in the order of
+    their names, because the backends' classes differ and must start from the same weights.
     """
     stream = np.random.SeedSequence([seed, index + 1])
     generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
     parameters = dict(module.named_parameters())
     for name in sorted(parameters):
         weight = parameters[name.rpartition(".")[0] + ".weight"]
-        if weight.dim() == 2:  # a norm's is a vector, and stays at 1
+        if weight.dim() == 2:  # the weight of a norm is a vector and stays 1
             bound = weight.shape[1] ** -0.5
             nn.init.uniform_(parameters[name], -bound, bound, generator)

@@ -1,4 +1,4 @@
-"""What a record says of the run itself: configuration, versions, ranks."""
+"""Metadata of a run for its record: configuration, versions, ranks."""
 
 import os
 import platform
@@ -21,8 +21,8 @@ from vigmpi.datasets import Dataset
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
 
 
-def settings_of(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """All settings as numbers, texts and lists, with what was chosen where none was given."""
+def effective_settings(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return all settings as numbers, strings and lists, including defaults chosen at run time."""
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
     settings["dataset"] = dataset.name
     settings["split"] = [len(blocks) for blocks in config.stage_blocks]
@@ -33,11 +33,11 @@ def settings_of(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """Attributes of the record, by group."""
+def run_attributes(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Return the HDF5 attributes of the record by group; "" is the file itself."""
     losses = {
-        "lost_at": [loss.mini_batches for loss in crew.losses for _ in loss.ranks],
-        "lost_ranks": [rank for loss in crew.losses for rank in loss.ranks],
+        "lost_at": [loss.mini_batches for loss in crew.rank_losses for _ in loss.ranks],
+        "lost_ranks": [rank for loss in crew.rank_losses for rank in loss.ranks],
     }
     return {
         "": {
@@ -49,7 +49,7 @@ def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
             "rank_order": "rank = replica * stages + stage",
             **(losses if losses["lost_at"] else {}),
         },
-        "configuration": settings_of(crew.first_config, dataset),
+        "configuration": effective_settings(crew.initial_config, dataset),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
@@ -60,10 +60,10 @@ def about_run(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
     }
 
 
-def about_ranks(
+def rank_columns(
     topology: Topology, blocks: range, threads: int, forecast_rss_bytes: int
 ) -> dict[str, np.ndarray]:
-    """What `vigmpi.record.columns.RANKS` asks for, [ranks] each. Collective."""
+    """Return the columns of `vigmpi.record.columns.RANKS`, each [ranks]. Collective."""
     values = {
         "replica": topology.place.replica,
         "stage": topology.place.stage,
