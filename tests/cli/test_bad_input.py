@@ -63,7 +63,7 @@ def test_a_prepared_file_with_a_link_to_another_file(tmp_path: Path) -> None:
 def test_a_crop_larger_than_the_image_and_a_missing_mean(tmp_path: Path) -> None:
     folder = ["--dataset", "folder", "--data-dir", str(tmp_path)]
     write_image_files(tmp_path, ["a", "b"], (6, 5))
-    assert "out of sight" in refused(
+    assert "out of the frame" in refused(
         vigmpi("--stages", "2", *folder, "--random-crop", "5", ranks=2)
     )
     assert "--no-normalize" in refused(vigmpi("--stages", "2", *folder, "--normalize", ranks=2))

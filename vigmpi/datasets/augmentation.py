@@ -39,11 +39,11 @@ class Augmentation:
         return [self.mean.tolist(), self.std.tolist()]
 
     def check(self, image_size: tuple[int, int]) -> None:
-        """Raise InputError if an image could be shifted out of sight."""
+        """Raise InputError if an image could be shifted entirely out of the frame."""
         if self.crop >= min(image_size):
             raise InputError(
                 f"random crop too large: --random-crop {self.crop} can shift images of "
-                f"{image_size[0]}x{image_size[1]} pixels out of sight. Use --random-crop "
+                f"{image_size[0]}x{image_size[1]} pixels out of the frame. Use --random-crop "
                 f"{min(image_size) // 8}."
             )
 
