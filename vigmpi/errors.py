@@ -1,5 +1,7 @@
 """Exceptions that end a run with a message of one line."""
 
+import os
+
 
 class InputError(Exception):
     """Invalid usage or input.
@@ -19,3 +21,10 @@ class RankError(Exception):
 
 class RunError(Exception):
     """Failure that all ranks know of; rank 0 prints its one line and exits with status 1."""
+
+
+def error_reason(error: BaseException) -> str:
+    """Return the cause of an error of the operating system or of a library, on one line."""
+    if number := getattr(error, "errno", None):
+        return os.strerror(number)  # h5py's own text repeats the path and HDF5's flags
+    return " ".join(str(error).split()) or type(error).__name__

@@ -11,7 +11,7 @@ from vigmpi.checkpoint import manifest
 from vigmpi.cli import parsers
 from vigmpi.cli.config import PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 
 # Options of a single invocation, which a resumed run never inherits from its checkpoint.
 _NEVER_INHERITED = {
@@ -57,11 +57,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
         SystemExit: after `--help`.
     """
     given = parsers.predict_parser().parse_args(arguments)
-    start = manifest.find(given.checkpoint, None)
-    if start is None:
-        raise InputError(
-            f"no checkpoint found: --checkpoint {given.checkpoint}. Use --checkpoint PATH."
-        )
+    start = _find_required(given.checkpoint, None)
     return PredictConfig(start, tuple(given.images), given.json)
 
 
@@ -76,12 +72,20 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
 
 
 def _find_checkpoint(command: str, given: Mapping[str, Any]) -> manifest.Checkpoint | None:
-    name = given.get("resume" if command == "train" else "checkpoint")
-    if name is None and command == "evaluate":
+    folder = _checkpoint_folder(command, given)
+    if command == "train":
+        return manifest.find(given["resume"], folder) if "resume" in given else None
+    if "checkpoint" not in given:
         raise InputError(
             "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
         )
-    return manifest.find(name, _checkpoint_folder(command, given)) if name else None
+    return _find_required(given["checkpoint"], folder)
+
+
+def _find_required(name: str, folder: Path | None) -> manifest.Checkpoint:
+    if found := manifest.find(name, folder):
+        return found
+    raise InputError(f"no checkpoint found: --checkpoint {name}. Use --checkpoint PATH.")
 
 
 def _checkpoint_folder(command: str, given: Mapping[str, Any]) -> Path | None:
@@ -111,10 +115,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot read the configuration file: {path} ({reason}). Use a TOML file such as "
-            f"jobs/learning.toml."
+            f"cannot read the configuration file: {path} ({error_reason(error)}). Use the path of "
+            f"a valid TOML file."
         ) from error
 
 
@@ -128,7 +131,7 @@ def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Fiel
             raise InputError(parsers.unknown_option(key, list(by_flag), f" in {source}"))
         is_switch = isinstance(by_flag[name].default, bool)
         if isinstance(value, bool) != is_switch:
-            expected = "true or false" if is_switch else "a value"
+            expected = "true or false" if is_switch else "a number or a string"
             raise InputError(
                 f"wrong type in {source}: {key} = {str(value).lower()}. Set {key} to {expected}."
             )

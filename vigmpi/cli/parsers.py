@@ -65,8 +65,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         # argparse writes "argument --x: problem" and "the following arguments are required: x".
-        problem = message.removeprefix("argument ")
-        raise InputError(f"invalid command line: {problem}. See {self.prog} --help.")
+        problem = message.replace("invalid choice: ", "")
+        if problem.startswith("argument "):
+            problem = f"invalid value for {problem.removeprefix('argument ')}"
+        raise InputError(f"{problem}. See {self.prog} --help.")
 
 
 def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentParser:

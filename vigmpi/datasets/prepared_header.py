@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
 
 FORMAT = "vigmpi images 1"
@@ -77,8 +77,7 @@ def read_header(path: Path) -> Header:
         with h5py.File(path, "r", locking=False) as file:
             return _header(file, path.stat().st_size)
     except Exception as error:  # HDF5 and h5py raise undocumented exceptions for damaged files
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    raise unreadable(path, reason)
+        raise unreadable(path, error_reason(error)) from error
 
 
 def unreadable(path: Path, reason: str | None) -> InputError:

@@ -62,6 +62,6 @@ def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: 
         raise InputError(
             f"not enough memory for --batch-size {batch_size}: it needs "
             f"{forecast.host / 2**30:.1f} GiB on a host with {available / 2**30:.1f} GiB "
-            f"available, and {fitting} images fit. Use {remedy}."
+            f"available, where at most {fitting} images fit. Use {remedy}."
         )
     return forecast

@@ -9,7 +9,7 @@ import numpy as np
 
 from vigmpi.datasets.dataset import channel_counts, mean_and_std
 from vigmpi.datasets.prepared_header import FORMAT
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
 from vigmpi.prepare.source import ImageBatch
 
@@ -41,9 +41,9 @@ class PreparedFileWriter:
             self._offsets = _create(self._temporary, num_images, size)
             self._descriptor = os.open(self._temporary, os.O_RDWR)
         except OSError as error:
-            reason = error.strerror or " ".join(str(error).split())
             raise InputError(
-                f"cannot write file: {path} ({reason}). Use --output FILE to write elsewhere."
+                f"cannot write file: {path} ({error_reason(error)}). Use --output FILE to write "
+                f"elsewhere."
             ) from error
         except BaseException:
             self._temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vigmpi.errors import InputError, RankError
+from vigmpi.errors import InputError, RankError, error_reason
 from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
 
@@ -215,7 +215,7 @@ class Recorder:
             yield
         except (OSError, RuntimeError) as error:
             raise RankError(
-                f"cannot extend the record: {self._path} ({_reason(error)}); its rows up to "
+                f"cannot extend the record: {self._path} ({error_reason(error)}); its rows up to "
                 f"steps_done are complete. Free disk space, then use --resume latest --record "
                 f"{self._path}."
             ) from error
@@ -291,10 +291,6 @@ def _create(path: Path, *, overwrite: bool) -> h5py.File:
         ) from error
     except OSError as error:
         raise InputError(
-            f"cannot write the record: {path} ({_reason(error)}). Use --record FILE with a path "
-            f"that can be written."
+            f"cannot write the record: {path} ({error_reason(error)}). Use --record FILE with a "
+            f"path that can be written."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -1,12 +1,13 @@
 import re
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from vigmpi.cli.config import DATASETS as NAMES
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.parse import parse_config
+from vigmpi.cli.parse import parse_config, parse_predict
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 
@@ -27,7 +28,7 @@ def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_
         (["--stages", "two"], "--stages: expected an integer of at least 1, not 'two'. See"),
         (["--chunks", "0"], "--chunks: expected an integer of at least 1, not '0'. See"),
         (["--lr", "nan"], "--lr: expected a number greater than 0, not 'nan'. See"),
-        (["--dataset", "mnist"], "--dataset: invalid choice: 'mnist'"),
+        (["--dataset", "mnist"], "invalid value for --dataset: 'mnist' (choose from 'cifar10'"),
         (["--split", "4,x", "--stages", "2"], "--split: expected an integer of at least 1"),
         (["--chunks", "101"], "--chunks 101 for --batch-size 100. Use --chunks 100 or fewer"),
         (["--config", "nowhere.toml"], "cannot read the configuration file: nowhere.toml (No such"),
@@ -44,7 +45,7 @@ def test_an_invalid_flag_is_reported_in_one_line(arguments: list[str], message: 
     [
         ("stagse = 2", "run.toml: stagse. Use stages if"),
         ("[run]\nstages = 2", "run.toml: run. "),
-        ("stages = true", "run.toml: stages = true. Set stages to a value."),
+        ("stages = true", "run.toml: stages = true. Set stages to a number or a string."),
         ("overwrite = 1", "run.toml: overwrite = 1. Set overwrite to true or false."),
         ("stages = 1.5", "--stages: expected an integer of at least 1, not '1.5'. See"),
         ("stages = ", "cannot read the configuration file: "),
@@ -78,3 +79,14 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str], command
 
 def test_the_dataset_option_offers_exactly_the_existing_data_sets() -> None:
     assert tuple(DATASETS) == NAMES
+
+
+@pytest.mark.parametrize("arguments", [["evaluate"], ["predict", "cat.png"]])
+def test_latest_without_any_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *images = arguments
+    parse = partial(parse_config, command=command) if command == "evaluate" else parse_predict
+    with pytest.raises(InputError, match="no checkpoint found: --checkpoint latest"):
+        parse([*images, "--checkpoint", "latest"])
