@@ -16,8 +16,8 @@ def prepare_process() -> None:
     """Set the environment that torch reads at import, and the allocator's threshold.
 
     Idle OpenMP threads sleep instead of spinning on cores that the kernels' threads could use;
-    with spinning, a step on two cores takes a third longer (measured). MKL is set to an order of
-    summation that does not depend on the number of threads; by default, the last bits would.
+    with spinning, a step on two cores takes a third longer (measured). MKL is asked for an order
+    of summation that does not depend on the number of threads; small products still do.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
