@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
@@ -47,9 +46,6 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     if command not in COMMANDS:
         raise InputError(unknown_command(command))
     if {"-h", "--help", "--version"} & set(flags) and activity.rank > 0:
-        return 0
-    if "--version" in arguments:
-        print(f"vigmpi {version('vigmpi')}")
         return 0
     if command in _SERIAL_COMMANDS:
         with exiting_on_signals():

@@ -63,7 +63,7 @@ def check_fault_tolerance(environ: Mapping[str, str]) -> None:
     """
     if environ.get("OMPI_MCA_mpi_ft_enable") not in {"1", "true"}:
         raise InputError(
-            f"no fault tolerance: --on-failure continue needs Open MPI 5 and its ULFM. "
+            f"no fault tolerance: --on-failure continue needs Open MPI 5 with ULFM. "
             f"Start vigmpi with mpirun --with-ft ulfm -n {num_tasks(environ)}."
         )
 

@@ -47,7 +47,7 @@ def test_every_flushed_row_survives_a_full_file(tmp_path: Path, limit: int) -> N
     done = finish(start(command), timeout=60)
     assert done.stderr == ""
     flushed, _, line = done.stdout.partition(" ")
-    assert line.startswith(f"cannot extend the record: {path} (File too large); its rows up to ")
+    assert line.startswith(f"cannot extend the record: {path} (File too large); the rows written ")
     with h5py.File(path) as file:
         steps = int(file.attrs["steps_done"])
         assert steps == int(flushed)
@@ -74,7 +74,7 @@ def assert_reported_once(command: list[str], record: Path, reason: str) -> None:
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert len(lines) == 1, done.stderr
-    assert f" error: cannot extend the record: {record} ({reason}); its rows up to " in lines[0]
+    assert f" error: cannot extend the record: {record} ({reason}); the rows written " in lines[0]
     assert lines[0].endswith(f"use --resume latest --record {record}.")
     assert "Traceback" not in done.stderr
     with h5py.File(record) as file:

@@ -35,7 +35,8 @@ def _read_weights(path: Path) -> dict[str, np.ndarray]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {name: tensor.numpy() for name, tensor in tensors.items()}
     except (OSError, RuntimeError, ValueError, EOFError, AttributeError, UnpicklingError) as error:
-        reason = str(error).partition(".")[0]
+        no_tensors = isinstance(error, UnpicklingError)
+        reason = "not a file of tensors" if no_tensors else str(error).partition(".")[0]
         raise InputError(
             f"cannot read the weights: {path} ({reason}). Use the path of a checkpoint, of a "
             f".safetensors file, or of a state_dict saved by torch."

@@ -100,13 +100,13 @@ class RunConfig:
     stages: int = _layout(1, "number of pipeline stages", whole_number(1), metavar="S")
     replicas: int = _layout(
         1,
-        "number of copies of the pipeline; each processes its own share of the data",
+        "number of copies of the pipeline, each with its own share of the data",
         whole_number(1),
         metavar="R",
     )
     chunks: int = _layout(
         1,
-        "number of micro-batches per replica and mini-batch",
+        "number of micro-batches into which each replica cuts its mini-batch",
         whole_number(1),
         metavar="C",
     )
@@ -139,8 +139,8 @@ class RunConfig:
     )
     dataset: str | None = _data(
         None,
-        "cifar10, folder (your own images), digits or synthetic (default: cifar10 if it is in "
-        "the data folder, otherwise digits)",
+        "cifar10, folder (your own images), digits (scikit-learn's) or synthetic (default: "
+        "cifar10 if it is in the data folder, otherwise digits)",
         choices=DATASETS,
         metavar="NAME",
     )
@@ -158,13 +158,13 @@ class RunConfig:
     flip: bool = _data(False, "mirror each training image with probability 1/2", commands=_TRAIN)
     random_crop: int = _data(
         0,
-        "shift training images randomly by up to N pixels in each direction (0: off)",
+        "shift training images randomly by up to N pixels in each direction; 0 for none",
         whole_number(0),
         _TRAIN,
         metavar="N",
     )
     batch_size: int = _training(
-        100, "number of images per replica and mini-batch", whole_number(1), metavar="N"
+        100, "images per mini-batch on each replica", whole_number(1), metavar="N"
     )
     epochs: int = _training(
         3,
@@ -197,29 +197,31 @@ class RunConfig:
     )
     steps: int = _training(
         0,
-        "maximum number of training mini-batches per epoch (0: no limit)",
+        "maximum number of training mini-batches per epoch; 0 for no limit",
         whole_number(0),
         _TRAIN,
         metavar="N",
     )
     test_steps: int = _training(
         0,
-        "maximum number of test mini-batches per test (0: no limit)",
+        "maximum number of mini-batches per test; 0 for no limit",
         whole_number(0),
         metavar="N",
     )
     record: Path | None = _record(
         None,
-        "HDF5 file to write (default: vigmpi-<Slurm job ID or UTC time>.h5)",
+        "HDF5 file to write; a resumed run extends the record of its run (default: "
+        "vigmpi-<Slurm job ID or UTC time>.h5)",
         Path,
         metavar="FILE",
     )
-    overwrite: bool = _record(False, "replace an existing record and its checkpoints")
+    overwrite: bool = _record(False, "replace an existing record and, in training, its checkpoints")
     trace: bool = _record(False, "record the start and end of every action on every rank")
     checkpoint: str | None = _checkpoints(
         None,
-        "what to evaluate: a checkpoint, a folder of checkpoints, a file of weights, or 'latest'; "
-        "options not given on the command line are taken from the run that wrote it",
+        "what to evaluate (required): a checkpoint, a folder of checkpoints, a file of weights, "
+        "or 'latest' in the current folder; the options of the run that wrote it, except its "
+        "layout, apply unless given here or in the TOML file",
         str,
         ("evaluate",),
         metavar="PATH",
@@ -227,7 +229,8 @@ class RunConfig:
     resume: str | None = _checkpoints(
         None,
         "what to start from: a checkpoint, a folder of checkpoints, a file of weights, or "
-        "'latest'; options not given on the command line are taken from the run that wrote it",
+        "'latest' (in --checkpoint-dir, beside --record, or in the current folder); the options "
+        "of the run that wrote it apply unless given here or in the TOML file",
         str,
         _TRAIN,
         metavar="PATH",
@@ -244,17 +247,17 @@ class RunConfig:
     )
     checkpoint_steps: int = _checkpoints(
         0,
-        "number of training steps between checkpoints (0: by time only)",
+        "number of training steps between checkpoints; 0 for by time only",
         whole_number(0),
         _TRAIN,
         metavar="N",
     )
     keep: int = _checkpoints(
-        2, "number of checkpoints to keep (0: write none)", whole_number(0), _TRAIN, metavar="N"
+        2, "number of checkpoints to keep; 0 to write none", whole_number(0), _TRAIN, metavar="N"
     )
     on_nonfinite: str = _failures(
         "stop",
-        "if the loss or a gradient is not finite: stop, skip the step, or ignore it",
+        "if the loss or a gradient is not finite: stop, skip (omit the step) or ignore (train on)",
         str,
         _TRAIN,
         choices=ON_NONFINITE,
@@ -262,7 +265,7 @@ class RunConfig:
     )
     on_failure: str = _failures(
         "abort",
-        "if a rank dies: abort, or continue without its replica (needs Open MPI 5 and "
+        "if a rank dies: abort, or continue (without its replica; needs Open MPI 5 and "
         "mpirun --with-ft ulfm)",
         str,
         _TRAIN,
@@ -273,14 +276,14 @@ class RunConfig:
         30.0,
         "abort if a rank sends no heartbeat for this many seconds",
         seconds(_MIN_TIMEOUT_S),
-        metavar="S",
+        metavar="SECONDS",
     )
     stall_timeout: float | None = _failures(
         None,
-        "abort if no rank makes progress for this many seconds (default: 300, or the time of 20 "
-        "mini-batches if that is longer; ten times as long before the first mini-batch is done)",
+        "abort if no rank makes progress for this many seconds (default: 300 or the time of 20 "
+        "mini-batches, whichever is longer; ten times that before the first mini-batch ends)",
         seconds(_MIN_TIMEOUT_S),
-        metavar="S",
+        metavar="SECONDS",
     )
     progress: str = _terminal(
         "auto",
@@ -320,7 +323,7 @@ class RunConfig:
         _ = self.stage_blocks
         if self.trace and self.on_failure == "continue":
             raise InputError(
-                "options exclude each other: --trace and --on-failure continue. Omit one of them."
+                "incompatible options: --trace and --on-failure continue. Omit one of them."
             )
         if self.chunks > self.batch_size:
             raise InputError(

@@ -4,6 +4,7 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ COMMANDS = {
     "predict": "classify image files with a trained model",
     "prepare": "convert an archive or a folder of images to a data file",
 }
-_USAGE = "mpirun -n (S*R) vigmpi {} [options]"
+_USAGE = "[mpirun -n RANKS] vigmpi {} [options]   (RANKS = S x R)"
 _DESCRIPTIONS = {
     "train": (
         "Train a Vision GNN on MPI ranks: R replicas of a pipeline of S stages.\n"
@@ -28,7 +29,7 @@ _DESCRIPTIONS = {
 }
 _EXAMPLES = {
     "train": (
-        ("a laptop, one process", "vigmpi train"),
+        ("one rank", "vigmpi train"),
         (
             "4 ranks: 2 replicas of a 2-stage pipeline",
             "mpirun -n 4 vigmpi train --stages 2 --replicas 2 --chunks 5",
@@ -37,11 +38,11 @@ _EXAMPLES = {
             "your own images",
             "vigmpi prepare photos.zip && vigmpi train --dataset folder --data-dir data/photos.h5",
         ),
-        ("settings from a file", "vigmpi train --config run.toml"),
-        ("continue the latest run", "mpirun -n 4 vigmpi train --resume latest"),
+        ("options from a file", "vigmpi train --config run.toml"),
+        ("continue the latest run of this folder", "mpirun -n 4 vigmpi train --resume latest"),
     ),
     "evaluate": (
-        ("one process", "vigmpi evaluate --checkpoint run.checkpoints"),
+        ("one rank", "vigmpi evaluate --checkpoint run.checkpoints"),
         ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.checkpoints --stages 2"),
     ),
     "predict": (("a table", "vigmpi predict --checkpoint run.checkpoints cat.jpg dog.png"),),
@@ -62,6 +63,7 @@ class _Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **arguments,
         )
+        self.add_argument("--version", action="version", version=f"vigmpi {version('vigmpi')}")
 
     def error(self, message: str) -> NoReturn:
         # argparse writes "argument --x: problem" and "the following arguments are required: x".
@@ -83,11 +85,12 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
         "--config", type=Path, metavar="FILE", help="TOML file of options; flags take precedence"
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
-    for option in options.values():
+    for option in sorted(options.values(), key=lambda option: option.name != "checkpoint"):
         argument: dict[str, Any] = dict(option.metadata["argument"])
         if isinstance(option.default, bool):
             del argument["type"]
             argument["action"] = argparse.BooleanOptionalAction
+            argument["help"] += " (default: off)"
         elif option.default is not None:
             argument["help"] += f" (default: {option.default})"
         title = option.metadata["group"]
@@ -121,20 +124,21 @@ def prepare_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="SOURCE",
         help="CIFAR-10 as published (python or binary version), or images in "
-        "train/CLASS/IMAGE and test/CLASS/IMAGE; a folder, .tar, .tar.gz, .tar.xz or .zip",
+        "train/CLASS/IMAGE and test/CLASS/IMAGE; a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz "
+        "or .zip archive",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="file to write (default: data/cifar10.h5 for CIFAR-10, otherwise data/SOURCE.h5)",
+        help="file to write (default: data/cifar10.h5 for CIFAR-10, data/NAME.h5 for NAME.zip)",
     )
     parser.add_argument(
         "--image-size",
         type=whole_number(1),
         default=32,
         metavar="N",
-        help="resize images to N x N pixels with Pillow's Lanczos filter (default: 32)",
+        help="resize each whole image to N x N pixels with Pillow's Lanczos filter (default: 32)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser

@@ -43,8 +43,8 @@ class Augmentation:
         if self.crop >= min(image_size):
             raise InputError(
                 f"random crop too large: --random-crop {self.crop} can shift images of "
-                f"{image_size[0]}x{image_size[1]} pixels out of the frame. Use --random-crop "
-                f"{min(image_size) // 8}."
+                f"{image_size[0]}x{image_size[1]} pixels out of the frame. Use a value below "
+                f"{min(image_size)}, for example --random-crop {min(image_size) // 8}."
             )
 
     def __call__(self, images: Images, phase: Phase, epoch: int, samples: Indices) -> Images:

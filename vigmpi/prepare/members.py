@@ -91,7 +91,7 @@ class _StrictHeader(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if buf.count(b"\0") == tarfile.BLOCKSIZE:
                 raise  # end-of-archive marker
-            raise tarfile.ReadError("truncated or damaged") from error
+            raise tarfile.ReadError("not an archive, or damaged") from error
         extended = header.type in _EXTENDED_TYPES
         if header.size < 0 or (extended and header.size > _MAX_HEADER_BYTES):
             raise tarfile.ReadError("header of impossible size")

@@ -215,8 +215,8 @@ class Recorder:
             yield
         except (OSError, RuntimeError) as error:
             raise RankError(
-                f"cannot extend the record: {self._path} ({error_reason(error)}); its rows up to "
-                f"steps_done are complete. Free disk space, then use --resume latest --record "
+                f"cannot extend the record: {self._path} ({error_reason(error)}); the rows written "
+                f"so far are complete. Free disk space, then use --resume latest --record "
                 f"{self._path}."
             ) from error
 
@@ -287,7 +287,8 @@ def _create(path: Path, *, overwrite: bool) -> h5py.File:
         return h5py.File(path, "w" if overwrite else "x", locking=False)
     except FileExistsError as error:
         raise InputError(
-            f"record already exists: {path}. Use --overwrite to replace it, or --record FILE."
+            f"record already exists: {path}. Use --overwrite to replace it and its "
+            f"checkpoints, or --record FILE."
         ) from error
     except OSError as error:
         raise InputError(
