@@ -53,6 +53,7 @@ def test_a_stopped_and_resumed_run_has_the_record_of_an_uninterrupted_one(
         assert file["timings/step_s"].shape == (66, 2)
 
 
+@pytest.mark.slow
 def test_resuming_on_another_layout_needs_a_new_record_and_keeps_the_old_one(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

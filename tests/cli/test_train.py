@@ -127,6 +127,7 @@ def test_the_memory_forecast_is_close_to_the_peak_of_the_run(run: tuple[Path, st
     assert (forecast < 1.15 * peak).all(), (forecast, peak)
 
 
+@pytest.mark.slow
 def test_one_rank_on_two_cores_without_a_launcher_has_the_bits_of_two_stages(
     tmp_path: Path,
 ) -> None:

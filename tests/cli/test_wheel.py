@@ -19,6 +19,9 @@ def succeed(command: Sequence[object], cwd: Path, installed: Path | None = None)
     return done.stdout
 
 
+pytestmark = pytest.mark.slow  # compiles the kernels
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder in which a wheel of this repository is installed."""

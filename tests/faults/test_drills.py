@@ -48,6 +48,7 @@ def _drills() -> Iterator[Drill]:
 
 
 DRILLS = list(dict.fromkeys(_drills()))
+FAST = {next(d for d in DRILLS if d.fault == f) for f in ("kill", "stop", "raise", "deadlock")}
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,10 @@ def test_there_are_enough_drills() -> None:
 
 
 @pytest.mark.turn(3)
-@pytest.mark.parametrize("planned", DRILLS, ids=str)
+@pytest.mark.parametrize(
+    "planned",
+    [pytest.param(d, id=str(d), marks=[] if d in FAST else pytest.mark.slow) for d in DRILLS],
+)
 @pytest.mark.timeout(600)
 def test_a_fault_on_a_rank_ends_the_run_and_loses_nothing(
     outcomes: dict[Drill, Future[Outcome]], planned: Drill
@@ -111,6 +115,7 @@ def _log_result(planned: Drill, outcome: Outcome) -> None:
             file.write(json.dumps({**result, "message": outcome.messages[:1]}) + "\n")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_latest_checkpoint(tmp_path: Path) -> None:
     planned = drill("mpiexec", "kill", 2, "checkpoint", random.Random(0))
     outcome = run(planned, tmp_path / "killed")

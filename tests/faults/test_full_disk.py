@@ -84,12 +84,14 @@ def assert_reported_once(command: list[str], record: Path, reason: str) -> None:
         assert set(range(steps)) <= set(file["trace/mini_batch"][:])
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_with_one_line(small_disk: Path) -> None:
     record = small_disk / "run.h5"
     command = vigmpi(*LONG, "--record", str(record), ranks=4)
     assert_reported_once(command, record, "No space left on device")
 
 
+@pytest.mark.slow
 def test_a_record_on_a_read_only_disk_is_refused_at_the_start(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     record = small_disk / "run.h5"

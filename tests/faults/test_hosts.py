@@ -63,6 +63,7 @@ def launcher(tmp_path: Path) -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "delete", host], check=False, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_create_hosts(), reason="network namespaces need root, ip and unshare")
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_rank_that_stops_is_reported_from_the_other_host(

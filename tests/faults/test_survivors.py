@@ -25,6 +25,7 @@ PYTHON = os.environ.get("VIGMPI_OPEN_MPI_PYTHON", "")
 pytestmark = [
     pytest.mark.skipif(not PYTHON, reason="VIGMPI_OPEN_MPI_PYTHON is not set"),
     pytest.mark.turn(0),
+    pytest.mark.slow,
 ]
 CONTINUE = ["--on-failure", "continue"]
 

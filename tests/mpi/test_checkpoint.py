@@ -103,7 +103,9 @@ def _number(checkpoint: Checkpoint | None) -> int:
     return checkpoint.manifest.position.mini_batches if checkpoint and checkpoint.manifest else 0
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))]
+)
 def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path, seed: int) -> None:
     random = np.random.default_rng(seed)
     before = 0

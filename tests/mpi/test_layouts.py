@@ -70,7 +70,12 @@ def _assert_equal(folder: Path, layouts: list[list[int]], compare: Any) -> None:
 
 @pytest.mark.parametrize(
     ("replicas", "stages", "augmented"),
-    [(1, [1, 4, 8], False), (3, [1, 2], False), (4, [1, 2], False), (1, [1, 2], True)],
+    [
+        pytest.param(1, [1, 4, 8], False, marks=pytest.mark.slow),
+        pytest.param(3, [1, 2], False, marks=pytest.mark.slow),
+        pytest.param(4, [1, 2], False, marks=pytest.mark.slow),
+        (1, [1, 2], True),
+    ],
 )
 def test_losses_and_weights_are_bitwise_identical_for_any_number_of_stages(
     on_ranks: OnRanks, tmp_path: Path, replicas: int, stages: list[int], augmented: bool

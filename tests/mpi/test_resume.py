@@ -76,7 +76,7 @@ def _resume(
         np.testing.assert_array_equal(values, final[name], err_msg=name)
 
 
-@pytest.mark.parametrize("other", [[2, 2, 2], [1, 2, 2]])
+@pytest.mark.parametrize("other", [[2, 2, 2], pytest.param([1, 2, 2], marks=pytest.mark.slow)])
 def test_resume_is_bitwise_identical_at_any_mini_batch_and_number_of_stages(
     on_ranks: OnRanks, tmp_path: Path, other: list[int]
 ) -> None:

@@ -10,6 +10,7 @@ from tests.faults.drill import drill, run
 from tests.faults.test_drills import assert_ended
 
 SRUN = ["srun", "--overcommit", "-N", "2", "-n", "4"]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 
 SMALL = ["--dataset", "digits", "--batch-size", "10"]
 Environment = Mapping[str, str]
+pytestmark = pytest.mark.slow
 
 
 def run(command: list[str], environment: Environment, timeout: float = 200) -> str:

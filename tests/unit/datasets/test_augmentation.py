@@ -86,5 +86,6 @@ def test_images_are_unchanged_by_default() -> None:
 
 def test_a_crop_that_could_remove_the_complete_image_is_rejected() -> None:
     Augmentation(crop=4).check((5, 9))
-    with pytest.raises(InputError, match=r": --random-crop 5 .*5x9.*\. Use --random-crop 0\.$"):
+    message = r": --random-crop 5 .*5x9.*\. Use a value below 5, for example --random-crop 0\.$"
+    with pytest.raises(InputError, match=message):
         Augmentation(crop=5).check((5, 9))

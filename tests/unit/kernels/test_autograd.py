@@ -6,7 +6,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
-from torch.nn import functional as F
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
 from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
@@ -82,30 +81,29 @@ def test_a_hidden_layer_and_its_gradients_match_the_twin(
         assert_close(tensor.grad, expected)
 
 
-def test_fp32_errors_are_below_twice_those_of_torch() -> None:
-    x, shift, a, b, v, c, dy = inputs((8, 32, 32, 3, 512, 3), lattice=False)
-    errors: dict[str, list[float]] = {}
-    results = {}
-    for name, dtype in [("exact", torch.float64), ("kernels", torch.float32), ("torch", None)]:
-        to = dtype or torch.float32
-        leaves = [t.to(to).clone().requires_grad_() for t in (x, a, b, v)]
-        x_, a_, b_, v_ = leaves
-        if dtype:
-            y = apply_hidden_layer(x_, HiddenLayer(shift.to(to), a_, b_, v_, c.to(to)))
-        else:
-            y = v_.T @ F.gelu(a_ @ (x_ - shift[:, None]) + b_[:, None]) + c[:, None]
-        y.backward(dy.to(to))
-        results[name] = [
-            y.detach().double(),
-            *(leaf.grad.double() for leaf in leaves if leaf.grad is not None),
-        ]
-    for name in ("kernels", "torch"):
-        errors[name] = [
-            float((value - exact).abs().max())
-            for value, exact in zip(results[name], results["exact"], strict=True)
-        ]
-    pairs = zip(errors["kernels"], errors["torch"], strict=True)
-    assert all(ours < 2 * torchs for ours, torchs in pairs), errors
+def test_fp32_errors_are_a_few_roundings_of_the_sum_of_absolute_terms() -> None:
+    """The bound does not depend on the processor; torch's own operations reach a third of it."""
+    fp32 = inputs((8, 32, 32, 3, 512, 3), lattice=False)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x, shift, a, b, v, c, dy = (tensor.to(dtype, copy=True) for tensor in fp32)
+        for leaf in (leaves := [x, a, b, v]):
+            leaf.requires_grad_()
+        y = apply_hidden_layer(x, HiddenLayer(shift, a, b, v, c))
+        y.backward(dy)
+        results.append([y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
+    x, a, b, v = (leaf.detach() for leaf in leaves)
+    f, dh = (x - shift[:, None]).abs(), v.abs() @ dy.abs()
+    z = a.abs() @ f + b.abs()[:, None]
+    sums = [
+        v.abs().T @ z + c.abs()[:, None],
+        a.abs().T @ dh,
+        torch.einsum("ihn,ifn->hf", dh, f),
+        dh.sum(dim=(0, 2)),
+        torch.einsum("ihn,ion->ho", z, dy.abs()),
+    ]
+    for value, exact, absolute in zip(*results, sums, strict=True):
+        assert ((value - exact).abs() / absolute).max() < 6 * 2.0**-24
 
 
 @pytest.mark.parametrize("lattice", [True, False])

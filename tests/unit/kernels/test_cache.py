@@ -2,6 +2,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.launching import finish, start
 
@@ -19,6 +20,7 @@ np.savez(sys.argv[1], allow_pickle=False, **gradients)
 """
 
 
+@pytest.mark.slow
 def test_newly_compiled_and_cached_kernels_give_identical_bits(tmp_path: Path) -> None:
     seed = str(np.random.default_rng().integers(2**31))
     results = []
