@@ -103,6 +103,7 @@ def test_tables_show_measured_and_published_times(records: dict[str, Path]) -> N
     assert "| 5 | train | mean | 19.02 | 28.53 | 28.12 | 12.68 |" in text
 
 
+@pytest.mark.slow
 def test_figures_and_a_trace_file_are_written(records: dict[str, Path], tmp_path: Path) -> None:
     analyse("analysis.figures", *records.values(), "--output", tmp_path)
     names = ["learning", "step-times", "scaling", "pipeline-pipeline", "pipeline-ranks"]

@@ -60,6 +60,7 @@ def test_a_prepared_file_with_a_link_to_another_file(tmp_path: Path) -> None:
     assert f"cannot read prepared file: {tmp_path / 'cifar10.h5'} (" in message
 
 
+@pytest.mark.slow
 def test_a_crop_larger_than_the_image_and_a_missing_mean(tmp_path: Path) -> None:
     folder = ["--dataset", "folder", "--data-dir", str(tmp_path)]
     write_image_files(tmp_path, ["a", "b"], (6, 5))
@@ -69,6 +70,7 @@ def test_a_crop_larger_than_the_image_and_a_missing_mean(tmp_path: Path) -> None
     assert "--no-normalize" in refused(vigmpi("--stages", "2", *folder, "--normalize", ranks=2))
 
 
+@pytest.mark.slow
 def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
     path = str(tmp_path / "nowhere" / "run.h5")
     message = refused(vigmpi("--stages", "2", "--record", path, ranks=2))

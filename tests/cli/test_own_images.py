@@ -37,6 +37,7 @@ def run(data: Path, record: Path, *flags: str, ranks: int | None = None) -> tupl
     return err.splitlines()[0], losses
 
 
+@pytest.mark.slow
 def test_losses_from_a_prepared_file_equal_those_from_its_folders(tmp_path: Path) -> None:
     folder, file = tmp_path / "photos", tmp_path / "photos.h5"
     write_image_files(folder, CLASSES, (SIDE, SIDE))

@@ -101,7 +101,7 @@ def test_a_start_that_is_not_possible_is_reported_in_one_line(uninterrupted: Pat
     assert steps_done(uninterrupted) == 66
 
 
-@pytest.mark.parametrize("action", ["stop", "ignore"])
+@pytest.mark.parametrize("action", ["stop", pytest.param("ignore", marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_is_reported_and_recorded(tmp_path: Path, action: str) -> None:
     path = tmp_path / "a.h5"
     flags = [*SMALL, "--lr", "1e30", "--epochs", "1", "--steps", "4", "--record", str(path)]

@@ -48,7 +48,7 @@ def _drills() -> Iterator[Drill]:
 
 
 DRILLS = list(dict.fromkeys(_drills()))
-FAST = {next(d for d in DRILLS if d.fault == f) for f in ("kill", "stop", "raise", "deadlock")}
+FAST = {next(d for d in DRILLS if d.fault == f) for f in ("kill", "stop", "deadlock")}
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,12 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("limit", random.Random(0).sample(range(250_000, 1_000_000), 8))
+LIMITS = random.Random(0).sample(range(250_000, 1_000_000), 8)  # bytes
+
+
+@pytest.mark.parametrize(
+    "limit", [LIMITS[0], *(pytest.param(n, marks=pytest.mark.slow) for n in LIMITS[1:])]
+)
 def test_every_flushed_row_survives_a_full_file(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "a.h5"
     command = [sys.executable, "-c", FILL, str(path), str(limit)]

@@ -15,7 +15,13 @@ from vigmpi.kernels.statistics import Moments
 Array = NDArray[np.float64]
 
 # images, height, width, channels, hidden, outputs: full and partial blocks and tiles
-SHAPES = [(3, 32, 32, 3, 256, 3), (9, 7, 5, 3, 13, 3), (2, 30, 20, 2, 40, 4), (1, 1, 3, 1, 1, 1)]
+SHAPES = [
+    (3, 32, 32, 3, 256, 3),
+    (9, 7, 5, 3, 13, 3),
+    # Kernels of other widths are compiled for the next two.
+    pytest.param((2, 30, 20, 2, 40, 4), marks=pytest.mark.slow),
+    pytest.param((1, 1, 3, 1, 1, 1), marks=pytest.mark.slow),
+]
 
 
 def dense_features(x: Array, height: int, width: int) -> Array:
