@@ -77,6 +77,7 @@ def test_a_record_that_cannot_be_written(tmp_path: Path) -> None:
     assert f"cannot write the record: {path} (" in message
 
 
+@pytest.mark.slow
 def test_a_record_that_exists(tmp_path: Path) -> None:
     path = tmp_path / "run.h5"
     path.write_text("precious")
@@ -91,6 +92,7 @@ def test_a_batch_size_that_exceeds_the_memory() -> None:
     assert 100 <= fitting < 1_000_000
 
 
+@pytest.mark.slow
 def test_micro_batches_of_single_images_cause_one_warning(tmp_path: Path) -> None:
     layout = ["--batch-size", "2", "--chunks", "2", "--blocks", "1"]
     length = ["--steps", "1", "--test-steps", "1", "--epochs", "1"]

@@ -92,6 +92,7 @@ def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
         assert list(shares).index(max(shares, key=shares.__getitem__)) == label
 
 
+@pytest.mark.slow
 def test_unusable_images_and_weights_are_reported_in_one_line(
     checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
 ) -> None:

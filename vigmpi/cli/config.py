@@ -9,6 +9,7 @@ from typing import Any
 from vigmpi.checkpoint.manifest import Checkpoint
 from vigmpi.cli.values import (
     blocks_per_stage,
+    file_path,
     fraction,
     positive_number,
     seconds,
@@ -114,6 +115,7 @@ class RunConfig:
         None,
         "number of blocks on each stage, for example 4,2,2 (default: as even as possible)",
         blocks_per_stage,
+        file_path,
         metavar="N,N",
     )
     threads: int | None = _layout(
@@ -212,7 +214,7 @@ class RunConfig:
         None,
         "HDF5 file to write; a resumed run extends the record of its run (default: "
         "vigmpi-<Slurm job ID or UTC time>.h5)",
-        Path,
+        file_path,
         metavar="FILE",
     )
     overwrite: bool = _record(False, "replace an existing record and, in training, its checkpoints")

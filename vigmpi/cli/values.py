@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -14,6 +15,12 @@ def whole_number(minimum: int) -> Callable[[str], int]:
         raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, not {text!r}")
 
     return parse
+
+
+def file_path(text: str) -> Path:
+    if not (path := Path(text)).name:
+        raise argparse.ArgumentTypeError(f"expected the path of a file, not {text!r}")
+    return path
 
 
 def positive_number(text: str) -> float:

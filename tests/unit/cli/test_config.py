@@ -27,6 +27,7 @@ def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_
         (["--stage=2"], "unknown option: --stage. Use --stages if"),  # no abbreviations
         (["--stages", "two"], "--stages: expected an integer of at least 1, not 'two'. See"),
         (["--chunks", "0"], "--chunks: expected an integer of at least 1, not '0'. See"),
+        (["--record="], "invalid value for --record: expected the path of a file, not ''"),
         (["--lr", "nan"], "--lr: expected a number greater than 0, not 'nan'. See"),
         (["--dataset", "mnist"], "invalid value for --dataset: 'mnist' (choose from 'cifar10'"),
         (["--split", "4,x", "--stages", "2"], "--split: expected an integer of at least 1"),
