@@ -115,7 +115,6 @@ class RunConfig:
         None,
         "number of blocks on each stage, for example 4,2,2 (default: as even as possible)",
         blocks_per_stage,
-        file_path,
         metavar="N,N",
     )
     threads: int | None = _layout(
