@@ -4,7 +4,6 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +52,14 @@ _EXAMPLES = {
 }
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version  # noqa: PLC0415 (it takes as long as all parsing)
+
+        print(f"vigmpi {version('vigmpi')}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, command: str, **arguments: Any) -> None:
         examples = "\n".join(f"  {use}:\n    {line}" for use, line in _EXAMPLES[command])
@@ -63,7 +70,10 @@ class _Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **arguments,
         )
-        self.add_argument("--version", action="version", version=f"vigmpi {version('vigmpi')}")
+        text = "print the version and exit"
+        self.add_argument(
+            "--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help=text
+        )
 
     def error(self, message: str) -> NoReturn:
         # argparse writes "argument --x: problem" and "the following arguments are required: x".
