@@ -15,14 +15,8 @@ from matplotlib.figure import Figure
 
 from analysis.read import PHASES, Record, read
 from analysis.script import exit_on_input_error
+from vigmpi.schedule.kinds import KINDS
 
-_KINDS = {
-    "F": ("forward", "#4477aa"),
-    "B": ("backward", "#ee6677"),
-    "gradient sum": ("gradient sum", "#228833"),
-    "optimizer": ("optimizer", "#ccbb44"),
-    "data": ("data", "#bbbbbb"),
-}
 _WIDTH = 9.0  # inches
 
 
@@ -32,7 +26,8 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
     origin, end = spans.start_s.min(), spans.end_s.max()
     figure = Figure(figsize=(_WIDTH, 1.2 + 0.45 * len(record.ranks)), layout="constrained")
     axes = figure.subplots()
-    for kind, (label, colour) in _KINDS.items():
+    drawn = {str(kind): description for kind, description in KINDS.items() if description.colour}
+    for kind, description in drawn.items():
         bars = spans[spans.kind == kind]
         if bars.empty:
             continue
@@ -41,10 +36,10 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
             bars.end_s - bars.start_s,
             left=bars.start_s - origin,
             height=0.8,
-            color=colour,
+            color=description.colour,
             edgecolor="white",
             linewidth=0.5,
-            label=label,
+            label=description.label,
         )
         for span in bars[bars.micro_batch >= 0].itertuples():
             if span.end_s - span.start_s > 0.02 * (end - origin):
@@ -57,7 +52,7 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
     axes.set_xlabel("time, s")
     axes.set_xlim(0, end - origin)
     axes.set_title(f"{record.name}: mini-batch {mini_batch} (numbers are micro-batches)")
-    figure.legend(loc="outside lower center", ncols=len(_KINDS), frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(drawn), frameon=False)
     return figure
 
 

@@ -18,7 +18,7 @@ from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.stop_signal import StopSignal, exiting_on_signals, ignore_late_signal
 
 if TYPE_CHECKING:
-    from vigmpi.commands.crew import Crew
+    from vigmpi.commands.rank_group import RankGroup
 
 _SERIAL_COMMANDS = ("predict", "prepare")
 
@@ -60,29 +60,30 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     world = start_mpi()
     config.layout.check_world(world.size)
     # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
-    from vigmpi.commands.crew import Crew, RanksLostError  # noqa: PLC0415
+    from vigmpi.commands.rank_group import RankGroup, RanksLostError  # noqa: PLC0415
 
-    crew: Crew | None = Crew.of_world(world, config)
-    while crew:
+    group: RankGroup | None = RankGroup.of_world(world, config)
+    while group:
         try:
-            return _run_on_ranks(command, crew, activity, stop)
+            return _run_on_ranks(command, group, activity, stop)
         except RanksLostError as error:
-            crew = crew.survivors(activity, str(error))
-        gc.collect()  # frees the model and the buffers of the previous session
+            group = group.survivors(activity, str(error))
+        gc.collect()  # frees the model and the buffers of the larger group
     return 0
 
 
-def _run_on_ranks(command: str, crew: "Crew", activity: Activity, stop: StopSignal) -> int:
+def _run_on_ranks(command: str, group: "RankGroup", activity: Activity, stop: StopSignal) -> int:
     from vigmpi.monitor.watchdog import watchdog  # noqa: PLC0415
 
-    config = crew.config
-    activity.rank, activity.layout = crew.world.rank, config.layout
-    timeouts, tolerant = (config.heartbeat_timeout, config.stall_timeout), crew.continues_on_failure
-    with watchdog(crew.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
+    config = group.config
+    activity.rank, activity.layout = group.world.rank, config.layout
+    timeouts = config.heartbeat_timeout, config.stall_timeout
+    tolerant = group.continues_on_failure
+    with watchdog(group.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
         with garbage_collection_paused():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
-        return train(crew, activity, stop) if command == "train" else evaluate(crew, activity)
+        return train(group, activity, stop) if command == "train" else evaluate(group, activity)
 
 
 def _run_serial(command: str, flags: Sequence[str]) -> int:

@@ -45,7 +45,7 @@ def main(num_images: int, side: int, width: int, rounds: int) -> None:
     prepare_process()
 
     from analysis.bench.sequential import step  # noqa: PLC0415 (must follow prepare_process)
-    from vigmpi.models.study import ViGConfig  # noqa: PLC0415
+    from vigmpi.models.study.config import ViGConfig  # noqa: PLC0415
 
     config = ViGConfig(image_size=(side, side), grapher_hidden=width, ffn_hidden=2 * width)
     call, _ = step(num_images, config)

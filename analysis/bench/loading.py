@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Subset
 
 from analysis.bench.rounds import interleaved
 from analysis.bench.sequential import Contender
-from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.datasets.order import mini_batches, shuffled
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.layout.layout import Layout
+from vigmpi.models.layer import Boundary
 from vigmpi.phase import Phase
-from vigmpi.pipeline.loader import Loader
+from vigmpi.pipeline.loader import Loader, LoaderConfig
+from vigmpi.position import Position
 
 _MINI_BATCHES = 20
 
@@ -63,18 +63,15 @@ def main() -> None:
 
 def _vigmpi(dataset: PreparedFile, batch_size: int) -> Contender:
     """Load like the only rank of a run, but without computing in the meantime."""
-    loader = Loader(
-        dataset, Augmentation(), Layout(1, 1, 1), 0, torch.float32, first=True, last=True
-    )
-    batches = list(
-        mini_batches(shuffled(dataset.num_images[Phase.TRAIN], 0, 0), batch_size, _MINI_BATCHES)
-    )
+    inputs = Boundary((3, *dataset.image_size), torch.float32)
+    config = LoaderConfig(batch_size, 0, {Phase.TRAIN: _MINI_BATCHES, Phase.TEST: 1})
+    loader = Loader(dataset, Layout(1, 1, 1), 0, inputs, config)
 
     def run() -> None:
-        for _, batch in loader.prefetch(Phase.TRAIN, 0, batches):
-            batch.result()
+        for pending in loader.batches(Position()):
+            pending.result()
 
-    return run, sum(map(len, batches))
+    return run, min(dataset.num_images[Phase.TRAIN], _MINI_BATCHES * batch_size)
 
 
 def _torch(dataset: PreparedFile, batch_size: int) -> Contender:

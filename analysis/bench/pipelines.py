@@ -28,14 +28,17 @@ from vigmpi.comm.waiting import wait
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.datasets.synthetic import Synthetic
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_blocks
+from vigmpi.layout.split import split_layers
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.model import Model, build, make_layers
 from vigmpi.models.normalization import LinearBeforeNorm
-from vigmpi.models.study import ViG, ViGConfig
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.loader import Loader, LoaderConfig
+from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
 from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
-from vigmpi.record.spans import seconds as spent
+from vigmpi.record.timings import TIMINGS
 
 WORLD = MPI.COMM_WORLD
 FAST_IMAGES, REFERENCE_IMAGES = 1000, 20
@@ -60,21 +63,20 @@ class CachedSynthetic(Synthetic):
 def vigmpi_step(layout: Layout, num_images: int, seconds: dict[str, float] | None = None) -> Step:
     """Return a training step of vigmpi that also puts its seconds by column into `seconds`."""
     topology = make_topology(WORLD, layout)
-    stage = topology.place.stage
-    model = ViG(
-        ViGConfig(),
-        split_blocks(8, layout.stages, None)[stage],
-        head=stage == layout.stages - 1,
-    )
-    config = TrainerConfig({Phase.TRAIN: 1, Phase.TEST: 1}, num_images // layout.replicas, 0)
-    trainer = Trainer(
-        topology, layout, model, CachedSynthetic(), config, Activity(topology.world.rank)
-    )
+    layers = make_layers("study", ModelConfig())
+    stages = split_layers(layers, layout.stages)
+    plan = PipelineConfig(layout, layers, stages, num_images // layout.replicas)
+    own = stages[topology.place.stage]
+    model, activity = Model(layers[own.start : own.stop]), Activity(WORLD.rank)
+    trainer = Trainer(Pipeline(topology, plan, model, activity), TrainerConfig())
+    order = LoaderConfig(plan.batch_size, 0, {Phase.TRAIN: 1, Phase.TEST: 1})
+    loader = Loader(CachedSynthetic(), layout, WORLD.rank, layers[0].inputs, order)
 
     def step() -> None:
-        [result] = trainer.run(Position())
+        [pending] = loader.batches(Position())
+        record = trainer.step(pending)
         if seconds is not None:
-            seconds.update(spent(result.spans))
+            seconds.update(zip(TIMINGS, record.ranks["timings"][0], strict=True))
 
     return step
 
@@ -96,16 +98,12 @@ class StageModule(nn.Module):
 
     def __init__(self, backend: str) -> None:
         super().__init__()
-        rank = WORLD.rank
-        self.model = ViG(
-            ViGConfig(), range(4 * rank, 4 * rank + 4), backend=backend, head=rank == 1
-        )
+        layers = make_layers("study", ModelConfig(), backend=backend)
+        own = split_layers(layers, 2)[WORLD.rank]
+        self.model = Model(layers[own.start : own.stop])
 
     def forward(self, features: Tensor) -> Tensor:
-        features = Contiguous.apply(features)
-        for layer in self.model.layers():
-            features = layer.forward(features, self.model.graph)
-        return features
+        return self.model(Contiguous.apply(features))
 
 
 def torch_step(backend: str, chunks: int, num_images: int) -> Step:
@@ -114,7 +112,7 @@ def torch_step(backend: str, chunks: int, num_images: int) -> Step:
     stage = PipelineStage(module, WORLD.rank, 2, torch.device("cpu"))
     schedule = ScheduleGPipe(stage, chunks, loss_fn=F.cross_entropy)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-4)
-    x, labels = torch.rand(num_images, 3, 1024), torch.arange(num_images) % 10
+    x, labels = torch.rand(num_images, 3, 32, 32), torch.arange(num_images) % 10
 
     def step() -> None:
         optimizer.zero_grad()
@@ -129,7 +127,7 @@ def torch_step(backend: str, chunks: int, num_images: int) -> Step:
 
 def ddp_step(backend: str, num_images: int) -> Step:
     """Return a training step of torch's DistributedDataParallel on two replicas."""
-    vig = ViG(backend=backend)
+    vig = build(backend=backend)
     for layer in vig.modules():
         if isinstance(layer, LinearBeforeNorm):
             layer.bias.requires_grad_(False)  # it gets no gradient, but DDP would wait for one

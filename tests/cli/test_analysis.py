@@ -28,7 +28,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         done = finish(start(command), 200)
         assert done.returncode == 0, done.stderr
-        assert "closed form of the pipeline" in done.stdout
+        assert "least time of the schedule" in done.stdout
     return paths
 
 

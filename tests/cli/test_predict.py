@@ -11,7 +11,7 @@ from tests.launching import finish, start, vigmpi
 from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.shards import load
 from vigmpi.datasets.digits import Digits
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.model import build
 from vigmpi.phase import Phase
 from vigmpi.pipeline.state import load_model, model_state
 
@@ -53,7 +53,7 @@ def test_probabilities_are_those_of_the_model(
 ) -> None:
     paths, images = pictures
     about = manifest.read(checkpoint)
-    model = ViG(ViGConfig(blocks=1, readout="mean")).eval()
+    model = build(blocks=1, readout="mean").eval()
     shapes = {name: values.shape for name, values in model_state(model).items()}
     load_model(model, load(checkpoint, about, shapes))
     mean, std = np.array(about.normalization, dtype=np.float32)[:, None, :, None, None]
@@ -78,7 +78,7 @@ def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
     tmp_path: Path, pictures: tuple[list[str], np.ndarray], suffix: str
 ) -> None:
     paths, images = pictures
-    model = ViG(seed=3).eval()
+    model = build(seed=3).eval()
     file = tmp_path / f"study{suffix}"
     if suffix == ".pt":
         torch.save(model.state_dict(), file)

@@ -1,5 +1,7 @@
-"""Small model on random images, trained by the real trainer in any layout."""
+"""Small model on random images, trained by the real pipeline in any layout."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,19 @@ from vigmpi.comm.waiting import wait
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_blocks
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.layout.split import split_layers
+from vigmpi.models.layer import Layer
+from vigmpi.models.model import Model
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.layers import vig_layers
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
-from vigmpi.pipeline.trainer import StepResult, Trainer, TrainerConfig
+from vigmpi.pipeline.evaluator import Evaluator
+from vigmpi.pipeline.loader import Loader, LoaderConfig
+from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
+from vigmpi.position import Position
+from vigmpi.record.step_record import StepRecord
 
 
 class Noise(Dataset):
@@ -41,34 +51,59 @@ class Noise(Dataset):
         return np.random.default_rng([self._seed, list(Phase).index(phase), stream])
 
 
+_TRAINER = TrainerConfig(lr=1e-3)
 CONFIG = ViGConfig(
     blocks=8, grapher_hidden=8, ffn_hidden=16, head_hidden=12, image_size=Noise.image_size
 )
 
 
-def loaded(topology: Topology, dataset: Dataset) -> Dataset:
-    dataset.load(
-        images=topology.previous_stage == MPI.PROC_NULL, labels=topology.next_stage == MPI.PROC_NULL
-    )
-    return dataset
+@dataclass
+class Training:
+    """One rank's part of a training run."""
+
+    pipeline: Pipeline
+    trainer: Trainer
+    loader: Loader
+
+    @property
+    def model(self) -> Model:
+        return self.pipeline.model
+
+    def run(self, start: Position) -> Iterator[StepRecord]:
+        """Run the rest of a phase and yield this rank's numbers of each mini-batch."""
+        train = start.phase is Phase.TRAIN
+        step = self.trainer.step if train else Evaluator(self.pipeline).step
+        yield from map(step, self.loader.batches(start))
 
 
-def make_trainer(
+def make_training(
     topology: Topology,
     layout: Layout,
     batch_size: int,
     *,
     seed: int = 0,
-    lr: float = 1e-3,
+    order_seed: int | None = None,
+    trainer: TrainerConfig = _TRAINER,
+    dataset: Dataset | None = None,
+    layers: list[Layer] | None = None,
+    schedule: str = "gpipe",
     augmentation: Augmentation = Augmentation(),
-) -> Trainer:
-    stage = topology.place.stage
-    blocks = split_blocks(CONFIG.blocks, layout.stages, None)[stage]
-    model = ViG(CONFIG, blocks, head=stage == layout.stages - 1, seed=seed)
-    dataset = loaded(topology, Noise(Path(), seed))
+) -> Training:
+    layers = layers or vig_layers(CONFIG, seed=seed)
+    stages = split_layers(layers, layout.stages)
+    plan = PipelineConfig(layout, layers, stages, batch_size, schedule)
+    own = stages[topology.place.stage]
+    model = Model(layers[own.start : own.stop])
+    rank = topology.world.rank
+    pipeline = Pipeline(topology, plan, model, Activity(rank))
+    dataset = dataset or Noise(Path(), seed)
+    dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
-    config = TrainerConfig(limits, batch_size, seed, lr=lr, augmentation=augmentation)
-    return Trainer(topology, layout, model, dataset, config, Activity(topology.world.rank))
+    order = LoaderConfig(
+        batch_size, seed if order_seed is None else order_seed, limits, augmentation
+    )
+    loader = Loader(dataset, layout, rank, layers[0].inputs, order)
+    return Training(pipeline, Trainer(pipeline, trainer), loader)
 
 
 def on_first_ranks(layout: Layout) -> Topology | None:
@@ -79,6 +114,6 @@ def on_first_ranks(layout: Layout) -> Topology | None:
     return make_topology(used, layout) if world.rank < layout.ranks else None
 
 
-def global_loss(topology: Topology, result: StepResult) -> float:
+def global_loss(topology: Topology, record: StepRecord) -> float:
     """Return a mini-batch's loss, summed over all ranks. Collective."""
-    return float(allgather_rows(topology.world, np.array([result.loss])).sum())
+    return float(allgather_rows(topology.world, np.array([record.loss])).sum())

@@ -1,20 +1,17 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.conftest import OnRanks
-from tests.mpi.small import CONFIG, Noise, loaded, on_first_ranks
+from tests.mpi.small import CONFIG, Noise, make_training, on_first_ranks
 from vigmpi.datasets.dataset import Images, Indices
-from vigmpi.graphs.pixel_lattice import PixelLattice
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_blocks
-from vigmpi.models.study import ViG
-from vigmpi.models.study.vig import Layer
-from vigmpi.monitor.activity import Activity
+from vigmpi.models.layer import MicroBatch
+from vigmpi.models.study.layers import vig_layers
 from vigmpi.phase import Phase
-from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
 
 
@@ -28,41 +25,40 @@ class Coded(Noise):
         return pixels.astype(np.float32)
 
 
-class Decoder(ViG):
-    """Blocks that return their input, and a head that decodes the label from it."""
+class Identity(nn.Module):
+    """Block that returns its input."""
 
-    def layers(self) -> list[Layer]:
-        return [
-            Layer(layer.name, _decode if layer.name == "head" else _identity, layer.parameters)
-            for layer in super().layers()
-        ]
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        return features.flatten(2) + torch.zeros(1, requires_grad=True)
 
 
-def _identity(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
-    return features + torch.zeros(1, requires_grad=True)
+class Decoder(nn.Module):
+    """Head that decodes the label from the pixels."""
 
-
-def _decode(features: Tensor, graph: PixelLattice) -> Tensor:  # noqa: ARG001
-    label = 10 * features.mean(dim=(1, 2), keepdim=True).squeeze(2)
-    return -((label - torch.arange(10)) ** 2)
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        label = 10 * features.mean(dim=(1, 2), keepdim=True).squeeze(2)
+        return -((label - torch.arange(10)) ** 2)
 
 
 def accuracy(same_order: bool) -> float:
     layout = Layout(stages=2, replicas=2, chunks=3)
     topology = on_first_ranks(layout)
     assert topology
-    stage = topology.place.stage
-    model = Decoder(CONFIG, split_blocks(8, 2, None)[stage], head=stage == 1)
-    dataset = loaded(topology, Coded(Path(), 0))
-    order_seed = 0 if same_order else stage
-    config = TrainerConfig({Phase.TRAIN: 0, Phase.TEST: 0}, 7, order_seed, lr=1e-3)
-    trainer = Trainer(topology, layout, model, dataset, config, Activity(topology.world.rank))
+    layers = [
+        replace(layer, build=Identity if layer.is_block else Decoder)
+        for layer in vig_layers(CONFIG)
+    ]
+    order_seed = 0 if same_order else topology.place.stage
+    dataset = Coded(Path(), 0)
+    training = make_training(
+        topology, layout, 7, order_seed=order_seed, layers=layers, dataset=dataset
+    )
     correct = np.zeros(1)
     num_images = 0
     for phase in Phase:
-        for result in trainer.run(Position(phase=phase)):
-            correct += result.correct
-            num_images += result.num_images
+        for record in training.run(Position(phase=phase)):
+            correct += record.correct
+            num_images += record.num_images
     total = np.empty(1)
     topology.world.Allreduce(correct, total)
     return float(total[0] / num_images)

@@ -7,7 +7,7 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from tests.mpi.small import global_loss, make_trainer, on_first_ranks
+from tests.mpi.small import global_loss, make_training, on_first_ranks
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.layout.layout import Layout
 from vigmpi.phase import Phase
@@ -33,17 +33,17 @@ def train(
         if topology := on_first_ranks(layout):
             if synchronous:
                 topology = replace(topology, pipeline=Synchronous(topology.pipeline))
-            trainer = make_trainer(topology, layout, batch_size, augmentation=augmentation)
+            training = make_training(topology, layout, batch_size, augmentation=augmentation)
             losses = [
                 global_loss(topology, result)
                 for epoch in range(2)
                 for phase in Phase
-                for result in trainer.run(Position(epoch=epoch, phase=phase))
+                for result in training.run(Position(epoch=epoch, phase=phase))
             ]
-            assert trainer.replicas_agree()
+            assert training.trainer.replicas_agree()
             name = f"{folder}/{stages}-{replicas}-{chunks}"
             if topology.place.replica == 0:
-                state = {key: value.numpy() for key, value in trainer.model.state_dict().items()}
+                state = {key: value.numpy() for key, value in training.model.state_dict().items()}
                 np.savez(f"{name}-{topology.place.stage}", **state, allow_pickle=False)
             if topology.world.rank == 0:
                 np.save(f"{name}-losses", np.array(losses))
@@ -110,7 +110,7 @@ def change_one_weight() -> None:
     layout = Layout(stages=1, replicas=2, chunks=1)
     topology = on_first_ranks(layout)
     assert topology
-    trainer = make_trainer(topology, layout, batch_size=4)
+    trainer = make_training(topology, layout, batch_size=4).trainer
     assert trainer.replicas_agree()
     if topology.place.replica == 1:
         next(trainer.model.parameters()).data[0, 0] += 1e-6

@@ -10,19 +10,18 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from tests.mpi.small import make_trainer
+from tests.mpi.small import make_training
 from vigmpi.comm.clock import compare_clocks
-from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import make_topology
-from vigmpi.comm.transport import Channel
-from vigmpi.commands.row import Requests, pack, unpack
+from vigmpi.comm.transport import Inbox
 from vigmpi.layout.layout import Layout
 from vigmpi.pipeline.adam import Adam
 from vigmpi.pipeline.stage import Stage
 from vigmpi.position import Position
-from vigmpi.record.columns import TIMINGS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
+from vigmpi.record.timings import TIMINGS
+from vigmpi.schedule.program import dependencies
 
 NAMES = [column.name for column in LEDGER]
 CHUNKS = 2
@@ -31,7 +30,7 @@ DELAY_S = 0.3
 # Column: delayed method, rank among 2 stages x 2 replicas, calls per step.
 PLANTED: dict[str, tuple[type, str, int, int]] = {
     "forward_s": (Stage, "forward", 1, CHUNKS),
-    "network_s": (Channel, "receive", 1, CHUNKS),
+    "network_s": (Inbox, "receive", 1, CHUNKS),
     "gradient_sum_s": (GradientSum, "finish", 2, 1),
     "data_s": (Future, "result", 0, 1),
     "optimizer_s": (Adam, "step", 3, 1),
@@ -51,17 +50,16 @@ def plant(column: str) -> None:  # on every rank
     layout = Layout(stages=2, replicas=2, chunks=CHUNKS)
     topology = make_topology(world, layout)
     owner, method, rank, calls = PLANTED[column]
-    trainer = make_trainer(topology, layout, batch_size=4)
+    training = make_training(topology, layout, batch_size=4)
+
+    work = dependencies(training.pipeline.config.programs(CHUNKS))
 
     def measured() -> Ledger:
         ledgers = []
-        for result in trainer.run(Position()):
-            names = trainer.model.config.layer_names
-            timings = unpack(
-                allgather_rows(topology.world, pack(result, names, Requests()))
-            ).timings
-            by_name = {c.name: timings[:, i] for i, c in enumerate(TIMINGS)}
-            ledgers.append(ledger(by_name, layout.replicas, CHUNKS))
+        for own in training.run(Position()):
+            record = own.gather(topology.world, stop=False, checkpoint=False)
+            timings = {name: record.timing(name) for name in TIMINGS}
+            ledgers.append(ledger(timings, layout.shape, work))
         return mean(ledgers[1:])
 
     before = measured()

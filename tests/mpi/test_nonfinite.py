@@ -5,15 +5,12 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from tests.mpi.small import CONFIG, Noise, loaded
+from tests.mpi.small import Noise, make_training
 from vigmpi.comm.topology import make_topology
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_blocks
-from vigmpi.models.study import ViG
-from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
-from vigmpi.pipeline.trainer import Trainer, TrainerConfig
+from vigmpi.pipeline.trainer import TrainerConfig
 from vigmpi.position import Position
 
 
@@ -29,22 +26,21 @@ class NotANumber(Noise):
 def train_with_one_bad_image(on_nonfinite: str) -> None:
     layout = Layout(stages=2, replicas=2, chunks=2)
     topology = make_topology(MPI.COMM_WORLD, layout)
-    stage = topology.place.stage
-    model = ViG(CONFIG, split_blocks(CONFIG.blocks, 2, None)[stage], head=stage == 1)
-    config = TrainerConfig(
-        {Phase.TRAIN: 0, Phase.TEST: 0}, 4, 0, lr=1e-3, on_nonfinite=on_nonfinite
+    training = make_training(
+        topology,
+        layout,
+        4,
+        trainer=TrainerConfig(lr=1e-3, on_nonfinite=on_nonfinite),
+        dataset=NotANumber(Path(), 0),
     )
-    trainer = Trainer(
-        topology, layout, model, loaded(topology, NotANumber(Path(), 0)), config, Activity(0)
-    )
-    steps = trainer.run(Position())
+    trainer = training.trainer
     finite = []
     before = {name: values.copy() for name, values in trainer.shard().items()}
-    for result in steps:
+    for record in training.run(Position()):
         after = {name: values.copy() for name, values in trainer.shard().items()}
         same = all(np.array_equal(after[name], values) for name, values in before.items())
-        finite.append(result.finite)
-        assert same == (not result.finite and on_nonfinite != "ignore")
+        finite.append(record.finite)
+        assert same == (not record.finite and on_nonfinite != "ignore")
         before = after
     if on_nonfinite == "ignore":
         first = finite.index(False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import OnRanks
-from tests.mpi.small import global_loss, make_trainer, on_first_ranks
+from tests.mpi.small import Training, global_loss, make_training, on_first_ranks
 from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.folder import CheckpointFolder
 from vigmpi.checkpoint.manifest import Manifest
@@ -15,7 +15,6 @@ from vigmpi.checkpoint.shards import load
 from vigmpi.comm.topology import Topology
 from vigmpi.layout.layout import Layout
 from vigmpi.pipeline.state import model_state
-from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
 
 EPOCHS = 2
@@ -27,10 +26,10 @@ def make_manifest(position: Position) -> Manifest:
 
 
 def train_from(
-    trainer: Trainer, topology: Topology, start: Position
+    training: Training, topology: Topology, start: Position
 ) -> Iterator[tuple[Position, float]]:
     while start.epoch < EPOCHS:
-        for result in trainer.run(start):
+        for result in training.run(start):
             start = start.after(result.num_images)
             yield start, global_loss(topology, result)
         start = start.next_phase()
@@ -41,13 +40,13 @@ def checkpoint_and_resume_everywhere(folder: str, other: list[int]) -> None:
     layout = Layout(stages=2, replicas=2, chunks=2)
     topology = on_first_ranks(layout)
     assert topology
-    trainer = make_trainer(topology, layout, batch_size=4)
+    training = make_training(topology, layout, batch_size=4)
     positions, losses = [], []
-    for position, loss in train_from(trainer, topology, Position()):
+    for position, loss in train_from(training, topology, Position()):
         positions.append(position)
         losses.append(loss)
         checkpoints = CheckpointFolder(topology.world, Path(folder) / str(position.mini_batches), 1)
-        checkpoints.save(trainer.shard(), make_manifest(position))
+        checkpoints.save(training.trainer.shard(), make_manifest(position))
     layout = Layout(*other)
     if other_topology := on_first_ranks(layout):
         for done, position in enumerate(positions, 1):
@@ -64,12 +63,13 @@ def _resume(
     assert last
     assert last.manifest
     assert found.manifest.position == position
-    trainer = make_trainer(topology, layout, batch_size=4 * 2 // layout.replicas)
+    training = make_training(topology, layout, batch_size=4 * 2 // layout.replicas)
+    trainer = training.trainer
     for weight in trainer.model.parameters():
         weight.data.fill_(7)
-    shapes = trainer.shapes(optimizer=True)
+    shapes = trainer.shapes(True)
     trainer.load(load(found.path, found.manifest, shapes))
-    losses = [loss for _, loss in train_from(trainer, topology, position)]
+    losses = [loss for _, loss in train_from(training, topology, position)]
     assert losses == expected
     final = load(last.path, last.manifest, shapes)
     for name, values in model_state(trainer.model).items():

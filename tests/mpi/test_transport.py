@@ -7,43 +7,56 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from vigmpi.comm.progress_thread import progress_thread
-from vigmpi.comm.transport import Channel
+from vigmpi.comm.transport import Inbox, Outbox, Route
 from vigmpi.comm.waiting import wait
 
 GUARD = -1.0
 
 
-def pass_to_next_rank(nodes: int, chunks: int) -> None:
+def pass_to_next_rank(nodes: int, chunks: int, slots: int) -> None:
     """Send from every rank to the next; step 1 has smaller micro-batches than step 0."""
     world = MPI.COMM_WORLD
-    previous = world.rank - 1 if world.rank > 0 else MPI.PROC_NULL
-    following = world.rank + 1 if world.rank < world.size - 1 else MPI.PROC_NULL
-    largest, shape = [4] * chunks, (nodes, 3)
-    channel = Channel(world, previous, following, largest, shape, shape, np.dtype(np.float32))
+    first, last = world.rank == 0, world.rank == world.size - 1
+    route = Route(7, slots, [4] * chunks, (nodes, 3), np.dtype(np.float32))
+    inbox = Inbox(world, world.rank - 1, route._replace(slots=0 if first else slots))
+    outbox = Outbox(world, world.rank + 1, route._replace(slots=0 if last else slots))
     for step, images in enumerate([4, 3]):
-        for buffer in channel._inbox:
+        for buffer in inbox._buffers:
             buffer[:] = GUARD
-        channel.post_receives([images] * chunks)
+        inbox.begin_step([images] * chunks)
         for i in range(chunks):
-            if previous != MPI.PROC_NULL:
-                received = channel.receive(i)
+            if not first:
+                received = inbox.receive(i)
                 assert received.shape == (images, nodes, 3)
                 assert received.ctypes.data % 64 == 0
                 assert (received == 1000 * step + 100 * i + world.rank - 1).all()
-                assert (channel._inbox[i][images:] == GUARD).all()
-            if following != MPI.PROC_NULL:
+                assert (inbox._buffers[i % slots][images:] == GUARD).all()
+                inbox.release(i)
+            if not last:
                 values = np.full((images, nodes, 3), 1000 * step + 100 * i + world.rank, "f4")
-                channel.send(i, values)
+                outbox.send(i, values)
                 values[:] = np.nan  # the caller may overwrite them
-    channel.finish()
+    outbox.finish()
 
 
+@pytest.mark.parametrize("slots", [1, 2, 5])
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("nodes", [16, 20_000])  # below and above the eager limit
 def test_each_micro_batch_arrives_with_its_own_values(
-    on_ranks: OnRanks, ranks: int, nodes: int
+    on_ranks: OnRanks, ranks: int, nodes: int, slots: int
 ) -> None:
-    on_ranks(ranks, pass_to_next_rank, nodes=nodes, chunks=5)
+    on_ranks(ranks, pass_to_next_rank, nodes=nodes, chunks=5, slots=slots)
+
+
+def send_float64_as_float32() -> None:
+    route = Route(0, 1, [2], (3,), np.dtype(np.float32))
+    outbox = Outbox(MPI.COMM_WORLD, MPI.PROC_NULL, route)
+    with pytest.raises(TypeError, match="float64"):
+        outbox.send(0, np.zeros((2, 3)))
+
+
+def test_a_message_is_never_converted_to_another_type(on_ranks: OnRanks) -> None:
+    on_ranks(2, send_float64_as_float32)
 
 
 def send_and_compute(threaded: bool) -> None:

@@ -9,19 +9,21 @@ from typing import Any
 from vigmpi.checkpoint.manifest import Checkpoint
 from vigmpi.cli.values import (
     blocks_per_stage,
+    comma_separated,
     file_path,
     fraction,
     positive_number,
     seconds,
     whole_number,
 )
+from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_blocks
+from vigmpi.models import MODELS
 from vigmpi.phase import Phase
+from vigmpi.schedule import SCHEDULES
 
 PROGRESS = ("auto", "bar", "lines", "off")
-DATASETS = ("cifar10", "folder", "digits", "synthetic")
 BACKENDS = ("fast", "reference")
 READOUTS = ("sum", "mean")
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -117,12 +119,31 @@ class RunConfig:
         blocks_per_stage,
         metavar="N,N",
     )
+    split_after: tuple[str, ...] | None = _layout(
+        None,
+        "names of the layers behind which the pipeline is cut, instead of --split; for example "
+        '"block 2,block 5"',
+        comma_separated,
+        metavar="NAME,NAME",
+    )
+    schedule: str = _layout(
+        "gpipe",
+        "order of the forward and backward passes of a training step: gpipe (all forwards, then "
+        "all backwards)",
+        str,
+        _TRAIN,
+        choices=SCHEDULES,
+        metavar="NAME",
+    )
     threads: int | None = _layout(
         None,
         "number of threads per rank (default: OMP_NUM_THREADS if set, otherwise an equal share "
         "of the available cores)",
         whole_number(1),
         metavar="N",
+    )
+    model: str = _model(
+        "study", "study: the Vision GNN of the study", choices=MODELS, metavar="NAME"
     )
     blocks: int = _model(8, "number of ViG blocks", whole_number(1), metavar="N")
     backend: str = _model(
@@ -300,10 +321,6 @@ class RunConfig:
         return Layout(self.stages, self.replicas, self.chunks)
 
     @property
-    def stage_blocks(self) -> list[range]:
-        return split_blocks(self.blocks, self.stages, self.split)
-
-    @property
     def global_batch_size(self) -> int:
         """Number of images in a mini-batch over all replicas."""
         return self.batch_size * self.replicas
@@ -321,7 +338,8 @@ class RunConfig:
                 f"nothing left to train: --resume {self.resume} has completed all {self.epochs} "
                 f"epochs. Use --epochs {manifest.position.epoch + 1} or more."
             )
-        _ = self.stage_blocks
+        if self.split and self.split_after:
+            raise InputError("incompatible options: --split and --split-after. Omit one of them.")
         if self.trace and self.on_failure == "continue":
             raise InputError(
                 "incompatible options: --trace and --on-failure continue. Omit one of them."

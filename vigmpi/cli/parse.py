@@ -19,7 +19,7 @@ _NEVER_INHERITED = {
     *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure"),
 }
 # Options of the training run that an evaluation does not inherit either.
-_NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "test_steps"}
+_NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "split_after", "test_steps"}
 
 
 def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
@@ -106,8 +106,10 @@ def _inheritable(
     excluded = set(_NEVER_INHERITED)
     if command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION
-    elif {"stages", "blocks"} & given.keys():
-        excluded.add("split")
+    elif {"stages", "blocks", "split", "split_after"} & given.keys():
+        excluded |= {"split", "split_after"}
+    elif "split_after" in settings:
+        excluded.add("split")  # it follows from the names
     return {name: value for name, value in settings.items() if name not in excluded}
 
 

@@ -1,4 +1,7 @@
+"""Messages across the boundaries of a pipeline, from preallocated buffers."""
+
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -6,60 +9,91 @@ from mpi4py import MPI
 from vigmpi.comm.buffers import aligned
 from vigmpi.comm.waiting import wait
 
-Shape = tuple[int, ...]
 
+class Route(NamedTuple):
+    """One direction of messages across a boundary of the pipeline.
 
-class Channel:
-    """One direction of a pipeline: micro-batches arrive from `source` and leave for `dest`.
-
-    There is one buffer for each micro-batch of a step, so all receives are posted before the step
-    begins. At the ends of the pipeline the neighbour is MPI.PROC_NULL.
-
-    Args:
-        max_sizes: maximum size of each micro-batch in images, [chunks].
-        shape_in, shape_out: shapes of one image's values, as received and as sent.
+    Attributes:
+        first_tag: tag of micro-batch 0; micro-batch i has the tag first_tag + i.
+        slots: number of buffers on either side; 0 if there is no boundary.
+        max_sizes: maximum size of each micro-batch in images, in descending order, [chunks].
+        shape: shape of one image's values.
+        dtype: their data type.
     """
 
-    def __init__(
-        self,
-        comm: MPI.Intracomm,
-        source: int,
-        dest: int,
-        max_sizes: Sequence[int],
-        shape_in: Shape,
-        shape_out: Shape,
-        dtype: np.dtype,
-    ) -> None:
+    first_tag: int
+    slots: int
+    max_sizes: Sequence[int]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def buffers(self) -> list[np.ndarray]:
+        """Return new buffers; micro-batch i uses number i % slots."""
+        sizes = self.max_sizes[: self.slots]
+        return [aligned((size, *self.shape), self.dtype) for size in sizes]
+
+
+class Inbox:
+    """Receiving end of a route, which posts a receive as soon as its buffer is free.
+
+    Args:
+        source: rank of the sender in `comm`.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, source: int, route: Route) -> None:
         self._comm = comm
         self._source = source
-        self._dest = dest
-        self._inbox = [_buffer(n, shape_in, dtype, source) for n in max_sizes]
-        self._outbox = [_buffer(n, shape_out, dtype, dest) for n in max_sizes]
-        self._receives = [MPI.REQUEST_NULL] * len(max_sizes)
-        self._sends = [MPI.REQUEST_NULL] * len(max_sizes)
+        self._first_tag = route.first_tag
+        self._buffers = route.buffers()
+        self._requests = [MPI.REQUEST_NULL] * len(self._buffers)
+        self._sizes: Sequence[int] = ()
 
-    def post_receives(self, sizes: Sequence[int]) -> None:
-        """Post a step's receives, for micro-batches of these sizes in images."""
+    def begin_step(self, sizes: Sequence[int]) -> None:
+        """Post the first receives of a step, for micro-batches of these sizes in images."""
         self._sizes = sizes
-        for i, size in enumerate(sizes):
-            self._receives[i] = self._comm.Irecv(self._inbox[i][:size], self._source, tag=i)
+        for i in range(len(self._buffers)):
+            self._post(i)
 
     def receive(self, i: int) -> np.ndarray:
-        """Return micro-batch i once it has arrived; valid until the next `post_receives`."""
-        wait(self._receives[i])
-        return self._inbox[i][: self._sizes[i]]
+        """Return micro-batch i once it has arrived; valid until its `release`."""
+        slot = i % len(self._buffers)
+        wait(self._requests[slot])
+        return self._buffers[slot][: self._sizes[i]]
+
+    def release(self, i: int) -> None:
+        """Free the buffer of micro-batch i for a later one."""
+        if self._buffers:
+            self._post(i + len(self._buffers))
+
+    def _post(self, i: int) -> None:
+        if i < len(self._sizes):
+            slot = i % len(self._buffers)
+            buffer = self._buffers[slot][: self._sizes[i]]
+            self._requests[slot] = self._comm.Irecv(buffer, self._source, self._first_tag + i)
+
+
+class Outbox:
+    """Sending end of a route.
+
+    Args:
+        dest: rank of the receiver in `comm`.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, dest: int, route: Route) -> None:
+        self._comm = comm
+        self._dest = dest
+        self._first_tag = route.first_tag
+        self._buffers = route.buffers()
+        self._requests = [MPI.REQUEST_NULL] * len(self._buffers)
 
     def send(self, i: int, values: np.ndarray) -> None:
         """Start the send of micro-batch i from a copy of `values`."""
-        wait(self._sends[i])  # the buffer may still hold the previous step's message
-        buffer = self._outbox[i][: len(values)]
-        np.copyto(buffer, values)
-        self._sends[i] = self._comm.Isend(buffer, self._dest, tag=i)
+        slot = i % len(self._buffers)
+        wait(self._requests[slot])  # the buffer may still hold an earlier message
+        buffer = self._buffers[slot][: len(values)]
+        np.copyto(buffer, values, casting="no")
+        self._requests[slot] = self._comm.Isend(buffer, self._dest, self._first_tag + i)
 
     def finish(self) -> None:
         """Wait until all sends have completed."""
-        wait(*self._sends)
-
-
-def _buffer(size: int, shape: Shape, dtype: np.dtype, peer: int) -> np.ndarray:
-    return aligned((0 if peer == MPI.PROC_NULL else size, *shape), dtype)
+        wait(*self._requests)

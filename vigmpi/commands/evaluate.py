@@ -3,34 +3,40 @@
 from dataclasses import replace
 
 from vigmpi.comm.progress_thread import progress_thread
-from vigmpi.comm.topology import make_topology
-from vigmpi.commands.crew import Crew
-from vigmpi.commands.run import Run
-from vigmpi.commands.session import open_session, start_from
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.commands.run import open_run
+from vigmpi.commands.run_log import RunLog
+from vigmpi.commands.starting import start_from
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.evaluator import Evaluator
 from vigmpi.position import Position
 
 
-def evaluate(crew: Crew, activity: Activity) -> int:
+def evaluate(group: RankGroup, activity: Activity) -> int:
     """Evaluate on all ranks and return the exit status.
 
     Raises:
         InputError: if the checkpoint or the data cannot be used (on all ranks).
     """
-    crew = replace(crew, config=replace(crew.config, epochs=1))
-    session = open_session(crew.config, make_topology(crew.world, crew.config.layout), activity)
-    start_from(crew.config.start, session)
+    group = replace(group, config=replace(group.config, epochs=1))
+    run = open_run(group, activity, training=False)
+    evaluator = Evaluator(run.pipeline)
+    start_from(group.config.start, run.topology, evaluator.shapes, evaluator.load)
     start = Position(phase=Phase.TEST)
-    run = Run(crew, session, start)
-    loss = correct = num_images = 0.0
-    with progress_thread(session.topology.world):
-        for _, result, rows in run.phase(start):
-            loss += rows.loss.sum() * result.num_images
-            correct += rows.correct.sum()
-            num_images += result.num_images
-    run.close()
-    if session.topology.world.rank == 0:
-        accuracy = f"accuracy {correct / num_images:.2%} on {num_images:.0f} images"
+    log = RunLog(group, run, start)
+    loss = 0.0
+    correct = num_images = 0
+    with progress_thread(run.topology.world):
+        log.begin_phase(start)
+        for pending in run.loader.batches(start):
+            record = log.add(evaluator.step(pending))
+            loss += record.loss * record.num_images
+            correct += record.correct
+            num_images += record.num_images
+        log.end_phase()
+    log.close()
+    if run.topology.world.rank == 0:
+        accuracy = f"accuracy {correct / num_images:.2%} on {num_images} images"
         print(f"loss {loss / num_images:.6g}, {accuracy}")
     return 0

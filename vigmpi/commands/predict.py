@@ -15,7 +15,7 @@ from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.dataset import Images, scaled
 from vigmpi.datasets.decoding import decode
 from vigmpi.errors import InputError
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.model import Model, build
 from vigmpi.phase import Phase
 from vigmpi.pipeline.state import load_model, model_state
 
@@ -47,9 +47,9 @@ def predict(config: PredictConfig) -> None:
         print(f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top), sep="  ")
 
 
-def _model(manifest: Manifest | None) -> ViG:
+def _model(manifest: Manifest | None) -> Model:
     if manifest is None:
-        return ViG().eval()
+        return build().eval()
     try:
         blocks, readout = int(manifest.settings["blocks"]), str(manifest.settings["readout"])
     except (KeyError, TypeError, ValueError) as error:
@@ -57,13 +57,14 @@ def _model(manifest: Manifest | None) -> ViG:
             f"incomplete checkpoint: its settings do not describe the model ({error}). "
             f"Use a checkpoint written by vigmpi train."
         ) from error
-    config = ViGConfig(
+    model = build(
+        str(manifest.settings.get("model", "study")),
         blocks=blocks,
         readout=readout,
         num_classes=len(manifest.class_names),
         image_size=manifest.image_size,
     )
-    return ViG(config).eval()
+    return model.eval()
 
 
 def _normalization(manifest: Manifest | None) -> Augmentation:
@@ -75,14 +76,13 @@ def _normalization(manifest: Manifest | None) -> Augmentation:
 
 @torch.no_grad()
 def _probabilities(
-    model: ViG, paths: tuple[Path, ...], normalize: Augmentation
+    model: Model, paths: tuple[Path, ...], normalize: Augmentation
 ) -> Iterator[np.ndarray]:
     """Yield the class probabilities of each batch of images, [images, classes]."""
+    _, height, width = model.layers[0].inputs.shape
     for first in range(0, len(paths), _BATCH_SIZE):
         batch = paths[first : first + _BATCH_SIZE]
-        images: Images = scaled(
-            np.stack([_pixels(path, model.config.image_size) for path in batch])
-        )
+        images: Images = scaled(np.stack([_pixels(path, (height, width)) for path in batch]))
         images = normalize(images, Phase.TEST, 0, np.arange(len(batch)))
         yield model(torch.from_numpy(images)).softmax(dim=1).numpy()
 

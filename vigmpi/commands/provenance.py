@@ -15,17 +15,19 @@ from mpi4py import MPI
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import allgather_rows, allgather_strings
 from vigmpi.comm.topology import Topology
-from vigmpi.commands.crew import Crew
-from vigmpi.datasets import Dataset
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.datasets.dataset import Dataset
+from vigmpi.layout.layout import Layout
+from vigmpi.pipeline.pipeline import PipelineConfig
 
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
 
 
-def effective_settings(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+def effective_settings(config: RunConfig, dataset: Dataset, plan: PipelineConfig) -> dict[str, Any]:
     """Return all settings as numbers, strings and lists, including defaults chosen at run time."""
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
     settings["dataset"] = dataset.name
-    settings["split"] = [len(blocks) for blocks in config.stage_blocks]
+    settings["split"] = plan.blocks_per_stage
     return {
         name: value if isinstance(value, int | float | list) else str(value)
         for name, value in settings.items()
@@ -33,23 +35,25 @@ def effective_settings(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def run_attributes(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
+def run_attributes(
+    group: RankGroup, dataset: Dataset, plan: PipelineConfig
+) -> dict[str, dict[str, Any]]:
     """Return the HDF5 attributes of the record by group; "" is the file itself."""
     losses = {
-        "lost_at": [loss.mini_batches for loss in crew.rank_losses for _ in loss.ranks],
-        "lost_ranks": [rank for loss in crew.rank_losses for rank in loss.ranks],
+        "lost_at": [loss.mini_batches for loss in group.rank_losses for _ in loss.ranks],
+        "lost_ranks": [rank for loss in group.rank_losses for rank in loss.ranks],
     }
     return {
         "": {
             "description": "a run of vigmpi; every dataset carries its unit and meaning",
-            "run": crew.run,
+            "run": group.run,
             "command": " ".join(sys.argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "dataset": dataset.description,
-            "rank_order": "rank = replica * stages + stage",
+            "rank_order": Layout.ORDER,
             **(losses if losses["lost_at"] else {}),
         },
-        "configuration": effective_settings(crew.initial_config, dataset),
+        "configuration": effective_settings(group.initial_config, dataset, plan),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
@@ -61,14 +65,17 @@ def run_attributes(crew: Crew, dataset: Dataset) -> dict[str, dict[str, Any]]:
 
 
 def rank_columns(
-    topology: Topology, blocks: range, threads: int, forecast_rss_bytes: int
+    topology: Topology, plan: PipelineConfig, threads: int, forecast_rss_bytes: int
 ) -> dict[str, np.ndarray]:
     """Return the columns of `vigmpi.record.columns.RANKS`, each [ranks]. Collective."""
+    stage, blocks = topology.place.stage, plan.blocks_per_stage
     values = {
         "replica": topology.place.replica,
-        "stage": topology.place.stage,
-        "first_block": blocks.start,
-        "num_blocks": len(blocks),
+        "stage": stage,
+        "first_layer": plan.stages[stage].start,
+        "num_layers": len(plan.stages[stage]),
+        "first_block": sum(blocks[:stage]),
+        "num_blocks": blocks[stage],
         "threads": threads,
         "cores": len(os.sched_getaffinity(0)),
         "pid": os.getpid(),

@@ -2,28 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.commands.crew import Crew
 from vigmpi.commands.provenance import run_attributes
-from vigmpi.commands.row import Rows
-from vigmpi.commands.session import Session
-from vigmpi.datasets.order import micro_batches, mini_batches, num_mini_batches
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.commands.run import Run
+from vigmpi.datasets.order import mini_batches, num_mini_batches
 from vigmpi.phase import Phase
-from vigmpi.pipeline.trainer import StepResult
 from vigmpi.position import Position
-from vigmpi.record.columns import CLOCKS, TIMINGS
+from vigmpi.record.columns import CLOCKS
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
-from vigmpi.record.recorder import Recorder, Row
-from vigmpi.record.trace import KINDS, Trace
+from vigmpi.record.recorder import Recorder
+from vigmpi.record.step_record import StepRecord
+from vigmpi.record.timings import TIMINGS, timed_kinds
+from vigmpi.record.trace import Trace
+from vigmpi.schedule.action import Action
+from vigmpi.schedule.program import dependencies
 from vigmpi.terminal.tables import gib, ledger_table, table
 from vigmpi.terminal.terminal import Terminal
 
-_STEP_S = [column.name for column in TIMINGS].index("step_s")
 _SINGLE_IMAGE = (
     "warning: some training micro-batches hold a single image: --batch-size {}, --chunks {}. "
     "Use fewer --chunks or a larger --batch-size, because batch norm leaves no signal of a single "
@@ -38,25 +40,27 @@ class Report:
         InputError: if the record cannot be written.
     """
 
-    def __init__(self, crew: Crew, session: Session, path: Path, start: Position) -> None:
-        self._crew = crew
-        self._config = config = crew.config
-        self._num_images = session.dataset.num_images
+    def __init__(self, group: RankGroup, run: Run, path: Path, start: Position) -> None:
+        self._group = group
+        self._config = config = group.config
+        self._plan = run.pipeline.config
+        self._num_images = run.dataset.num_images
         self._step_seconds: dict[Phase, list[float]] = defaultdict(list)
         self._path = path
         self._recorder = Recorder(
             path,
-            run_attributes(crew, session.dataset),
-            crew.ranks,
-            session.model.config.layer_names,
-            overwrite=config.overwrite or (bool(crew.rank_losses) and not start.mini_batches),
+            run_attributes(group, run.dataset, self._plan),
+            group.initial_config.layout,
+            group.ranks,
+            [layer.name for layer in self._plan.layers],
+            overwrite=config.overwrite or (bool(group.rank_losses) and not start.mini_batches),
             resume_from=start.mini_batches,
         )
         self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
         self._warm: set[Phase] = set()
         self._peaks = np.zeros(config.layout.ranks)
         self._terminal = Terminal(config.progress)
-        for line in _first_lines(crew, session, start):
+        for line in _first_lines(group, run, start):
             self.note(line)
 
     def note(self, text: str) -> None:
@@ -71,47 +75,31 @@ class Report:
     def begin_trace(self, trace: Trace) -> None:
         offset, error = trace.clock
         clocks = {"clock_offset_s": offset, "clock_error_s": error}
-        self._recorder.begin_trace(KINDS, clocks)
+        self._recorder.begin_trace(timed_kinds(), clocks)
 
-    def step(self, result: StepResult, rows: Rows, spans: np.ndarray | None) -> None:
-        expand, warm_up = self._crew.expand_to_initial_ranks, result.phase not in self._warm
-        self._warm.add(result.phase)
-        loss, accuracy = float(rows.loss.sum()), float(rows.correct.sum()) / result.num_images
+    def step(self, record: StepRecord, spans: np.ndarray | None) -> None:
+        phase, warm_up = record.phase, record.phase not in self._warm
+        self._warm.add(phase)
         if spans is not None:
             self._recorder.add_spans(spans)
-        self._recorder.add(
-            Row(
-                {
-                    "epoch": result.epoch,
-                    "step": result.step,
-                    "phase": list(Phase).index(result.phase),
-                    "warm_up": warm_up,
-                    "num_images": result.num_images,
-                    "loss": loss,
-                    "accuracy": accuracy,
-                    "finite": result.finite and np.isfinite(loss),
-                },
-                expand(rows.timings),
-                self._by_replica(expand(rows.layers)),
-                np.nan_to_num(expand(rows.peak_rss_bytes)).astype(np.int64),
-            )
-        )
-        self._peaks = rows.peak_rss_bytes
+        self._recorder.add(record, self._group.original_ranks, warm_up=warm_up)
+        self._peaks = record.ranks["peak_rss_bytes"]
         if not warm_up:
-            self._step_seconds[result.phase].append(rows.timings[:, _STEP_S].max())
-            self._ledgers[result.phase].append(self._ledger(result, rows.timings))
-        self._terminal.step(result.num_images, loss, accuracy)
+            self._step_seconds[phase].append(record.timing("step_s").max())
+            self._ledgers[phase].append(self._ledger(record))
+        self._terminal.step(record.num_images, record.loss, record.correct / record.num_images)
 
-    def _by_replica(self, layers: np.ndarray) -> np.ndarray:
-        """Merge layer timings [ranks, ...], NaN where not run, to [replicas, ...]."""
-        by_replica = layers.reshape(-1, self._config.stages, *layers.shape[1:])
-        return np.fmax.reduce(by_replica, axis=1)
+    def _ledger(self, record: StepRecord) -> Ledger:
+        layout = self._plan.layout
+        chunks = min(layout.chunks, -(-record.num_images // layout.replicas))
+        timings = {name: record.timing(name) for name in TIMINGS}
+        return ledger(timings, layout.shape, self._dependencies(record.phase, chunks))
 
-    def _ledger(self, result: StepResult, timings: np.ndarray) -> Ledger:
-        by_name = {column.name: timings[:, i] for i, column in enumerate(TIMINGS)}
-        replicas = self._config.replicas
-        micro_batches = min(self._config.chunks, -(-result.num_images // replicas))
-        return ledger(by_name, replicas, micro_batches)
+    @cache  # noqa: B019 (the report lives as long as the run)
+    def _dependencies(self, phase: Phase, chunks: int) -> list[tuple[Action, list[int]]]:
+        plan = self._plan
+        programs = plan.programs if phase is Phase.TRAIN else plan.forward_programs
+        return dependencies(programs(chunks))
 
     def end(self) -> None:
         self._terminal.end()
@@ -126,7 +114,7 @@ class Report:
 
     def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
         """Close the record and print the tables; `drift` is that of the clocks, in s, [ranks]."""
-        expand = self._crew.expand_to_initial_ranks
+        expand = self._group.expand_to_initial_ranks
         if drift is not None:
             self._recorder.add_ranks("trace", CLOCKS[-1], drift)
         ledgers = {phase: mean(each) for phase, each in self._ledgers.items()}
@@ -135,9 +123,9 @@ class Report:
                 self._recorder.add_ranks(f"ledger/{phase}", column, expand(values))
         self._recorder.close(**attributes)
         names = [column.name for column in LEDGER]
-        for phase, (shares, step_s, closed_form_s) in ledgers.items():
-            by_stage = shares.reshape(-1, self._config.stages, len(LEDGER)).mean(axis=0)
-            print(ledger_table(phase, names, by_stage, step_s, closed_form_s))
+        for phase, (shares, step_s, least_s) in ledgers.items():
+            by_stage = shares.reshape(*self._plan.layout.shape, len(LEDGER)).mean(axis=0)
+            print(ledger_table(phase, names, by_stage, step_s, least_s))
         print(table({phase: self._step_seconds[phase] for phase in Phase}))
         print(
             f"peak memory: {gib(self._peaks.sum())} on {_count(len(self._peaks), 'rank')}, "
@@ -146,24 +134,24 @@ class Report:
         print(f"record: {self._path}", flush=True)
 
 
-def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]:
+def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
     """Yield the lines to print before the first mini-batch."""
-    config, forecast, ranks = crew.config, session.forecast, session.ranks
-    if crew.rank_losses:
-        done, lost = crew.rank_losses[-1]
+    config, forecast, ranks = group.config, run.forecast, run.ranks
+    if group.rank_losses:
+        done, lost = group.rank_losses[-1]
         if lost:
             yield (
                 f"warning: lost after mini-batch {done}: rank{'s' * (len(lost) > 1)} "
-                f"{', '.join(map(str, lost))} of {crew.initial_size}. Continuing with "
+                f"{', '.join(map(str, lost))} of {group.initial_size}. Continuing with "
                 f"{_count(config.replicas, 'replica')} and mini-batches of "
                 f"{_count(config.global_batch_size, 'image')}."
             )
         else:
             yield f"warning: MPI failed after mini-batch {done}: no rank lost. Continuing."
-        yield _layout_line(config, ranks)
+        yield _layout_line(config, run)
         return
-    yield f"data: {session.dataset.description}"
-    yield _layout_line(config, ranks)
+    yield f"data: {run.dataset.description}"
+    yield _layout_line(config, run)
     yield (
         f"memory: forecast peak {gib(forecast.host)} on this host, {gib(forecast.available)} "
         f"available; {gib(ranks['forecast_rss_bytes'].max())} on the largest rank"
@@ -174,12 +162,12 @@ def _first_lines(crew: Crew, session: Session, start: Position) -> Iterator[str]
         yield f"start: {config.start.path}{position if config.resume else ''}"
     elif config.resume:
         yield "start: no checkpoint yet, training from the beginning"
-    if _has_single_images(config, session.dataset.num_images[Phase.TRAIN]):
+    if _has_single_images(config, run.dataset.num_images[Phase.TRAIN]):
         yield _SINGLE_IMAGE.format(config.batch_size, config.chunks)
 
 
-def _layout_line(config: RunConfig, ranks: dict[str, np.ndarray]) -> str:
-    split = "|".join(str(len(blocks)) for blocks in config.stage_blocks)
+def _layout_line(config: RunConfig, run: Run) -> str:
+    ranks, split = run.ranks, "|".join(map(str, run.pipeline.config.blocks_per_stage))
     threads = "/".join(map(str, sorted(set(ranks["threads"]))))
     hosts = _count(len(set(ranks["host"])), "host")
     return (
@@ -195,10 +183,7 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 
 
 def _has_single_images(config: RunConfig, samples: int) -> bool:
-    num_images = config.global_batch_size
     return any(
-        len(micro_batch) == 1
-        for mini_batch in mini_batches(np.arange(samples), num_images, config.steps)
-        for share in micro_batches(mini_batch, config.replicas, config.chunks)
-        for micro_batch in share
+        1 in config.layout.micro_batch_sizes(len(mini_batch))
+        for mini_batch in mini_batches(np.arange(samples), config.global_batch_size, config.steps)
     )

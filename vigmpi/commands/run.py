@@ -1,123 +1,154 @@
-"""Execution of a run's phases, with one row of the record per mini-batch."""
+"""Setup of a run before its first mini-batch: data, model, memory forecast, pipeline."""
 
+import hashlib
 import os
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from mpi4py import MPI
+import numpy as np
+import torch
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.comm.collectives import allgather_rows, allgather_strings, raise_collectively
-from vigmpi.commands.crew import Crew
-from vigmpi.commands.report import Report
-from vigmpi.commands.row import Requests, Rows, pack, unpack
-from vigmpi.commands.session import Session
-from vigmpi.pipeline.trainer import StepResult
-from vigmpi.position import Position
-from vigmpi.record.trace import Trace
+from vigmpi.comm.collectives import (
+    all_equal,
+    allgather_rows,
+    allgather_strings,
+    raise_collectively,
+)
+from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.commands.provenance import rank_columns
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.datasets import default_dataset, open_dataset
+from vigmpi.datasets.augmentation import Augmentation
+from vigmpi.datasets.dataset import Dataset
+from vigmpi.errors import InputError
+from vigmpi.host import threads_per_rank
+from vigmpi.layout.split import split_after, split_layers
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.model import Model, make_layers
+from vigmpi.monitor.activity import Activity
+from vigmpi.pipeline.loader import Loader, LoaderConfig
+from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
+from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
 
 
+@dataclass(frozen=True)
 class Run:
-    """A session and its record, which rank 0 writes.
+    """Objects that one rank needs for a run.
 
     Attributes:
-        id: identifier of the run, inherited by runs that resume from its checkpoints.
-        record: path of the record. Both are the same on all ranks.
-        start: the position at which this process started.
-
-    Raises:
-        InputError: if the record cannot be written (on all ranks).
+        ranks: the columns of `vigmpi.record.columns.RANKS`, each [ranks].
     """
 
-    def __init__(self, crew: Crew, session: Session, start: Position) -> None:
-        config = crew.config
-        self._world = world = session.topology.world
-        self._session = session
-        self.start = start
-        self._warned = False
-        manifest = config.start.manifest if config.start else None
-        crew.run = self.id = _broadcast(
-            world, crew.run or (manifest.run if manifest else uuid.uuid4().hex)
+    topology: Topology
+    dataset: Dataset
+    augmentation: Augmentation
+    model_config: ModelConfig
+    pipeline: Pipeline
+    loader: Loader
+    forecast: Forecast
+    ranks: dict[str, np.ndarray]
+    activity: Activity
+
+
+def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
+    """Open the data set and build this rank's part of the pipeline. Collective.
+
+    Raises:
+        InputError: if the data or the split cannot be used or the memory does not suffice (on all
+            ranks).
+    """
+    config = group.config
+    topology = make_topology(group.world, config.layout)
+    group.comms = topology.comms
+    threads = _set_threads(config, topology)
+    dataset = _open_dataset(config, topology)
+    model_config = ModelConfig(
+        num_classes=dataset.num_classes,
+        image_size=dataset.image_size,
+        blocks=config.blocks,
+        readout=config.readout,
+    )
+    layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
+    if config.split_after is None:
+        stages = split_layers(layers, config.stages, config.split)
+    else:
+        stages = split_after(layers, config.stages, config.split_after)
+    own = stages[topology.place.stage]
+    model = Model(layers[own.start : own.stop])
+    schedule = config.schedule if training else None
+    plan = PipelineConfig(config.layout, layers, stages, config.batch_size, schedule)
+    with raise_collectively(topology.world):
+        forecast = forecast_memory(topology, plan, model)
+    ranks = rank_columns(topology, plan, threads, forecast.rank)
+    augmentation = _augmentation(config, dataset, topology)
+    loader_config = LoaderConfig(config.batch_size, config.seed, config.limits, augmentation)
+    rank = topology.world.rank
+    loader = Loader(dataset, config.layout, rank, layers[0].inputs, loader_config)
+    pipeline = Pipeline(topology, plan, model, activity)
+    return Run(
+        topology,
+        dataset,
+        augmentation,
+        model_config,
+        pipeline,
+        loader,
+        forecast,
+        ranks,
+        activity,
+    )
+
+
+def _set_threads(config: RunConfig, topology: Topology) -> int:
+    cores = np.zeros(os.sysconf("SC_NPROCESSORS_CONF"), dtype=np.uint8)
+    cores[list(os.sched_getaffinity(0))] = 1
+    rows = allgather_rows(topology.host, cores)
+    core_sets = [frozenset(np.flatnonzero(row).tolist()) for row in rows]
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = (
+        config.threads
+        or (int(omp_threads) if omp_threads.isdecimal() else 0)
+        or threads_per_rank(core_sets, topology.host.rank)
+    )
+    torch.set_num_threads(threads)
+    return threads
+
+
+def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
+    """Open the data set that rank 0 chooses and load what each rank needs. Collective."""
+    name = config.dataset or default_dataset(config.data_dir)
+    name = allgather_strings(topology.world, name)[0]
+    dataset = open_dataset(name, config.data_dir, config.seed)
+    world_root, host_root = topology.world.rank == 0, topology.host.rank == 0
+    # Rank 0 goes first: if the hosts share the folder, the others find it prepared.
+    for my_turn in (world_root, host_root and not world_root):
+        with raise_collectively(topology.world):
+            if my_turn:
+                dataset.prepare(download=config.download)
+    rank, layout = topology.world.rank, config.layout
+    with raise_collectively(topology.world):
+        dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))
+    if not all_equal(topology.world, hashlib.sha256(dataset.identity.encode()).digest()):
+        raise InputError(
+            f"images differ between ranks: --data-dir {config.data_dir}. Use a folder that all "
+            f"hosts share, or copy the same files to each host."
         )
-        self.record = Path(_broadcast(world, str(config.record or _default_record(config))))
-        crew.config = replace(config, record=self.record)
-        crew.ranks = crew.ranks or session.ranks
-        self._report = None
-        with raise_collectively(world):
-            if world.rank == 0:
-                self._report = Report(crew, session, self.record, start)
-        self._trace = None
-        if config.trace:
-            self._trace = Trace(session.topology, config.chunks, start.mini_batches)
-        if self._report and self._trace:
-            self._report.begin_trace(self._trace)
-
-    def phase(
-        self, start: Position, requests: Callable[[], Requests] = Requests
-    ) -> Iterator[tuple[Position, StepResult, Rows]]:
-        """Run the remaining mini-batches of a phase. Collective.
-
-        Args:
-            requests: called after each mini-batch for the requests of this rank.
-
-        Yields:
-            The position after a mini-batch, its result on this rank, and the rows of all ranks.
-        """
-        names, activity = self._session.model.config.layer_names, self._session.activity
-        if self._report:
-            self._report.begin(start)
-        for result in self._session.trainer.run(start):
-            with activity("timings"):
-                rows = unpack(allgather_rows(self._world, pack(result, names, requests())))
-                spans = self._trace.gather(result.spans) if self._trace else None
-            if self._report:
-                with activity("record"):
-                    self._report.step(result, rows, spans)
-            start = start.after(result.num_images)
-            yield start, result, rows
-        if self._report:
-            self._report.end()
-
-    def note(self, text: str) -> None:
-        """Print a line on rank 0."""
-        if self._report:
-            self._report.note(text)
-
-    def warn_once(self, text: str) -> None:
-        """Print the first of many warnings on rank 0."""
-        if not self._warned:
-            self.note(f"warning: {text}")
-        self._warned = True
-
-    def flush(self) -> None:
-        """Write all finished mini-batches to the record."""
-        if self._report:
-            self._report.flush()
-
-    def release_record(self) -> None:
-        """Close the record on this rank, so that the surviving ranks can continue it."""
-        if self._report:
-            self._report.release_record()
-
-    def close(self, **attributes: Any) -> None:
-        """Close the record and print the closing tables. Collective."""
-        drift = self._trace.drift() if self._trace else None
-        if self._report:
-            with self._session.activity("record"):
-                self._report.close(drift, **attributes)
+    return dataset
 
 
-def _broadcast(world: MPI.Comm, text: str) -> str:
-    """Return the text of rank 0. Collective."""
-    return allgather_strings(world, text)[0]
+def _augmentation(config: RunConfig, dataset: Dataset, topology: Topology) -> Augmentation:
+    mean = std = None
+    with raise_collectively(topology.world):
+        if config.normalize and topology.place.stage == 0:
+            mean, std = _mean_and_std(config, dataset)
+        augmentation = Augmentation(config.flip, config.random_crop, mean, std, config.seed)
+        augmentation.check(dataset.image_size)
+    return augmentation
 
 
-def _default_record(config: RunConfig) -> Path:
-    if config.resume and config.start and (record := config.start.record):
-        return record
-    job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path(f"vigmpi-{job}.h5")
+def _mean_and_std(config: RunConfig, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Return the statistics that the model was trained with, otherwise those of the data set."""
+    manifest = config.start.manifest if config.start else None
+    if manifest and manifest.normalization:
+        mean, std = np.array(manifest.normalization)
+        return mean, std
+    return dataset.mean_and_std()

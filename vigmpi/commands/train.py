@@ -2,17 +2,19 @@
 
 from mpi4py import MPI
 
+from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import all_ranks
 from vigmpi.comm.progress_thread import progress_thread
-from vigmpi.comm.topology import make_topology
-from vigmpi.commands.crew import Crew, RanksLostError
-from vigmpi.commands.row import Requests
-from vigmpi.commands.run import Run
-from vigmpi.commands.saving import Saving
-from vigmpi.commands.session import Session, open_session, start_from
+from vigmpi.commands.checkpoint_policy import CheckpointPolicy
+from vigmpi.commands.rank_group import RankGroup, RanksLostError
+from vigmpi.commands.run import Run, open_run
+from vigmpi.commands.run_log import RunLog
+from vigmpi.commands.starting import start_from
 from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
+from vigmpi.pipeline.evaluator import Evaluator
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
 from vigmpi.stop_signal import StopSignal
 
@@ -20,7 +22,7 @@ _NOT_FINITE = "loss or gradients are not finite: epoch {}, step {}"
 REQUEUE = 75  # exit status: stopped with a checkpoint before the last epoch
 
 
-def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
+def train(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     """Train on all ranks and return the exit status.
 
     Raises:
@@ -28,74 +30,94 @@ def train(crew: Crew, activity: Activity, stop: StopSignal) -> int:
         RunError: if the run fails in a way that all ranks know of (on all ranks).
         RanksLostError: if MPI fails and the run continues without lost ranks (on all of them).
     """
-    with crew.recovering_from_mpi_errors():
-        topology = make_topology(crew.world, crew.config.layout)
-        crew.comms = topology.comms
-        session = open_session(crew.config, topology, activity)
-        start = _start(crew, session)
-        run = Run(crew, session, start)
+    with group.recovering_from_mpi_errors():
+        run = open_run(group, activity, training=True)
+        trainer = Trainer(run.pipeline, _trainer_config(group.config))
+        log = RunLog(group, run, _start(group, run, trainer))
         try:
-            return _run(crew, session, run, stop)
+            return _finish(group, run, trainer, log, stop)
         except (MPI.Exception, RanksLostError):
-            run.release_record()
+            log.release_record()
             raise
 
 
-def _start(crew: Crew, session: Session) -> Position:
-    if not crew.committed:
-        return start_from(crew.config.start, session)
-    position, state = crew.committed
-    session.trainer.load(state)
+def _trainer_config(config: RunConfig) -> TrainerConfig:
+    return TrainerConfig(
+        epochs=config.epochs,
+        lr=config.lr,
+        lr_schedule=config.lr_schedule,
+        warm_up=config.warm_up,
+        on_nonfinite=config.on_nonfinite,
+    )
+
+
+def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
+    if not group.committed:
+        return start_from(group.config.start, run.topology, trainer.shapes, trainer.load)
+    position, state = group.committed
+    trainer.load(state)
     return position
 
 
-def _run(crew: Crew, session: Session, run: Run, stop: StopSignal) -> int:
-    config, world = crew.config, session.topology.world
-    saving = Saving(crew, session, run)
+def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: StopSignal) -> int:
+    """Train to the end, write the last checkpoint and return the exit status."""
+    config, world = group.config, run.topology.world
+    policy = CheckpointPolicy(group, run, trainer, log)
     with progress_thread(world):
-        position, failure = _train(crew, session, run, saving, stop)
-        equal = all_ranks(world, session.trainer.replicas_agree())
-        if equal and position != saving.position:
-            saving.save(position)
-    run.close(replicas_bit_equal=equal, checkpoints=saving.num_written, checkpoint_s=saving.seconds)
-    crew.commit(position, session.trainer.stage_state)
+        position, failure = _train(group, run, trainer, log, policy, stop)
+        equal = all_ranks(world, trainer.replicas_agree())
+        if equal and position != policy.position:
+            policy.save(position)
+    log.close(replicas_bit_equal=equal, checkpoints=policy.num_written, checkpoint_s=policy.seconds)
+    group.commit(position, trainer.stage_state)
     done = position.mini_batches
     if not equal:
         raise RunError(
             f"replicas differ in weights or running statistics: mini-batch {done}. "
-            f"Check the hosts, then use --resume {saving.folder}."
+            f"Check the hosts, then use --resume {policy.folder}."
         )
-    if failure or saving.failure:
-        raise RunError(failure or saving.failure)
+    if failure or policy.failure:
+        raise RunError(failure or policy.failure)
     if position.epoch >= config.epochs:
         return 0
-    if not saving.latest:
+    if not policy.latest:
         raise RunError("stopped by a signal: no new checkpoint. Start again with --keep 1 or more.")
-    run.note(f"stopped by a signal: mini-batch {done}. Use --resume {saving.latest} to continue.")
+    log.note(f"stopped by a signal: mini-batch {done}. Use --resume {policy.latest} to continue.")
     return REQUEUE
 
 
 def _train(
-    crew: Crew, session: Session, run: Run, saving: Saving, stop: StopSignal
+    group: RankGroup,
+    run: Run,
+    trainer: Trainer,
+    log: RunLog,
+    policy: CheckpointPolicy,
+    stop: StopSignal,
 ) -> tuple[Position, str]:
     """Train to the last epoch, a signal on any rank or a failure; return position and failure."""
-    config, position = crew.config, run.start
+    config, position = group.config, log.start
+    steps = {Phase.TRAIN: trainer.step, Phase.TEST: Evaluator(run.pipeline).step}
     while position.epoch < config.epochs:
-        phase = run.phase(position, lambda: Requests(stop.received, saving.overdue()))
-        for after, result, rows in phase:
-            if not result.finite:
-                failure = _NOT_FINITE.format(result.epoch + 1, result.step + 1)
+        log.begin_phase(position)
+        for pending in run.loader.batches(position):
+            own = steps[position.phase](pending)
+            record = log.add(own, stop=stop.received, checkpoint=policy.overdue())
+            if not record.finite:
+                failure = _NOT_FINITE.format(record.epoch + 1, record.step + 1)
                 if config.on_nonfinite == "stop":
                     return position, (
-                        f"{failure}. Use --resume {saving.folder} with --on-nonfinite skip, or "
+                        f"{failure}. Use --resume {policy.folder} with --on-nonfinite skip, or "
                         f"with a lower --lr."
                     )
-                run.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")
-            crew.commit(after, session.trainer.stage_state)
+                log.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")
+            after = position.after(record.num_images)
+            group.commit(after, trainer.stage_state)
             position = after
-            if rows.stop.any():
+            if record.ranks["stop"].any():
                 return position, ""
-            if saving.due(trained=result.phase is Phase.TRAIN, overdue=bool(rows.checkpoint[0])):
-                saving.save(position)
+            overdue = bool(record.ranks["checkpoint"][0])
+            if policy.due(trained=position.phase is Phase.TRAIN, overdue=overdue):
+                policy.save(position)
+        log.end_phase()
         position = position.next_phase()
     return position, ""

@@ -1,32 +1,27 @@
 """Labelled images and the order in which a run reads them: NumPy only, no MPI."""
 
-from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
-from vigmpi.datasets.cifar10 import cifar10, has_cifar10
-from vigmpi.datasets.class_folders import ClassFolders
-from vigmpi.datasets.dataset import Dataset
-from vigmpi.datasets.digits import Digits
-from vigmpi.datasets.prepared import PreparedFile
-from vigmpi.datasets.synthetic import Synthetic
+if TYPE_CHECKING:
+    from vigmpi.datasets.dataset import Dataset
 
-__all__ = ["DATASETS", "Dataset", "default_dataset"]
-
-
-def _folder(data: Path, seed: int) -> Dataset:  # noqa: ARG001
-    """Open a prepared file or class folders."""
-    return PreparedFile(data, "folder") if data.is_file() else ClassFolders(data, "folder")
-
-
-# Constructors by name; their arguments are the data folder and the seed.
-DATASETS: dict[str, Callable[[Path, int], Dataset]] = {
-    "cifar10": cifar10,
-    "folder": _folder,
-    "digits": Digits,
-    "synthetic": Synthetic,
+# Function from the data folder and the seed to the data set. It is named, not imported: the
+# command line needs the names, and the data sets take long to import.
+DATASETS: dict[str, str] = {
+    "cifar10": "vigmpi.datasets.cifar10:cifar10",
+    "folder": "vigmpi.datasets.folder:folder",
+    "digits": "vigmpi.datasets.digits:Digits",
+    "synthetic": "vigmpi.datasets.synthetic:Synthetic",
 }
+
+
+def open_dataset(name: str, data_dir: Path, seed: int) -> "Dataset":
+    """Return the data set that `DATASETS` has under this name."""
+    return resolve_name(DATASETS[name])(data_dir, seed)
 
 
 def default_dataset(data_dir: Path) -> str:
     """Return "cifar10" if it is in the data folder, else "digits", which is always available."""
-    return "cifar10" if has_cifar10(data_dir) else "digits"
+    return "cifar10" if resolve_name("vigmpi.datasets.cifar10:has_cifar10")(data_dir) else "digits"

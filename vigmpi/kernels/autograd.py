@@ -27,7 +27,7 @@ def apply_hidden_layer(x: Tensor, weights: HiddenLayer) -> Tensor:
     if x.dtype is torch.float32:
         return _HiddenLayerFunction.apply(x, *weights)
     shift, a, b, v, c, graph = weights
-    features = graph.gather_features(x, shift) if graph else x - shift[:, None]
+    features = graph.neighbour_sum(x, shift) if graph else x - shift[:, None]
     return v.T @ F.gelu(a @ features + b[:, None]) + c[:, None]
 
 
@@ -63,7 +63,9 @@ def residual(
     parameters: Sequence[Tensor],
     linear: AffineMap,
     norm: Norm,
-    graph: Graph | None = None,
+    graph: Graph,
+    *,
+    convolution: bool,
 ) -> tuple[Tensor, Moments]:
     """Add norm(linear(gelu(affine(x)))) to x, with an affine map computed from the moments of x.
 
@@ -75,51 +77,46 @@ def residual(
         parameters: tensors that `collapse` depends on and that take a gradient.
         linear: v and c of the hidden layer; c takes no gradient, since the norm cancels it.
         norm: batch norm that follows the linear map.
-        graph: graph over which the features are gathered; None if the layer has none.
+        graph: graph whose moments are taken.
+        convolution: true if the hidden layer reads the graph's neighbour sums.
 
     Returns:
         The sum, shaped like x, and the moments of the norm's input, which take no gradient.
     """
     if x.dtype is torch.float32:
-        fixed = collapse, norm.eps, graph, linear[1]
+        fixed = collapse, norm.eps, graph, convolution, linear[1]
         out, *moments = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
         return out, Moments(x.shape[0] * x.shape[2], *moments)
-    input_moments = _moments(x)
+    input_moments = graph.moments(x)
     (a, b), (v, c) = collapse(input_moments), linear
-    y = apply_hidden_layer(x, HiddenLayer(input_moments.shift, a, b, v, c, graph))
+    weights = HiddenLayer(input_moments.shift, a, b, v, c, graph if convolution else None)
+    y = apply_hidden_layer(x, weights)
     out = x + F.batch_norm(y, None, None, norm.gamma, norm.beta, True, 0.0, norm.eps)
-    return out, _moments(y.detach())
-
-
-def _moments(x: Tensor) -> Moments:
-    count = x.shape[0] * x.shape[2]
-    mean = x.mean(dim=(0, 2))
-    centred = x - mean[:, None]
-    covariance = (centred @ centred.transpose(1, 2)).sum(dim=0) / count
-    return Moments(count, mean, covariance, mean.detach())
+    return out, graph.moments(y.detach())
 
 
 class _Residual(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        fixed: tuple[Callable[[Moments], AffineMap], float, Graph | None, Tensor],
+        fixed: tuple[Callable[[Moments], AffineMap], float, Graph, bool, Tensor],
         x: Tensor,
         v: Tensor,
         gamma: Tensor,
         beta: Tensor,
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
-        collapse, ctx.eps, graph, c = fixed
-        ctx.moments = statistics.measure(x)
+        collapse, ctx.eps, ctx.graph, convolution, c = fixed
+        ctx.moments = ctx.graph.moments(x)
         mean, covariance = (t.clone().requires_grad_() for t in ctx.moments[1:3])
         ctx.leaves = mean, covariance, *parameters
         with torch.enable_grad():  # records the small maps alone
             ctx.affine = collapse(ctx.moments._replace(mean=mean, covariance=covariance))
         a, b = (t.detach() for t in ctx.affine)
+        graph = ctx.graph if convolution else None
         ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, graph)
         y = hidden_layer.forward(x, ctx.layer)
-        ctx.output_moments = statistics.measure(y)
+        ctx.output_moments = ctx.graph.moments(y)
         ctx.save_for_backward(x, y, gamma)
         moments = ctx.output_moments[1:]
         ctx.mark_non_differentiable(*moments)
@@ -131,8 +128,9 @@ class _Residual(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, y, gamma = ctx.saved_tensors
         dout, dy = dout.contiguous(), scratch("dy", *y.shape)
+        sums = ctx.graph.moments_adjoint(dout, y, ctx.output_moments.shift)
         dgamma, dbeta = statistics.normalised_adjoint(
-            dout, y, ctx.output_moments, gamma, ctx.eps, dy
+            dout, y, ctx.output_moments, sums, gamma, ctx.eps, dy
         )
         dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy)
         dmean, dcovariance, *dparameters = torch.autograd.grad(

@@ -22,7 +22,7 @@ class HiddenLayer(NamedTuple):
         shift: constant subtracted from x, [channels]; near the mean of x, it avoids cancellation.
         a, b: matrix [hidden, features] and vector [hidden] of the affine map.
         v, c: matrix [hidden, outputs] and vector [outputs] of the linear map.
-        graph: graph whose `gather_features` gives the features; without one, they are x - shift.
+        graph: graph whose `neighbour_sum` gives the features; without one, they are x - shift.
     """
 
     shift: Tensor
@@ -58,7 +58,7 @@ def backward(x: Tensor, layer: HiddenLayer, dy: Tensor) -> tuple[Tensor, Tensor,
     arrays = [t.numpy() for t in (features, shift, *scaled, dy, dx)]
     over_images(kernel, num_images, *arrays, dw, piece, piece=piece)
     if layer.graph:
-        dx = layer.graph.gather_features_adjoint(dx)
+        dx = layer.graph.neighbour_sum_adjoint(dx)
     rows = torch.from_numpy(dw.sum(axis=0)[:hidden])
     da, db, dv = rows[:, :width] / SCALE, rows[:, width] / SCALE, rows[:, width + 1 :] * (SCALE / 2)
     return dx, da.float(), db.float(), dv.float()
@@ -68,7 +68,7 @@ def _features(x: Tensor, layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     """Return the features that the kernels read, and the shift that they subtract."""
     if layer.graph is None:
         return x, layer.shift
-    features = layer.graph.gather_features(x, layer.shift)
+    features = layer.graph.neighbour_sum(x, layer.shift)
     return features, features.new_zeros(features.shape[1])
 
 

@@ -8,7 +8,7 @@ from numba import njit
 
 
 @njit(fastmath={"contract"}, forceinline=True)
-def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
+def _add_neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
     """Add to y [nodes] the sum of x [nodes] over each pixel's up to 8 neighbours."""
     own = np.empty(width, np.float32)  # sum of a pixel's neighbours above and below
     columns = np.zeros(width + 2, np.float32)  # sums of three rows; 0 outside the image
@@ -24,25 +24,25 @@ def _neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def gather_features(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
+def neighbour_sum(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
     """Write neighbour sums of x - shift, x - shift itself and the degree to y."""
     channels = x.shape[1]
     for image in range(first, last):
         for c in range(channels):
             y[image, channels + c] = x[image, c] - shift[c]
             y[image, c] = np.float32(0)
-            _neighbour_sum(y[image, channels + c], height, width, y[image, c])
+            _add_neighbour_sum(y[image, channels + c], height, width, y[image, c])
         y[image, 2 * channels] = degree
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
-def gather_features_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
+def neighbour_sum_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
     """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes]."""
     channels = dx.shape[1]
     for image in range(first, last):
         for c in range(channels):
             dx[image, c] = dy[image, channels + c]
-            _neighbour_sum(dy[image, c], height, width, dx[image, c])
+            _add_neighbour_sum(dy[image, c], height, width, dx[image, c])
 
 
 @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)

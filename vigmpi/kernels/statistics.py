@@ -36,8 +36,10 @@ class Moments(NamedTuple):
         return self.covariance.diagonal()
 
 
-def measure(x: Tensor) -> Moments:
-    """Return the moments of x."""
+def moments(x: Tensor) -> Moments:
+    """Return the moments of x, differentiable unless x is float32."""
+    if x.dtype is not torch.float32:
+        return _differentiable_moments(x)
     num_images, channels, nodes_per_image = x.shape
     count = num_images * nodes_per_image
     sums, products = np.empty((num_images, channels)), np.empty((num_images, channels, channels))
@@ -48,6 +50,22 @@ def measure(x: Tensor) -> Moments:
     rounding = mean - shift
     covariance = products.sum(axis=0) / count - np.outer(rounding, rounding)
     return Moments(count, *map(torch.from_numpy, (mean, covariance, shift)))
+
+
+def _differentiable_moments(x: Tensor) -> Moments:
+    count = x.shape[0] * x.shape[2]
+    mean = x.mean(dim=(0, 2))
+    centred = x - mean[:, None]
+    covariance = (centred @ centred.transpose(1, 2)).sum(dim=0) / count
+    return Moments(count, mean, covariance, mean.detach())
+
+
+def moments_adjoint(gradient: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of the gradient and of gradient (y - shift), float64, [channels]."""
+    sums, dots = np.empty((2, *y.shape[:2]))
+    over_images(planes.sums, len(y), gradient.numpy(), sums)
+    over_images(planes.dots, len(y), gradient.numpy(), y.numpy(), shift.numpy(), dots)
+    return torch.from_numpy(sums.sum(axis=0)), torch.from_numpy(dots.sum(axis=0))
 
 
 def add_moments_adjoint(
@@ -73,24 +91,29 @@ def add_normalised(
 
 
 def normalised_adjoint(
-    dout: Tensor, y: Tensor, moments: Moments, gamma: Tensor, eps: float, dy: Tensor
+    dout: Tensor,
+    y: Tensor,
+    moments: Moments,
+    sums: tuple[Tensor, Tensor],
+    gamma: Tensor,
+    eps: float,
+    dy: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Write the gradient of `add_normalised` with respect to y to dy, also through the moments.
 
-    Return the gradients of gamma and beta.
+    Args:
+        sums: the result of `moments_adjoint` for dout, y and the shift of the moments.
+
+    Returns:
+        The gradients of gamma and beta.
     """
-    num_images, channels, _ = y.shape
-    sums, dots = np.empty((2, num_images, channels))
-    shift = moments.shift.numpy()
-    over_images(planes.sums, num_images, dout.numpy(), sums)
-    over_images(planes.dots, num_images, dout.numpy(), y.numpy(), shift, dots)
-    dbeta = torch.from_numpy(sums.sum(axis=0))
+    dbeta, dots = sums
     rounding = moments.mean - moments.shift
     inverse = (moments.variance + eps).rsqrt()
-    dgamma = inverse * (torch.from_numpy(dots.sum(axis=0)) - rounding * dbeta)
+    dgamma = inverse * (dots - rounding * dbeta)
     scale = gamma * inverse
     slope = -scale * inverse * dgamma / moments.num_nodes  # multiplies the deviations of y
     constant = -scale * dbeta / moments.num_nodes - slope * rounding
     arrays = dout, y, moments.shift, scale.float(), slope.float(), constant.float(), dy
-    over_images(planes.blend, num_images, *(t.numpy() for t in arrays))
+    over_images(planes.blend, len(y), *(t.numpy() for t in arrays))
     return dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)

@@ -1,6 +1,21 @@
-"""Even division of blocks over stages and of images over micro-batches."""
+"""Division of layers over stages, and even division of images over micro-batches."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
 
 from vigmpi.errors import InputError
+
+
+class SplitLayer(Protocol):
+    """Properties of a layer that a split depends on."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_block(self) -> bool: ...
+    @property
+    def cut(self) -> bool: ...
 
 
 def even_sizes(count: int, pieces: int) -> list[int]:
@@ -9,8 +24,13 @@ def even_sizes(count: int, pieces: int) -> list[int]:
     return [size + 1] * larger + [size] * (pieces - larger)
 
 
-def split_blocks(blocks: int, stages: int, split: tuple[int, ...] | None) -> list[range]:
-    """Return the blocks of every stage.
+def split_layers(
+    layers: Sequence[SplitLayer], stages: int, split: Sequence[int] | None = None
+) -> list[range]:
+    """Return the layers of every stage, cut directly behind the last block of each stage.
+
+    Layers in front of the first block belong to the first stage, layers behind the last block to
+    the last stage, and layers between two blocks to the stage of the second one.
 
     Args:
         split: number of blocks on each stage; None for an even split.
@@ -18,17 +38,52 @@ def split_blocks(blocks: int, stages: int, split: tuple[int, ...] | None) -> lis
     Raises:
         InputError: if there are more stages than blocks, or if the split does not add up.
     """
-    if stages > blocks:
+    blocks = [index for index, layer in enumerate(layers) if layer.is_block]
+    if stages > len(blocks):
         raise InputError(
-            f"too many stages: --stages {stages} for {blocks} blocks. Use --stages {blocks} or "
-            f"fewer, or more --blocks."
+            f"too many stages: --stages {stages} for {len(blocks)} blocks. Use --stages "
+            f"{len(blocks)} or fewer, or more --blocks."
         )
-    sizes = list(split) if split else even_sizes(blocks, stages)
-    if len(sizes) != stages or sum(sizes) != blocks or min(sizes) < 1:
-        example = ",".join(map(str, even_sizes(blocks, stages)))
+    sizes = list(split) if split else even_sizes(len(blocks), stages)
+    if len(sizes) != stages or sum(sizes) != len(blocks) or min(sizes) < 1:
+        example = ",".join(map(str, even_sizes(len(blocks), stages)))
         raise InputError(
             f"invalid split: --split {','.join(map(str, sizes))} for {stages} stages. Use {stages} "
-            f"positive numbers that sum to {blocks} blocks, for example --split {example}."
+            f"positive numbers that sum to {len(blocks)} blocks, for example --split {example}."
         )
-    ends = [sum(sizes[: stage + 1]) for stage in range(stages)]
-    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    last_blocks = [blocks[sum(sizes[: stage + 1]) - 1] for stage in range(stages - 1)]
+    return _cut_behind(layers, last_blocks)
+
+
+def split_after(layers: Sequence[SplitLayer], stages: int, names: Sequence[str]) -> list[range]:
+    """Return the layers of every stage, cut behind the layers of these names.
+
+    Raises:
+        InputError: if the names are not those of layers behind which the pipeline may be cut, in
+            the order of the model, or if their number is not that of the cuts.
+    """
+    allowed = [layer.name for layer in layers[:-1] if layer.cut]
+    given = ",".join(names)
+    if unknown := [name for name in names if name not in allowed]:
+        raise InputError(
+            f"no cut behind this layer: {unknown[0]} in --split-after {given}. Use layers from "
+            f"{', '.join(allowed)}."
+        )
+    indices = [index for index, layer in enumerate(layers) if layer.name in names]
+    if [layers[index].name for index in indices] != list(names) or len(names) != stages - 1:
+        raise InputError(
+            f"invalid split: --split-after {given} for {stages} stages. Use {stages - 1} different "
+            f"layers in the order of the model."
+        )
+    return _cut_behind(layers, indices)
+
+
+def _cut_behind(layers: Sequence[SplitLayer], indices: Sequence[int]) -> list[range]:
+    for layer in (layers[index] for index in indices):
+        if not layer.cut:
+            raise InputError(
+                f"invalid split: the pipeline cannot be cut behind {layer.name}. Use another "
+                f"--split, or --split-after."
+            )
+    ends = [0, *(index + 1 for index in indices), len(layers)]
+    return [range(start, end) for start, end in pairwise(ends)]

@@ -3,10 +3,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from vigmpi.models.study.vig import Layer, ViG
+from vigmpi.models.layer import Layer, MicroBatch
+from vigmpi.models.model import Model
 
 
 class ActivationMemory(NamedTuple):
@@ -23,24 +24,27 @@ class ActivationMemory(NamedTuple):
     layer_image: int
 
 
-def activation_memory(model: ViG) -> ActivationMemory:
+def activation_memory(model: Model) -> ActivationMemory:
     """Measure the memory that autograd keeps, with a copy of the model on one and two images.
 
     The backward passes run too, so that all kernels are compiled afterwards.
     """
     model = copy.deepcopy(model)  # running statistics and gradients will change
+    pairs = list(zip(model.layers, model.layer_modules, strict=True))
     one, two = (
-        np.array([_kept_bytes(layer, num_images, model) for layer in model.layers()])
+        np.array([_kept_bytes(layer, module, num_images) for layer, module in pairs])
         for num_images in (1, 2)
     )
     image = two - one
     return ActivationMemory(int((one - image).sum()), int(image.sum()), int(image.max()))
 
 
-def _kept_bytes(layer: Layer, num_images: int, model: ViG) -> int:
-    features = torch.zeros(num_images, *model.config.boundary_shape, requires_grad=True)
+def _kept_bytes(layer: Layer, module: nn.Module, num_images: int) -> int:
+    zeros = torch.zeros(num_images, *layer.inputs.shape, dtype=layer.inputs.dtype)
+    features = layer.inputs.conform(zeros).requires_grad_()
     # The input is counted as the output of the preceding layer.
-    excluded = {tensor.untyped_storage().data_ptr() for tensor in (features, *layer.parameters)}
+    tensors = (features, *module.parameters())
+    excluded = {tensor.untyped_storage().data_ptr() for tensor in tensors}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -51,7 +55,7 @@ def _kept_bytes(layer: Layer, num_images: int, model: ViG) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        keep(output := layer.forward(features, model.graph))
+        keep(output := module(features, MicroBatch(np.arange(num_images), 0)))
     size = sum(kept.values())
     output.sum().backward()
     return size

@@ -24,14 +24,25 @@ class LinearBeforeNorm(nn.Linear):
 
 
 class MicroBatchNorm(nn.BatchNorm1d):
-    """BatchNorm1d that can report the moments of each micro-batch.
+    """Batch norm that can report the moments of each micro-batch.
 
     If `moments` is a tensor [2, features], a forward pass in training writes the mean and the
     unbiased variance to it and leaves the running statistics to the tensor's owner
-    (`Stage.update_running`). If it is None, this is an ordinary BatchNorm1d.
+    (`pipeline.running_statistics`). If it is None, this is an ordinary batch norm.
+
+    Args:
+        num_features: number of features or channels, the second axis of the input.
+        values_per_image: number of values of each feature in an image: its nodes or pixels.
     """
 
     moments: Tensor | None = None
+
+    def __init__(self, num_features: int, values_per_image: int) -> None:
+        super().__init__(num_features)
+        self.values_per_image = values_per_image
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        """Accept lists of nodes [values, features], planes and images."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         if self.moments is None or not self.training:

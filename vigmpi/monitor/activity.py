@@ -1,85 +1,22 @@
-"""The current action of a rank, and the ranks that each kind of action waits for."""
+"""The current action of a rank."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from vigmpi.layout.layout import Layout
-from vigmpi.schedule import Kind
+from vigmpi.schedule.kinds import KINDS
 
 _MEDIAN_STEPS = 101  # number of the latest mini-batches whose median duration is taken
-
-
-class ActionDescription(NamedTuple):
-    """Description of one kind of action.
-
-    Attributes:
-        label: its name in messages.
-        waits_for: maps a layout and a rank to the ranks without which the action cannot end on
-            that rank; empty for a computation.
-        collective: the action ends once that rank and all of these have entered it.
-    """
-
-    label: str
-    waits_for: Callable[[Layout, int], list[int]]
-    collective: bool = False
-
-
-def _none(layout: Layout, rank: int) -> list[int]:  # noqa: ARG001
-    return []
-
-
-def _previous_stage(layout: Layout, rank: int) -> list[int]:
-    return [rank - 1] if layout.place(rank).stage > 0 else []
-
-
-def _next_stage(layout: Layout, rank: int) -> list[int]:
-    return [rank + 1] if layout.place(rank).stage < layout.stages - 1 else []
-
-
-def _neighbours(layout: Layout, rank: int) -> list[int]:
-    return _previous_stage(layout, rank) + _next_stage(layout, rank)
-
-
-def _other_replicas(layout: Layout, rank: int) -> list[int]:
-    stage = layout.place(rank).stage
-    return [peer for peer in range(stage, layout.ranks, layout.stages) if peer != rank]
-
-
-def _all_others(layout: Layout, rank: int) -> list[int]:
-    return [peer for peer in range(layout.ranks) if peer != rank]
-
-
-# A heartbeat encodes a kind by its position here.
-ACTIONS: dict[str, ActionDescription] = {
-    "start": ActionDescription("start-up", _none),
-    Kind.FORWARD: ActionDescription("forward", _none),
-    Kind.BACKWARD: ActionDescription("backward", _none),
-    Kind.RECEIVE_FEATURES: ActionDescription("receive of features", _previous_stage),
-    Kind.RECEIVE_GRADIENTS: ActionDescription("receive of gradients", _next_stage),
-    Kind.SEND_FEATURES: ActionDescription("send of features", _next_stage),
-    Kind.SEND_GRADIENTS: ActionDescription("send of gradients", _previous_stage),
-    "step": ActionDescription("step", _none),
-    "data": ActionDescription("data loading", _none),
-    "gradient sum": ActionDescription("gradient sum", _other_replicas, collective=True),
-    "statistics": ActionDescription("gather of statistics", _other_replicas, collective=True),
-    "optimizer": ActionDescription("optimizer", _none),
-    "last sends": ActionDescription("completion of sends", _neighbours),
-    "timings": ActionDescription("gather of timings", _all_others, collective=True),
-    "agreement": ActionDescription("agreement on finite values", _all_others, collective=True),
-    "record": ActionDescription("record", _none),
-    "checkpoint": ActionDescription("checkpoint", _all_others, collective=True),
-    "end": ActionDescription("end of the run", _all_others, collective=True),
-}
 
 
 class CurrentAction(NamedTuple):
     """Action that a rank is performing.
 
     Attributes:
-        kind: a key of `ACTIONS`.
+        kind: a key of `KINDS`.
         micro_batch: its index, or -1 if the action concerns the entire mini-batch.
         mini_batch: its number in the run, from 1; 0 before the first.
         transitions: number of actions that this rank has begun or ended so far.
@@ -93,7 +30,7 @@ class CurrentAction(NamedTuple):
     since: float
 
     def __str__(self) -> str:
-        text = ACTIONS[self.kind].label
+        text = KINDS[self.kind].label
         if self.micro_batch >= 0:
             text += f" of micro-batch {self.micro_batch}"
         return f"{text} (mini-batch {self.mini_batch})" if self.mini_batch else text

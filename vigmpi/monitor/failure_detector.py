@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from vigmpi.layout.layout import Layout
-from vigmpi.monitor.activity import ACTIONS, CurrentAction, describe_rank
+from vigmpi.monitor.activity import CurrentAction, describe_rank
 from vigmpi.monitor.heartbeat import INTERVAL_S, Heartbeat, Status
+from vigmpi.schedule.kinds import KINDS
 
 _STALL_TIMEOUT_S = 300.0
 _STALL_STEPS = 20  # in median mini-batches
@@ -39,7 +40,7 @@ def wait_for_graph(layout: Layout, kinds: Sequence[str]) -> list[list[int]]:
     """
     graph = []
     for rank, kind in enumerate(kinds):
-        action = ACTIONS[kind]
+        action = KINDS[kind]
         peers = action.waits_for(layout, rank)
         graph.append([p for p in peers if not (action.collective and kinds[p] == kind)])
     return graph
@@ -51,7 +52,7 @@ def find_culprits(layout: Layout, kinds: Sequence[str]) -> tuple[list[int], str]
     They are the ranks that compute; if there are none, a cycle in the wait-for graph; if there is
     none, the ranks in a collective that all of its ranks have entered.
     """
-    computing = [r for r, kind in enumerate(kinds) if not ACTIONS[kind].waits_for(layout, r)]
+    computing = [r for r, kind in enumerate(kinds) if not KINDS[kind].waits_for(layout, r)]
     if len(computing) == len(kinds):
         return computing, "no rank is waiting for another"
     if computing:

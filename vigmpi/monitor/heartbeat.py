@@ -4,9 +4,9 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from vigmpi.monitor.activity import ACTIONS, CurrentAction
+from vigmpi.monitor.activity import CurrentAction
+from vigmpi.schedule.kinds import KINDS
 
-_KINDS = tuple(ACTIONS)
 _WIRE = struct.Struct("<BIBiIQf")
 
 INTERVAL_S = 1.0  # from one heartbeat to the next
@@ -33,12 +33,12 @@ class Heartbeat(NamedTuple):
 
     def pack(self) -> bytes:
         kind, *numbers = self.action
-        return _WIRE.pack(self.status, self.rank, _KINDS.index(kind), *numbers)
+        return _WIRE.pack(self.status, self.rank, list(KINDS).index(kind), *numbers)
 
     @staticmethod
     def unpack(data: bytes) -> "Heartbeat":
         status, rank, kind, *numbers = _WIRE.unpack(data)
-        return Heartbeat(Status(status), rank, CurrentAction(_KINDS[kind], *numbers))
+        return Heartbeat(Status(status), rank, CurrentAction(list(KINDS)[kind], *numbers))
 
 
 SIZE_BYTES = _WIRE.size

@@ -1,126 +1,160 @@
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vigmpi.comm.reductions import GradientSum
-from vigmpi.comm.transport import Channel
+from vigmpi.comm.transport import Inbox, Outbox
+from vigmpi.models.layer import Boundary
 from vigmpi.models.loss import cross_entropy
-from vigmpi.phase import Phase
+from vigmpi.pipeline.batch import Batch
+from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage
 from vigmpi.pipeline.stopwatch import Stopwatch
-from vigmpi.schedule import Action, Kind
+from vigmpi.record.step_record import StepRecord
+from vigmpi.schedule.action import Action, Kind
 
 
-@dataclass
-class Batch:
-    """One rank's data of a mini-batch.
+class Mail(NamedTuple):
+    """Buffers of a stage's messages, and the boundaries that they cross."""
 
-    Attributes:
-        num_images: size of the global mini-batch, over all replicas.
-        sizes: sizes of this replica's micro-batches, without empty ones.
-        features: their node features [size, channels, nodes], on the first stage only.
-        labels: their labels [size], on the last stage only.
-    """
-
-    num_images: int
-    sizes: Sequence[int]
-    features: Sequence[Tensor] = ()
-    labels: Sequence[Tensor] = ()
+    inputs: Boundary
+    outputs: Boundary
+    features_in: Inbox
+    features_out: Outbox
+    gradients_in: Inbox
+    gradients_out: Outbox
 
 
-@dataclass
-class Outcome:
-    """Contribution of a rank to a mini-batch's loss and correct predictions (last stage only)."""
+class Reduction(Protocol):
+    """Sum of each layer's gradients over the replicas (see `vigmpi.comm.reductions`)."""
 
-    loss: float = 0.0
-    correct: int = 0
-
-
-@dataclass
-class _Tensors:
-    """Tensors passed between the actions of a step, by micro-batch."""
-
-    inputs: dict[int, Tensor] = field(default_factory=dict)
-    outputs: dict[int, Tensor] = field(default_factory=dict)
-    output_gradients: dict[int, Tensor] = field(default_factory=dict)
-    input_gradients: dict[int, Tensor | None] = field(default_factory=dict)
+    def start(self, bucket: int) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Executor:
-    """Interpreter of any schedule's actions for one stage."""
+    """Interpreter of the actions of any schedule for one stage."""
 
+    def __init__(self, stage: Stage, mail: Mail, stopwatch: Stopwatch) -> None:
+        self._stage = stage
+        self._mail = mail
+        self._stopwatch = stopwatch
+
+    def train(
+        self,
+        program: Iterable[Action],
+        batch: Batch,
+        record: StepRecord,
+        reduction: Reduction,
+        statistics: RunningStatistics,
+    ) -> None:
+        """Run a training step; its last sends may still be pending on return."""
+        step = _TrainingStep(self._stage, self._mail, batch, record, reduction, statistics)
+        self._mail.gradients_in.begin_step(batch.sizes)
+        self._run(program, step)
+
+    def evaluate(self, program: Iterable[Action], batch: Batch, record: StepRecord) -> None:
+        """Run forward passes only; the last sends may still be pending on return."""
+        self._run(program, _Step(self._stage, self._mail, batch, record))
+
+    def _run(self, program: Iterable[Action], step: "_Step") -> None:
+        self._mail.features_in.begin_step(step.batch.sizes)
+        for action in program:
+            with self._stopwatch(action.kind, action.micro_batch):
+                step.calls[action.kind](action.micro_batch)
+
+
+class _Step:
+    """Actions of a step without gradients, and the tensors passed between them."""
+
+    def __init__(self, stage: Stage, mail: Mail, batch: Batch, record: StepRecord) -> None:
+        self.batch = batch
+        self._stage, self._mail, self._record = stage, mail, record
+        self._inputs = dict(enumerate(batch.features))
+        self._outputs: dict[int, Tensor] = {}
+        self.calls = {
+            Kind.RECEIVE_FEATURES: self._receive_features,
+            Kind.FORWARD: self._forward,
+            Kind.SEND_FEATURES: self._send_features,
+        }
+
+    def _receive_features(self, i: int) -> None:
+        values = torch.from_numpy(self._mail.features_in.receive(i))
+        self._inputs[i] = self._mail.inputs.from_memory_order(values)
+
+    def _forward(self, i: int) -> None:
+        output = self._stage.evaluate(self._inputs.pop(i), self.batch.micro_batches[i])
+        self._mail.features_in.release(i)
+        self._finish_forward(i, output)
+
+    def _finish_forward(self, i: int, output: Tensor) -> Tensor | None:
+        """Keep the output to be sent; on the last stage, return the gradient of the loss."""
+        if not self.batch.labels:
+            self._outputs[i] = output
+            return None
+        loss = cross_entropy(output, self.batch.labels[i], self.batch.num_images)
+        self._record.add_loss(loss.value, loss.correct)
+        return loss.gradient
+
+    def _send_features(self, i: int) -> None:
+        self._mail.features_out.send(i, _values(self._mail.outputs, self._outputs.pop(i)))
+
+
+class _TrainingStep(_Step):
     def __init__(
         self,
         stage: Stage,
-        features: Channel,
-        gradients: Channel,
-        gradient_sum: GradientSum,
-        stopwatch: Stopwatch,
+        mail: Mail,
+        batch: Batch,
+        record: StepRecord,
+        reduction: Reduction,
+        statistics: RunningStatistics,
     ) -> None:
-        self._stage = stage
-        self._features = features
-        self._gradients = gradients
-        self._gradient_sum = gradient_sum
-        self._stopwatch = stopwatch
-        self._calls = {
-            Kind.RECEIVE_FEATURES: self._receive_features,
-            Kind.SEND_FEATURES: self._send_features,
+        super().__init__(stage, mail, batch, record)
+        self._reduction = reduction
+        self._statistics = statistics
+        self._output_gradients: dict[int, Tensor] = {}
+        self._input_gradients: dict[int, Tensor] = {}
+        self.calls |= {
             Kind.RECEIVE_GRADIENTS: self._receive_gradients,
             Kind.BACKWARD: self._backward,
             Kind.SEND_GRADIENTS: self._send_gradients,
+            Kind.REDUCE: self._reduce,
         }
-        self._forwards = {Phase.TRAIN: self._train_forward, Phase.TEST: self._test_forward}
 
-    def run(self, phase: Phase, actions: Iterable[Action], batch: Batch) -> Outcome:
-        """Run one step; its last sends may still be pending on return."""
-        self._batch = batch
-        self._tensors = _Tensors(inputs=dict(enumerate(batch.features)))
-        self._outcome = Outcome()
-        self._features.post_receives(batch.sizes)
-        if phase is Phase.TRAIN:
-            self._gradients.post_receives(batch.sizes)
-        calls = self._calls | {Kind.FORWARD: self._forwards[phase]}
-        for action in actions:
-            with self._stopwatch(action.kind, action.micro_batch):
-                calls[action.kind](action.micro_batch)
-        return self._outcome
-
-    def _receive_features(self, i: int) -> None:
-        self._tensors.inputs[i] = torch.from_numpy(self._features.receive(i))
-
-    def _train_forward(self, i: int) -> None:
-        self._finish_forward(i, self._stage.forward(i, self._tensors.inputs.pop(i)))
-
-    def _test_forward(self, i: int) -> None:
-        self._finish_forward(i, self._stage.evaluate(self._tensors.inputs.pop(i)))
-
-    def _finish_forward(self, i: int, output: Tensor) -> None:
-        if not self._batch.labels:
-            self._tensors.outputs[i] = output
-            return
-        loss = cross_entropy(output, self._batch.labels[i], self._batch.num_images)
-        self._outcome.loss += loss.value
-        self._outcome.correct += loss.correct
-        self._tensors.output_gradients[i] = loss.gradient
-
-    def _send_features(self, i: int) -> None:
-        self._features.send(i, self._tensors.outputs.pop(i).numpy())
+    def _forward(self, i: int) -> None:
+        output = self._stage.forward(i, self._inputs.pop(i), self.batch.micro_batches[i])
+        self._statistics.keep(i)
+        gradient = self._finish_forward(i, output)
+        if gradient is not None:
+            self._output_gradients[i] = gradient
 
     def _receive_gradients(self, i: int) -> None:
-        self._tensors.output_gradients[i] = torch.from_numpy(self._gradients.receive(i))
+        values = torch.from_numpy(self._mail.gradients_in.receive(i))
+        self._output_gradients[i] = self._mail.outputs.from_memory_order(values)
 
     def _backward(self, i: int) -> None:
-        last = i == len(self._batch.sizes) - 1
-        layer_done = self._gradient_sum.start if last else _do_nothing
-        gradient = self._tensors.output_gradients.pop(i)
-        self._tensors.input_gradients[i] = self._stage.backward(i, gradient, layer_done)
+        last = i == len(self.batch.micro_batches) - 1
+        layer_done = self._reduction.start if last else _do_nothing
+        gradient = self._stage.backward(i, self._output_gradients.pop(i), layer_done)
+        # Both neighbours may now send another micro-batch: this one's buffers are free.
+        self._mail.gradients_in.release(i)
+        self._mail.features_in.release(i)
+        if gradient is not None:
+            self._input_gradients[i] = gradient
 
     def _send_gradients(self, i: int) -> None:
-        gradient = self._tensors.input_gradients.pop(i)
-        assert gradient is not None
-        self._gradients.send(i, gradient.numpy())
+        gradient = self._input_gradients.pop(i)
+        self._mail.gradients_out.send(i, _values(self._mail.inputs, gradient))
+
+    def _reduce(self, i: int) -> None:  # noqa: ARG002
+        self._reduction.finish()
+
+
+def _values(boundary: Boundary, features: Tensor) -> np.ndarray:
+    return boundary.in_memory_order(features).numpy()
 
 
 def _do_nothing(layer: int) -> None:

@@ -1,67 +1,83 @@
 """Loading of a rank's share of each mini-batch during the previous step."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 
-from vigmpi.datasets import Dataset
 from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.datasets.dataset import Indices
-from vigmpi.datasets.order import micro_batches
+from vigmpi.datasets.dataset import Dataset, Indices
+from vigmpi.datasets.order import fixed_permutation, micro_batches, mini_batches, shuffled
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
+from vigmpi.models.layer import Boundary, MicroBatch
 from vigmpi.phase import Phase
-from vigmpi.pipeline.executor import Batch
+from vigmpi.pipeline.batch import Batch
+from vigmpi.position import Position
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Settings of the order and the preparation of the images.
+
+    Attributes:
+        batch_size: images per mini-batch of one replica.
+        seed: seed of the sample order.
+        limits: maximum number of mini-batches of each phase per epoch (0: no limit).
+        augmentation: augmentation of the training images.
+    """
+
+    batch_size: int
+    seed: int
+    limits: Mapping[Phase, int]
+    augmentation: Augmentation = Augmentation()
 
 
 class Loader:
     """Producer of one rank's batches.
 
     Args:
-        replica: index of the rank's replica, which determines its samples.
-        dtype: data type of the node features.
-        first, last: true if the rank runs the first stage, which needs images, or the last stage,
-            which needs labels.
+        rank: rank whose batches are loaded: images on first stages, labels on last stages.
+        inputs: boundary in front of the first layer.
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        augmentation: Augmentation,
-        layout: Layout,
-        replica: int,
-        dtype: torch.dtype,
-        *,
-        first: bool,
-        last: bool,
+        self, dataset: Dataset, layout: Layout, rank: int, inputs: Boundary, config: LoaderConfig
     ) -> None:
         self._dataset = dataset
-        self._augmentation = augmentation
         self._layout = layout
-        self._replica = replica
-        self._dtype = dtype
-        self._first, self._last = first, last
+        self._replica = layout.place(rank).replica
+        self._first, self._last = layout.is_first(rank), layout.is_last(rank)
+        self._inputs = inputs
+        self._config = config
 
-    def prefetch(
-        self, phase: Phase, epoch: int, mini_batches: Iterable[Indices]
-    ) -> Iterator[tuple[Indices, "Future[Batch]"]]:
-        """Yield each mini-batch with its future batch, after starting to load the next one."""
-        upcoming: tuple[Indices, Future[Batch]] | None = None
-        for samples in mini_batches:
-            current, upcoming = upcoming, (samples, self._start(phase, epoch, samples))
+    def batches(self, start: Position) -> "Iterator[Future[Batch]]":
+        """Yield the remaining batches of a phase, each after starting to load the next one."""
+        config, phase = self._config, start.phase
+        num_images = self._dataset.num_images[phase]
+        train = phase is Phase.TRAIN
+        order = shuffled(num_images, config.seed, start.epoch) if train else None
+        remaining = (fixed_permutation(num_images) if order is None else order)[start.num_images :]
+        size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
+        epoch_images = min(num_images, size * (limit or num_images))
+        upcoming: Future[Batch] | None = None
+        for samples in mini_batches(remaining, size, limit, start.step):
+            done = start.num_images / epoch_images
+            current, upcoming = upcoming, self._start(start, samples, done)
             if current:
                 yield current
+            start = start.after(len(samples))
         if upcoming:
             yield upcoming
 
-    def _start(self, phase: Phase, epoch: int, samples: Indices) -> "Future[Batch]":
+    def _start(self, position: Position, samples: Indices, done: float) -> "Future[Batch]":
         future: Future[Batch] = Future()
 
         def run() -> None:
             try:
-                future.set_result(self.load(phase, epoch, samples))
+                future.set_result(self.load(position, samples, done))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -69,22 +85,34 @@ class Loader:
         threading.Thread(target=run, name="loader", daemon=True).start()
         return future
 
-    def load(self, phase: Phase, epoch: int, samples: Indices) -> Batch:
+    def load(self, position: Position, samples: Indices, done: float = 0.0) -> Batch:
         """Load this rank's share of a global mini-batch of these samples.
 
         Raises:
             RuntimeError: if the files have changed since the start of the run. This is not an
                 InputError, which all ranks would have to raise.
         """
-        share = micro_batches(samples, self._layout.replicas, self._layout.chunks)[self._replica]
-        share = [micro_batch for micro_batch in share if len(micro_batch)]
+        phase, epoch = position.phase, position.epoch
+        shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
+        share = [m for m in shares[self._replica] if len(m)]
         try:
             features = [self._features(phase, epoch, m) for m in share if self._first]
             labels = [torch.from_numpy(self._dataset.labels(phase, m)) for m in share if self._last]
         except InputError as error:
             raise RuntimeError(str(error)) from error
-        return Batch(len(samples), [len(m) for m in share], features, labels)
+        return Batch(
+            phase,
+            epoch,
+            position.step,
+            done,
+            len(samples),
+            [len(m) for replica in shares for m in replica],
+            [MicroBatch(m, position.mini_batches) for m in share],
+            features,
+            labels,
+        )
 
     def _features(self, phase: Phase, epoch: int, samples: Indices) -> torch.Tensor:
-        images = self._augmentation(self._dataset.images(phase, samples), phase, epoch, samples)
-        return torch.from_numpy(images).to(self._dtype).flatten(2)
+        images = self._dataset.images(phase, samples)
+        augmented = self._config.augmentation(images, phase, epoch, samples)
+        return self._inputs.conform(torch.from_numpy(augmented).to(self._inputs.dtype))

@@ -5,12 +5,11 @@ import numpy as np
 from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.waiting import wait
-from vigmpi.datasets.order import micro_batches
 from vigmpi.errors import InputError
 from vigmpi.host import available_bytes, resident_bytes
-from vigmpi.layout.layout import Layout
-from vigmpi.models.activation_memory import activation_memory
-from vigmpi.models.study.vig import ViG
+from vigmpi.models.activation_memory import ActivationMemory, activation_memory
+from vigmpi.models.model import Model
+from vigmpi.pipeline.pipeline import PipelineConfig
 
 # The loader reads the next mini-batch's images while the current ones are still in memory.
 _LOADED_BATCHES = 2
@@ -18,36 +17,34 @@ _FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (m
 
 
 class Forecast(NamedTuple):
-    """Bytes at the peak of a training step: for this rank, for all of its host, and available."""
+    """Bytes at the peak of a step: for this rank, for all of its host, and available."""
 
     rank: int
     host: int
     available: int
 
 
-def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: int) -> Forecast:
-    """Forecast the memory of a training step before the first. Collective over the host.
+def forecast_memory(topology: Topology, config: PipelineConfig, model: Model) -> Forecast:
+    """Forecast the memory of a full mini-batch's step before the first. Collective over the host.
 
-    GPipe keeps the tapes of all micro-batches. A layer needs about as much working memory as it
-    keeps of one micro-batch.
+    In training, a stage keeps the tapes of as many micro-batches as its program has in flight. A
+    layer needs about as much working memory as it keeps of one micro-batch.
 
     Raises:
         InputError: if the host has less memory, with the batch size that fits (on its ranks).
     """
-    order = np.arange(batch_size * layout.replicas)
-    share = micro_batches(order, layout.replicas, layout.chunks)[topology.place.replica]
-    sizes = [len(samples) for samples in share]
     # The first rank of the host compiles the kernels; the others then load them from its cache.
     if topology.host.rank > 0:
         wait(topology.host.Ibarrier())
     tape = activation_memory(model)
     if topology.host.rank == 0:
         wait(topology.host.Ibarrier())
-    input_bytes = _LOADED_BATCHES * model.config.image_bytes if topology.place.stage == 0 else 0
-    growing = (tape.image + input_bytes) * sum(sizes) + tape.layer_image * max(sizes)
-    adam = 2 * sum(p.nbytes for p in model.parameters())
-    fixed = tape.fixed * len(sizes) + adam + _FIRST_STEP_BYTES
-    resident = resident_bytes()
+    stage, sizes = topology.place.stage, config.max_sizes(topology.place.replica)
+    growing = _growing_bytes(config, stage, sizes, tape)
+    fixed, resident = _FIRST_STEP_BYTES, resident_bytes()
+    if config.schedule:
+        adam = 2 * sum(p.nbytes for p in model.parameters())
+        fixed += tape.fixed * config.peak_in_flight(stage) + adam
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
     host_growing, host_fixed, host_resident = rows.sum(axis=0)
@@ -55,13 +52,33 @@ def forecast_memory(topology: Topology, layout: Layout, model: ViG, batch_size: 
     forecast = Forecast(int(growing + fixed + resident), int(rows.sum()), int(available))
     if forecast.host > available:
         room = max(0.0, available - host_fixed - host_resident)
-        fitting = int(batch_size * room / host_growing)
-        remedy = "fewer --chunks or --blocks, or more hosts"
-        if fitting >= layout.chunks:
-            remedy = f"--batch-size {fitting}"
-        raise InputError(
-            f"not enough memory for --batch-size {batch_size}: it needs "
-            f"{forecast.host / 2**30:.1f} GiB on a host with {available / 2**30:.1f} GiB "
-            f"available, where at most {fitting} images fit. Use {remedy}."
-        )
+        raise _too_large(config, forecast, int(config.batch_size * room / host_growing))
     return forecast
+
+
+def _growing_bytes(
+    config: PipelineConfig, stage: int, sizes: list[int], tape: ActivationMemory
+) -> int:
+    """Return the bytes that grow with the number of images."""
+    layers, last = config.stages[stage], config.layout.stages - 1
+    inputs, outputs = config.layers[layers[0]].inputs, config.layers[layers[-1]].outputs
+    loaded = _LOADED_BATCHES * inputs.image_bytes * sum(sizes) if stage == 0 else 0
+    directions = 2 if config.schedule else 1
+    messages = sum(
+        directions * boundary.image_bytes * sum(sizes[: config.message_slots(number)])
+        for number, boundary in ((stage - 1, inputs), (stage, outputs))
+        if 0 <= number < last
+    )
+    held = sum(sizes[: config.peak_in_flight(stage)])
+    return loaded + messages + tape.image * held + tape.layer_image * max(sizes)
+
+
+def _too_large(config: PipelineConfig, forecast: Forecast, fitting: int) -> InputError:
+    remedy = "fewer --chunks or --blocks, or more hosts"
+    if fitting >= config.layout.chunks:
+        remedy = f"--batch-size {fitting}"
+    return InputError(
+        f"not enough memory for --batch-size {config.batch_size}: it needs "
+        f"{forecast.host / 2**30:.1f} GiB on a host with {forecast.available / 2**30:.1f} GiB "
+        f"available, where at most {fitting} images fit. Use {remedy}."
+    )

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vigmpi.monitor.activity import Activity
-from vigmpi.record.spans import Span
+from vigmpi.record.timings import Span
 
 
 class Stopwatch:

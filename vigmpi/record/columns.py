@@ -19,6 +19,8 @@ class Column:
 RANKS = (
     Column("replica", "1", "replica that the rank belongs to"),
     Column("stage", "1", "pipeline stage that the rank runs"),
+    Column("first_layer", "1", "first layer of the rank's stage: index into the axis `layer`"),
+    Column("num_layers", "1", "number of layers in the rank's stage"),
     Column("first_block", "1", "first block of the rank's stage, from 0"),
     Column("num_blocks", "1", "number of blocks in the rank's stage"),
     Column("threads", "1", "number of compute threads"),
@@ -39,19 +41,6 @@ STEPS = (
     Column("loss", "1", "mean cross-entropy over the global mini-batch"),
     Column("accuracy", "1", "fraction of the global mini-batch that is classified correctly"),
     Column("finite", "1", "1: the loss and, in training, all gradients are finite", np.uint8),
-)
-
-TIMINGS = (
-    Column("step_s", "s", "wall time of the mini-batch on the rank"),
-    Column("data_s", "s", "wait for the rank's images and labels, which are read one step ahead"),
-    Column("forward_s", "s", "forward passes, including the loss on the last stage"),
-    Column("backward_s", "s", "backward passes"),
-    Column("receive_wait_s", "s", "wait for features and gradients from neighbouring stages"),
-    Column("send_wait_s", "s", "posting of sends to neighbouring stages, and their completion"),
-    Column("gradient_sum_s", "s", "wait for the gradient all-reduce after the last backward pass"),
-    Column("agreement_s", "s", "check on all ranks that the loss and all gradients are finite"),
-    Column("statistics_s", "s", "merging of batch-norm statistics over micro-batches and replicas"),
-    Column("optimizer_s", "s", "Adam step"),
 )
 
 # Axes: mini-batch, replica, layer. Lost replicas are NaN.

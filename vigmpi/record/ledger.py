@@ -1,8 +1,10 @@
 """The ledger: the time of a step on every rank, attributed to columns that add up to the step.
 
-GPipe's closed form is the sum of the stages' times for one micro-batch plus (M - 1) times that
-of the slowest stage, for forward and backward each (Huang et al., "GPipe", NeurIPS 2019). M times
-the slowest stage's time is work; the remainder is the bubble, which no rank can avoid.
+A schedule's least time is that of its longest chain of dependent forwards and backwards, if every
+action takes its measured time and messages take none. For GPipe it is the sum of the stages' times
+for one micro-batch plus (M - 1) times that of the slowest stage, for forward and backward each
+(Huang et al., "GPipe", NeurIPS 2019). The part of it in which the slowest stage does not work is
+the bubble, which no rank can avoid.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,17 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vigmpi.record.columns import Column
+from vigmpi.schedule.action import Action, Kind
+from vigmpi.schedule.kinds import KINDS
 
 Seconds = NDArray[np.float64]
 
 LEDGER = (
     Column("forward_s", "s", "forward passes on the rank"),
     Column("backward_s", "s", "backward passes on the rank"),
-    Column("bubble_s", "s", "closed form of the rank's replica minus its slowest stage's work"),
+    Column("bubble_s", "s", "least time of the rank's replica minus its slowest stage's work"),
     Column(
         "imbalance_s",
         "s",
-        "work of the slowest stage minus that of the rank's stage, plus closed form of the "
+        "work of the slowest stage minus that of the rank's stage, plus least time of the "
         "slowest replica minus that of the rank's replica",
     ),
     Column("network_s", "s", "remaining wait: messages, uneven micro-batches; can be negative"),
@@ -40,36 +44,60 @@ class Ledger(NamedTuple):
     Attributes:
         shares: seconds of each rank in each column of `LEDGER`, [ranks, len(LEDGER)].
         step_s: seconds of the step on the slowest rank; each row of `shares` adds up to it.
-        closed_form_s: GPipe's closed form for the slowest replica, in seconds.
+        least_s: least time of the schedule on the slowest replica, in seconds.
     """
 
     shares: Seconds
     step_s: float
-    closed_form_s: float
+    least_s: float
 
 
-def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) -> Ledger:
+def least_seconds(
+    work: Sequence[tuple[Action, Sequence[int]]], forward: Seconds, backward: Seconds
+) -> Seconds:
+    """Return the least time of a schedule on each replica, [replicas].
+
+    Args:
+        work: result of `vigmpi.schedule.program.dependencies`.
+        forward, backward: seconds of one action on each stage, [replicas, stages].
+    """
+    ends: list[Seconds] = []
+    for action, sources in work:
+        seconds = forward if action.kind is Kind.FORWARD else backward
+        begins = np.max([ends[source] for source in sources], axis=0) if sources else 0.0
+        ends.append(begins + seconds[:, action.stage])
+    return np.max(ends, axis=0)
+
+
+def ledger(
+    timings: Mapping[str, Seconds],
+    shape: tuple[int, int],
+    work: Sequence[tuple[Action, Sequence[int]]],
+) -> Ledger:
     """Attribute the time of a mini-batch to the columns of `LEDGER`.
 
     All ranks finish a step together, so the slowest rank's wall time is that of all. A rank that
     waits for another rank's data or optimizer spends this time in the same column.
 
     Args:
-        timings: the columns `TIMINGS` of the record in seconds, [ranks] each.
-        micro_batches: number of micro-batches in a replica's mini-batch.
+        timings: the timing columns of the record in seconds, [ranks] each.
+        shape: numbers of replicas and stages.
+        work: result of `vigmpi.schedule.program.dependencies` for the step's programs.
     """
-    by_replica = {name: values.reshape(replicas, -1) for name, values in timings.items()}
+    by_replica = {name: values.reshape(shape) for name, values in timings.items()}
+    micro_batches = 1 + max(action.micro_batch for action, _ in work)
     forward, backward = by_replica["forward_s"], by_replica["backward_s"]
-    slowest = forward.max(axis=1) + backward.max(axis=1)
-    bubble = ((forward + backward).sum(axis=1) - slowest) / micro_batches
-    closed_form = bubble + slowest
-    lag = closed_form.max() - closed_form
+    slowest = (forward + backward).max(axis=1)
+    least = least_seconds(work, forward / micro_batches, backward / micro_batches)
+    bubble = least - slowest
+    lag = least.max() - least
     # The agreement synchronizes all ranks after the gradient sum. The last rank to arrive waits
     # for no other, so its time (the minimum) excludes lateness. The same holds for the replicas,
     # which synchronize once more over the statistics.
     reduction = (by_replica["gradient_sum_s"] + by_replica["agreement_s"]).min()
     statistics = by_replica["statistics_s"].min(axis=0)
-    measured = np.sum([v for name, v in by_replica.items() if name != "step_s"], axis=0)
+    parts = {kind.column for kind in KINDS.values()} - {"", "step_s"}
+    measured = np.sum([by_replica[name] for name in sorted(parts)], axis=0)
     columns = {
         "forward_s": forward,
         "backward_s": backward,
@@ -85,9 +113,9 @@ def ledger(timings: Mapping[str, Seconds], replicas: int, micro_batches: int) ->
     step_s = float(timings["step_s"].max())
     by_rank["network_s"] = step_s - np.sum(list(by_rank.values()), axis=0)
     shares = np.array([by_rank[column.name] for column in LEDGER]).T
-    return Ledger(shares, step_s, float(closed_form.max()))
+    return Ledger(shares, step_s, float(least.max()))
 
 
 def mean(ledgers: Sequence[Ledger]) -> Ledger:
-    shares, step_s, closed_form_s = zip(*ledgers, strict=True)
-    return Ledger(np.mean(shares, axis=0), float(np.mean(step_s)), float(np.mean(closed_form_s)))
+    shares, step_s, least_s = zip(*ledgers, strict=True)
+    return Ledger(np.mean(shares, axis=0), float(np.mean(step_s)), float(np.mean(least_s)))

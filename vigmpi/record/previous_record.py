@@ -6,9 +6,9 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
-from vigmpi.record.columns import FORMAT, LAYERS, STEPS, TIMINGS, TRACE
+from vigmpi.record.columns import FORMAT, LAYERS, STEPS, TRACE
+from vigmpi.record.timings import timing_columns
 
-_GROUPS = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
 # h5py raises any of these for a damaged file.
 _DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 
@@ -63,7 +63,8 @@ def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     numbers = file["mini_batch"][: int(file.attrs["steps_done"])]
     keep = np.count_nonzero(numbers < mini_batches)
     rows = {"mini_batch": numbers[:keep]}
-    for group, columns in _GROUPS.items():
+    groups = {"steps": STEPS, "timings": timing_columns(), "layers": LAYERS}
+    for group, columns in groups.items():
         for name in (f"{group}/{column.name}" for column in columns):
             rows[name] = file[name][:keep]
     if {len(values) for values in rows.values()} != {keep}:

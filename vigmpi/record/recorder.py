@@ -3,7 +3,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,11 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError, RankError, error_reason
-from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TIMINGS, TRACE, Column
+from vigmpi.layout.layout import Layout
+from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
+from vigmpi.record.step_record import StepRecord
+from vigmpi.record.timings import timing_columns
 
 _FLUSH_S = 2.0
 _CHUNK_ROWS = 256
@@ -24,28 +26,6 @@ _AXES = {
     "layer": "layer of the model: a block or the head",
     "mini_batch": "mini-batch of the run, from 0, in training and tests",
 }
-_GROUPS: dict[str, tuple[tuple[Column, ...], list[str]]] = {
-    "steps": (STEPS, ["mini_batch"]),
-    "timings": (TIMINGS, ["mini_batch", "rank"]),
-    "layers": (LAYERS, ["mini_batch", "replica", "layer"]),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """Recorded values of one mini-batch.
-
-    Attributes:
-        step: a value for each column of `STEPS`.
-        timings: seconds, [ranks, len(TIMINGS)].
-        layers: seconds, [replicas, len(LAYERS), layers].
-        peak_rss_bytes: peak resident set size, [ranks].
-    """
-
-    step: Mapping[str, Any]
-    timings: np.ndarray
-    layers: np.ndarray
-    peak_rss_bytes: np.ndarray
 
 
 class Recorder:
@@ -58,6 +38,7 @@ class Recorder:
 
     Args:
         attributes: attributes by name of their group; "" for those of the file.
+        layout: layout that the run started with.
         ranks: a value for each rank in each column of `RANKS`, [ranks] each.
         layers: names of the model's layers.
         resume_from: number of mini-batches completed at the checkpoint from which the run
@@ -73,16 +54,16 @@ class Recorder:
         self,
         path: Path,
         attributes: Mapping[str, Mapping[str, Any]],
+        layout: Layout,
         ranks: Mapping[str, np.ndarray],
         layers: Sequence[str],
         *,
         overwrite: bool = False,
         resume_from: int = 0,
     ) -> None:
-        num_ranks, num_replicas = len(ranks["replica"]), int(max(ranks["replica"])) + 1
         axes = {
-            "rank": np.arange(num_ranks, dtype=np.int32),
-            "replica": np.arange(num_replicas, dtype=np.int32),
+            "rank": np.arange(layout.ranks, dtype=np.int32),
+            "replica": np.arange(layout.replicas, dtype=np.int32),
             "layer": np.array(layers, dtype="S"),
         }
         previous = None
@@ -91,6 +72,7 @@ class Recorder:
             previous = _read_previous(path, run, resume_from, axes, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if previous else path
         self._path = path
+        self._layout = layout
         # Open datasets are kept: on deletion h5py writes their buffers and ignores errors.
         self._extendible: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or previous is not None)
@@ -100,12 +82,16 @@ class Recorder:
         self._make_axes(axes)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
-        self.add_ranks("ranks", PEAK, np.zeros(num_ranks, PEAK.dtype))
+        self.add_ranks("ranks", PEAK, np.zeros(layout.ranks, PEAK.dtype))
         self._peak = self._file[f"ranks/{PEAK.name}"]
-        for group, (columns, names) in _GROUPS.items():
+        for group, columns, names in (
+            ("steps", STEPS, ["mini_batch"]),
+            ("timings", timing_columns(), ["mini_batch", "rank"]),
+            ("layers", LAYERS, ["mini_batch", "replica", "layer"]),
+        ):
             for column in columns:
                 self._make(group, column, names)
-        self._rows: list[Row] = []
+        self._rows: list[tuple[Mapping[str, Any], np.ndarray]] = []  # of steps, and of all ranks
         self._spans: list[np.ndarray] = []
         self._flushed_at = 0.0
         self._next = resume_from
@@ -137,9 +123,18 @@ class Recorder:
             if column.name in clocks:
                 self.add_ranks("trace", column, clocks[column.name])
 
-    def add(self, row: Row) -> None:
-        """Add a mini-batch, to be written at the next flush."""
-        self._rows.append(row)
+    def add(self, record: StepRecord, original_ranks: Sequence[int], *, warm_up: bool) -> None:
+        """Add a mini-batch, to be written at the next flush.
+
+        Args:
+            record: numbers of all present ranks.
+            original_ranks: their ranks in `layout`; lost ranks are recorded as NaN.
+            warm_up: true for the first mini-batch of a phase after a start or resume.
+        """
+        ranks = np.empty(self._layout.ranks, record.ranks.dtype)
+        ranks.view(np.float64)[:] = np.nan
+        ranks[original_ranks] = record.ranks
+        self._rows.append((record.as_row(warm_up=warm_up), ranks))
         if time.monotonic() - self._flushed_at > _FLUSH_S:
             self.flush()
 
@@ -170,12 +165,15 @@ class Recorder:
         if self._rows:
             self._append("mini_batch", np.arange(self._next, self._next + len(self._rows)))
             for column in STEPS:
-                self._append(f"steps/{column.name}", [row.step[column.name] for row in self._rows])
-            for i, column in enumerate(TIMINGS):
-                self._append(f"timings/{column.name}", [row.timings[:, i] for row in self._rows])
+                self._append(f"steps/{column.name}", [step[column.name] for step, _ in self._rows])
+            ranks = np.array([ranks for _, ranks in self._rows])
+            for i, column in enumerate(timing_columns()):
+                self._append(f"timings/{column.name}", ranks["timings"][:, :, i])
+            by_stage = ranks["layers"].reshape(-1, *self._layout.shape, *ranks["layers"].shape[2:])
+            by_replica = np.fmax.reduce(by_stage, axis=2)
             for i, column in enumerate(LAYERS):
-                self._append(f"layers/{column.name}", [row.layers[:, i] for row in self._rows])
-            self._peak[:] = self._rows[-1].peak_rss_bytes
+                self._append(f"layers/{column.name}", by_replica[:, :, i])
+            self._peak[:] = np.nan_to_num(ranks["peak_rss_bytes"][-1]).astype(np.int64)
 
     @property
     def is_open(self) -> bool:

@@ -1,11 +1,13 @@
+from collections.abc import Sequence
+
 import numpy as np
+from mpi4py import MPI
 
 from vigmpi.comm.clock import compare_clocks
 from vigmpi.comm.collectives import allgather_rows
-from vigmpi.comm.topology import Topology
-from vigmpi.record.spans import COLUMNS, Span
+from vigmpi.record.timings import Span, timed_kinds
+from vigmpi.schedule.action import Kind
 
-KINDS = tuple(map(str, COLUMNS))
 _WIDTH = 4  # kind, micro-batch, start, end
 
 
@@ -13,25 +15,27 @@ class Trace:
     """Collector of all ranks' spans, by rank 0's clock. All its methods are collective.
 
     Args:
-        chunks: maximum number of micro-batches in a replica's mini-batch.
+        num_actions: largest number of a schedule's actions in a step of any stage.
         mini_batches: number of mini-batches that the run completed before the trace begins.
 
     Attributes:
         clock: offsets of the ranks' clocks and their error bounds.
+        num_spans: largest number of spans of a rank in a step.
     """
 
-    def __init__(self, topology: Topology, chunks: int, mini_batches: int = 0) -> None:
-        self._world = topology.world
-        self._buffer = np.empty((6 * chunks + len(KINDS), _WIDTH))
-        self.clock = compare_clocks(self._world)
+    def __init__(self, world: MPI.Intracomm, num_actions: int, mini_batches: int = 0) -> None:
+        self._world = world
+        self._kinds = {kind: number for number, kind in enumerate(timed_kinds())}
+        self.num_spans = num_actions + len(self._kinds.keys() - set(Kind))
+        self._buffer = np.empty((self.num_spans, _WIDTH))
+        self.clock = compare_clocks(world)
         self._origin: float | None = None
         self._mini_batches = mini_batches
 
-    def gather(self, spans: list[Span]) -> np.ndarray:
+    def gather(self, spans: Sequence[Span]) -> np.ndarray:
         """Return all ranks' spans of a mini-batch, [spans, len(TRACE)]."""
         self._buffer[:] = np.nan
-        for row, span in zip(self._buffer, spans, strict=False):
-            row[:] = KINDS.index(span.kind), span.micro_batch, span.start, span.end
+        self._buffer[: len(spans)] = [(self._kinds[span.kind], *span[1:]) for span in spans]
         rows = allgather_rows(self._world, self._buffer)
         rows[:, :, 2:] -= self.clock.offset[:, None, None]
         if self._origin is None:

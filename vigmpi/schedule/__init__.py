@@ -1,14 +1,13 @@
-"""Schedules: generators of a stage's actions in a step, and the insertion of their messages."""
+"""Schedules: generators of a stage's work in a training step, by name."""
 
 from collections.abc import Callable, Iterator
 
-from vigmpi.phase import Phase
-from vigmpi.schedule.action import Action, Kind
-from vigmpi.schedule.gpipe import forward_only, gpipe
-from vigmpi.schedule.messages import with_messages
+from vigmpi.schedule.action import Action
+from vigmpi.schedule.gpipe import gpipe
 
-__all__ = ["SCHEDULES", "Action", "Kind", "Schedule", "with_messages"]
-
+# Function from a stage, the number of stages and the number of micro-batches to the forward and
+# backward actions of that stage. Each kind takes the micro-batches in ascending order, because
+# the order of summation fixes the bits of the gradients.
 Schedule = Callable[[int, int, int], Iterator[Action]]
 
-SCHEDULES: dict[Phase, Schedule] = {Phase.TRAIN: gpipe, Phase.TEST: forward_only}
+SCHEDULES: dict[str, Schedule] = {"gpipe": gpipe}

@@ -6,13 +6,12 @@ from vigmpi.schedule.action import Action, Kind
 def gpipe(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
     """Yield all forwards, then all backwards (Huang et al., "GPipe", NeurIPS 2019)."""
     for i in range(chunks):
-        yield Action(Kind.FORWARD, i)
-    # Every schedule runs them in ascending order: the order of summation fixes the gradients' bits.
+        yield Action(stage, Kind.FORWARD, i)
     for i in range(chunks):
-        yield Action(Kind.BACKWARD, i)
+        yield Action(stage, Kind.BACKWARD, i)
 
 
 def forward_only(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
-    """Yield all forwards: the schedule of the test phase."""
+    """Yield all forwards: the schedule of an evaluation."""
     for i in range(chunks):
-        yield Action(Kind.FORWARD, i)
+        yield Action(stage, Kind.FORWARD, i)

@@ -33,7 +33,7 @@ def ledger_table(
     columns: Sequence[str],
     shares: NDArray[np.float64],
     step_s: float,
-    closed_form_s: float,
+    least_s: float,
 ) -> str:
     """Return the ledger of a phase as percentages of a mini-batch's time, one row per stage.
 
@@ -45,8 +45,8 @@ def ledger_table(
     names = [column.removesuffix("_s").replace("_", " ") for column in columns]
     widths = [max(7, len(name) + 2) for name in names]
     lines = [
-        f"{phase}: % of a mini-batch's {step_s:.3f} s (closed form of the pipeline: "
-        f"{closed_form_s:.3f} s)",
+        f"{phase}: % of a mini-batch's {step_s:.3f} s (least time of the schedule: "
+        f"{least_s:.3f} s)",
         "stage" + "".join(f"{name:>{w}}" for name, w in zip(names, widths, strict=True)),
     ]
     for stage, row in enumerate(percent):

@@ -2,14 +2,16 @@ import re
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
-from vigmpi.cli.config import DATASETS as NAMES
 from vigmpi.cli.config import RunConfig
 from vigmpi.cli.parse import parse_config, parse_predict
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
+from vigmpi.models import MODELS
+from vigmpi.schedule import SCHEDULES
 
 
 def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
@@ -78,8 +80,24 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str], command
         assert is_described == (command in option.metadata.get("commands", ())), flag
 
 
-def test_the_dataset_option_offers_exactly_the_existing_data_sets() -> None:
-    assert tuple(DATASETS) == NAMES
+def test_every_named_model_and_data_set_exists() -> None:
+    for target in (*MODELS.values(), *DATASETS.values()):
+        assert callable(resolve_name(target))
+
+
+def test_a_model_data_set_or_schedule_that_is_registered_becomes_an_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for option, table in (("model", MODELS), ("dataset", DATASETS), ("schedule", SCHEDULES)):
+        with pytest.raises(InputError, match=f"invalid value for --{option}: 'new'"):
+            parse_config([f"--{option}", "new"])
+        monkeypatch.setitem(table, "new", "a.module:function")
+        assert getattr(parse_config([f"--{option}", "new"]), option) == "new"
+
+
+def test_split_and_split_after_exclude_each_other() -> None:
+    with pytest.raises(InputError, match=r"incompatible options: --split and --split-after\."):
+        parse_config(["--stages", "2", "--split", "4,4", "--split-after", "block 3"])
 
 
 @pytest.mark.parametrize("arguments", [["evaluate"], ["predict", "cat.png"]])

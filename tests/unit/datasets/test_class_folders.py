@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.images import write_image_files
-from vigmpi.datasets import DATASETS
+from vigmpi.datasets import open_dataset
 from vigmpi.datasets.class_folders import ClassFolders
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.errors import InputError
@@ -16,7 +16,7 @@ CLASSES, SIDES = ["owl", "cat", "ant"], (9, 12)
 
 
 def opened(folder: Path) -> Dataset:
-    dataset = DATASETS["folder"](folder, 0)
+    dataset = open_dataset("folder", folder, 0)
     dataset.prepare(download=False)
     dataset.load(images=True, labels=True)
     return dataset

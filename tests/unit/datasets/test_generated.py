@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from vigmpi.datasets import DATASETS
+from vigmpi.datasets import open_dataset
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.phase import Phase
 
 
 def opened(name: str, seed: int = 0) -> Dataset:
-    dataset = DATASETS[name](Path("nowhere"), seed)
+    dataset = open_dataset(name, Path("nowhere"), seed)
     dataset.prepare(download=False)
     dataset.load(images=True, labels=True)
     return dataset

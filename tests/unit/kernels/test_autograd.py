@@ -115,7 +115,7 @@ def test_fp32_errors_are_a_few_roundings_of_the_sum_of_absolute_terms() -> None:
 @pytest.mark.parametrize("lattice", [True, False])
 def test_results_are_bitwise_identical_for_any_number_of_threads(lattice: bool) -> None:
     x, _, a, b, v, c, dy = inputs((19, 32, 32, 3, 24, 3), lattice=lattice)
-    graph = PixelLattice(32, 32) if lattice else None
+    graph = PixelLattice(32, 32)
     norm = Norm(torch.rand(3), torch.rand(3), 1e-5)
     before, results = torch.get_num_threads(), []
     try:
@@ -127,7 +127,7 @@ def test_results_are_bitwise_identical_for_any_number_of_threads(lattice: bool) 
             def collapse(m: Moments, a: Tensor = a_, b: Tensor = b_) -> tuple[Tensor, Tensor]:
                 return a * (m.mean.sum() + m.covariance.mean()).float(), b
 
-            y, moments = residual(x_, collapse, [a_, b_], (v_, c), norm, graph)
+            y, moments = residual(x_, collapse, [a_, b_], (v_, c), norm, graph, convolution=lattice)
             y.backward(dy)
             results.append([y.detach(), *(leaf.grad for leaf in leaves), *moments[1:]])
     finally:

@@ -10,9 +10,9 @@ STEP = """
 import sys
 import numpy as np
 import torch
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.model import build
 
-model = ViG(ViGConfig(blocks=1)).train()
+model = build(blocks=1).train()
 images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(int(sys.argv[2])))
 model(images).square().sum().backward()
 gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

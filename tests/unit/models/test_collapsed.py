@@ -5,7 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from vigmpi.models.activation_memory import activation_memory
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.model import Model
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.layers import vig_layers
 
 CONFIGS = [
     ViGConfig(blocks=2, image_size=(12, 9)),
@@ -27,7 +29,7 @@ class Result:
         *,
         train: bool,
     ) -> None:
-        model = ViG(config, backend=backend).to(dtype)
+        model = Model(vig_layers(config, backend=backend)).to(dtype)
         images = images.to(dtype)
         if not train:
             model(images)
@@ -85,11 +87,11 @@ def test_evaluation_follows_every_weight_and_statistic_that_changes(
     dtype: torch.dtype, rtol: float, tolerance: float
 ) -> None:
     """Compare with the reference, with an absolute tolerance relative to the largest logit."""
-    model = ViG(CONFIGS[0]).to(dtype).eval()
-    reference = ViG(CONFIGS[0], backend="reference").double().eval()
+    model = Model(vig_layers(CONFIGS[0])).to(dtype).eval()
+    reference = Model(vig_layers(CONFIGS[0], backend="reference")).double().eval()
     images = torch.rand(2, 3, *CONFIGS[0].image_size, dtype=dtype)
-    for name, tensor in model.blocks.state_dict(keep_vars=True).items():
-        if tensor.is_floating_point():
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name.startswith("blocks.") and tensor.is_floating_point():
             tensor.add_(0.1 * torch.rand_like(tensor))
             reference.load_state_dict(model.state_dict())
             exact = reference(images.double())
@@ -101,5 +103,8 @@ def test_evaluation_follows_every_weight_and_statistic_that_changes(
 def test_saved_activations_contain_no_hidden_layer() -> None:
     config = ViGConfig(blocks=3)
     plane = 4 * config.channels * config.num_nodes
-    assert activation_memory(ViG(config)).image <= 4 * config.blocks * plane + 10_000
-    assert activation_memory(ViG(config, backend="reference")).image > 500 * config.blocks * plane
+    assert activation_memory(Model(vig_layers(config))).image <= 4 * config.blocks * plane + 10_000
+    assert (
+        activation_memory(Model(vig_layers(config, backend="reference"))).image
+        > 500 * config.blocks * plane
+    )

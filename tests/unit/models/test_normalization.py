@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from vigmpi.models.layer import MicroBatch
+from vigmpi.models.model import Model
 from vigmpi.models.normalization import LinearBeforeNorm, MicroBatchNorm, merge_moments
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.layers import vig_layers
+from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage
 
 SMALL = ViGConfig(blocks=2, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image_size=(4, 3))
@@ -33,16 +37,14 @@ def test_merged_moments_are_those_of_all_values(sizes: list[int], offset: float)
 
 
 def test_one_micro_batch_updates_running_statistics_as_torch_does() -> None:
-    features = torch.rand(5, 3, 4, 3).flatten(2)
-    staged, plain = ViG(SMALL), ViG(SMALL)
-    stage = Stage(staged, chunks=1, first=True)
+    staged, plain = Model(vig_layers(SMALL)), Model(vig_layers(SMALL))
+    statistics, stage = RunningStatistics(staged, chunks=1), Stage(staged, first=True)
     for _ in range(3):
-        stage.forward(0, features)
-        stage.update_running(np.array([5]), stage.moments.numpy())
-        for layer in plain.layers():
-            features = layer.forward(features, plain.graph)
-        features = torch.rand(5, 3, 4, 3).flatten(2)
-        torch.manual_seed(0)
+        images = torch.rand(5, 3, 4, 3)
+        stage.forward(0, images, MicroBatch(np.arange(5), 0))
+        statistics.keep(0)
+        statistics.update(np.array([5]), statistics.moments.numpy())
+        plain(images)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(staged.state_dict()[name], value, msg=name)
 
@@ -52,18 +54,20 @@ def test_running_statistics_are_those_of_the_mini_batch(sizes: list[int]) -> Non
     """Check the first norm, whose input does not depend on the micro-batches."""
     torch.set_default_dtype(torch.float64)
     try:
-        model = ViG(SMALL)
-        features = 100 + torch.rand(sum(sizes), 3, 4, 3).flatten(2)
-        stage = Stage(model, chunks=len(sizes), first=True)
-        for i, micro_batch in enumerate(features.split(sizes)):
-            if len(micro_batch):
-                stage.forward(i, micro_batch)
-        stage.update_running(np.array(sizes), stage.moments.numpy())
+        model = Model(vig_layers(SMALL))
+        images = 100 + torch.rand(sum(sizes), 3, 4, 3)
+        statistics = RunningStatistics(model, chunks=len(sizes))
+        stage = Stage(model, first=True)
+        for i, share in enumerate(images.split(sizes)):
+            if len(share):
+                stage.forward(i, share, MicroBatch(np.arange(len(share)), 0))
+                statistics.keep(i)
+        statistics.update(np.array(sizes), statistics.moments.numpy())
     finally:
         torch.set_default_dtype(torch.float32)
-    linear, norm = model.get_submodule("blocks.0.grapher.fc1").children()
+    linear, norm = model.layer_modules[0].get_submodule("grapher.fc1").children()
     assert isinstance(norm, MicroBatchNorm)
-    values = linear(features.transpose(1, 2)).flatten(0, 1)
+    values = linear(images.flatten(2).transpose(1, 2)).flatten(0, 1)
     torch.testing.assert_close(norm.running_mean, 0.1 * values.mean(dim=0))
     torch.testing.assert_close(norm.running_var, 0.9 + 0.1 * values.var(dim=0))
     assert norm.num_batches_tracked == 1

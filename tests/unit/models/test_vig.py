@@ -6,8 +6,10 @@ import torch
 from scipy.special import erf
 from torch import nn
 
+from vigmpi.models.model import Model, build
 from vigmpi.models.normalization import MicroBatchNorm
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.layers import vig_layers
 
 SMALL = ViGConfig(blocks=3, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image_size=(4, 3))
 
@@ -17,9 +19,9 @@ def parameters(module: nn.Module) -> int:
 
 
 def test_the_default_model_has_the_studys_number_of_parameters() -> None:
-    model = ViG()
+    model = build()
     assert parameters(model) == 1_120_410
-    assert [parameters(block) for block in model.blocks.values()] == [138_258] * 8
+    assert [parameters(block) for block in model.layer_modules[:-1]] == [138_258] * 8
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -33,15 +35,13 @@ def test_parameters_are_named_as_in_the_published_code() -> None:
         conv = f"blocks.{i}.grapher.graph_conv"
         names |= {f"{conv}.lin_rel.weight", f"{conv}.lin_rel.bias", f"{conv}.lin_root.weight"}
     for backend in ("fast", "reference"):
-        assert set(ViG(backend=backend).state_dict()) == names
+        assert set(build(backend=backend).state_dict()) == names
 
 
 def test_a_stage_has_its_own_blocks_with_the_weights_of_the_full_model() -> None:
-    complete = ViG(SMALL, seed=5).state_dict()
-    stages = [
-        ViG(SMALL, range(2), head=False, seed=5).state_dict(),
-        ViG(SMALL, range(2, 3), seed=5).state_dict(),
-    ]
+    layers = vig_layers(SMALL, seed=5)
+    complete = Model(layers).state_dict()
+    stages = [Model(layers[:2]).state_dict(), Model(layers[2:]).state_dict()]
     assert not stages[0].keys() & stages[1].keys()
     assert {name.split(".")[1] for name in stages[0]} == {"0", "1"}
     for name, value in (stages[0] | stages[1]).items():
@@ -51,13 +51,13 @@ def test_a_stage_has_its_own_blocks_with_the_weights_of_the_full_model() -> None
 
 def test_blocks_and_seeds_draw_different_weights() -> None:
     name = "grapher.graph_conv.lin_rel.weight"
-    first, second = ViG(SMALL, seed=0), ViG(SMALL, seed=1)
-    a, b = (first.blocks[i].get_parameter(name) for i in ("0", "1"))
+    first, second = (Model(vig_layers(SMALL, seed=seed)).layer_modules for seed in (0, 1))
+    a, b = (first[i].get_parameter(name) for i in (0, 1))
     assert not torch.equal(a, b)
-    assert not torch.equal(a, second.blocks["0"].get_parameter(name))
+    assert not torch.equal(a, second[0].get_parameter(name))
 
 
-def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
+def dense_vig(model: Model, config: ViGConfig, images: np.ndarray) -> np.ndarray:
     """Evaluate the model's formulas in numpy, with a dense adjacency matrix."""
     state = {name: value.double().numpy() for name, value in model.state_dict().items()}
     _, _, height, width = images.shape
@@ -78,7 +78,7 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
         return y * state[f"{name}.1.weight"] + state[f"{name}.1.bias"]
 
     x = images.reshape(*images.shape[:2], -1).swapaxes(1, 2)
-    for i in range(model.config.blocks):
+    for i in range(config.blocks):
         block, conv = f"blocks.{i}", f"blocks.{i}.grapher.graph_conv"
         y = linear_norm(x, f"{block}.grapher.fc1")
         y = (
@@ -89,7 +89,7 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
         x = x + linear_norm(gelu(y), f"{block}.grapher.fc2")
         y = gelu(linear_norm(x, f"{block}.ffn.fc1"))
         x = x + linear_norm(y, f"{block}.ffn.fc2")
-    pooled = x.mean(axis=1) if model.config.readout == "mean" else x.sum(axis=1)
+    pooled = x.mean(axis=1) if config.readout == "mean" else x.sum(axis=1)
     y = gelu(pooled @ state["fc1.weight"].T + state["fc1.bias"])
     return y @ state["fc2.weight"].T + state["fc2.bias"]
 
@@ -98,7 +98,8 @@ def dense_vig(model: ViG, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("backend", ["fast", "reference"])
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_matches_its_formulas(training: bool, backend: str, readout: str) -> None:
-    model = ViG(replace(SMALL, readout=readout), backend=backend).double()
+    config = replace(SMALL, readout=readout)
+    model = Model(vig_layers(config, backend=backend)).double()
     random = np.random.default_rng()
     with torch.no_grad():
         for norm in model.modules():
@@ -107,7 +108,7 @@ def test_the_model_matches_its_formulas(training: bool, backend: str, readout: s
                     assert tensor is not None
                     tensor.copy_(torch.from_numpy(random.uniform(0.5, 2, tensor.shape)))
     images = random.random((4, 3, 4, 3))
-    expected = dense_vig(model.train(training), images)
+    expected = dense_vig(model.train(training), config, images)
     np.testing.assert_allclose(
         model(torch.from_numpy(images)).detach().numpy(), expected, rtol=1e-10, atol=1e-10
     )
@@ -115,4 +116,4 @@ def test_the_model_matches_its_formulas(training: bool, backend: str, readout: s
 
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="'fast' or 'reference', not 'collapsed'"):
-        ViG(SMALL, backend="collapsed")
+        vig_layers(SMALL, backend="collapsed")

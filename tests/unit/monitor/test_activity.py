@@ -1,13 +1,18 @@
 from vigmpi.layout.layout import Layout
-from vigmpi.monitor.activity import ACTIONS, Activity, describe_rank
+from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.pipeline.stopwatch import Stopwatch
-from vigmpi.record.spans import COLUMNS
+from vigmpi.record.timings import TIMINGS
+from vigmpi.schedule.action import Kind
+from vigmpi.schedule.kinds import KINDS
 
 LAYOUT = Layout(stages=3, replicas=2, chunks=2)
 
 
-def test_every_timed_action_has_a_description() -> None:
-    assert not COLUMNS.keys() - ACTIONS.keys()
+def test_every_action_is_described_and_timed() -> None:
+    assert not set(Kind) - KINDS.keys()
+    columns = {kind.column for kind in KINDS.values() if kind.column}
+    assert columns == {name for name, timing in TIMINGS.items() if timing.measure is None}
+    assert all(KINDS[kind].column for kind in Kind)
 
 
 def test_a_failed_action_remains_current() -> None:
@@ -45,14 +50,14 @@ def test_durations_of_mini_batches_are_kept() -> None:
 
 def test_a_rank_waits_for_neighbours_replicas_or_all_ranks() -> None:
     def waits_for(kind: str, rank: int) -> list[int]:
-        return ACTIONS[kind].waits_for(LAYOUT, rank)
+        return KINDS[kind].waits_for(LAYOUT, rank)
 
     assert [waits_for("rF", rank) for rank in (0, 1, 5)] == [[], [0], [4]]
     assert [waits_for("rB", rank) for rank in (0, 2, 4)] == [[1], [], [5]]
     assert waits_for("sF", 4) == waits_for("rB", 4)
     assert waits_for("sB", 4) == waits_for("rF", 4)
     assert waits_for("last sends", 1) == [0, 2]
-    assert waits_for("gradient sum", 4) == [1]
+    assert waits_for("R", 4) == [1]
     assert waits_for("timings", 2) == [0, 1, 3, 4, 5]
 
 

@@ -7,20 +7,25 @@ import torch
 
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
-from vigmpi.datasets.order import micro_batches
+from vigmpi.datasets.order import fixed_permutation, micro_batches
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
+from vigmpi.models.layer import Boundary
 from vigmpi.phase import Phase
-from vigmpi.pipeline.loader import Loader
+from vigmpi.pipeline.loader import Loader, LoaderConfig
+from vigmpi.position import Position
 
-LAYOUT = Layout(stages=2, replicas=2, chunks=3)
-STEPS = [np.arange(0, 10), np.arange(10, 20), np.arange(20, 25)]
+LAYOUT = Layout(stages=3, replicas=2, chunks=3)
+START = Position(mini_batches=7, phase=Phase.TEST)
+ORDER = fixed_permutation(25)
+STEPS = [ORDER[:10], ORDER[10:20], ORDER[20:]]
 
 
 class Numbered(Dataset):
     """Images and labels equal to the sample's index; it logs the samples that are read."""
 
     image_size = (2, 2)
+    num_images = {Phase.TRAIN: 25, Phase.TEST: 25}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__(Path(), 0)
@@ -43,30 +48,44 @@ class Numbered(Dataset):
             assert self._changed.wait_for(lambda: sample in self.read, timeout=20)
 
 
-def loader(dataset: Dataset, replica: int = 0, *, first: bool = True, last: bool = True) -> Loader:
-    augmentation = Augmentation()
-    return Loader(dataset, augmentation, LAYOUT, replica, torch.float32, first=first, last=last)
+def loader(dataset: Dataset, rank: int = 0, layout: Layout = LAYOUT, crop: int = 0) -> Loader:
+    limits = {Phase.TRAIN: 0, Phase.TEST: 0}
+    config = LoaderConfig(5, 0, limits, Augmentation(crop=crop))
+    return Loader(dataset, layout, rank, Boundary((3, 2, 2)), config)
 
 
 @pytest.mark.parametrize("replica", [0, 1])
 def test_a_rank_loads_its_replicas_share_in_order(replica: int) -> None:
-    batches = list(loader(Numbered(), replica).prefetch(Phase.TRAIN, 0, STEPS))
-    assert len(batches) == 3
-    for (samples, future), expected in zip(batches, STEPS, strict=True):
-        np.testing.assert_array_equal(samples, expected)
-        batch = future.result()
-        assert batch.num_images == len(expected)
-        pixels = torch.cat(list(batch.features))[:, 0, 0].int().tolist()
-        assert pixels == torch.cat(list(batch.labels)).tolist()
+    rank = LAYOUT.stages * replica
+    images, labels = (list(loader(Numbered(), r).batches(START)) for r in (rank, rank + 2))
+    assert len(images) == len(labels) == 3
+    for number, expected in enumerate(STEPS):
+        first, last = images[number].result(), labels[number].result()
+        assert first.num_images == last.num_images == len(expected)
+        assert (first.phase, first.epoch, first.step) == (Phase.TEST, 0, number)
+        assert first.done == 10 * number / 25
+        pixels = torch.cat(list(first.features))[:, 0, 0, 0].int().tolist()
+        assert pixels == torch.cat(list(last.labels)).tolist()
         share = micro_batches(expected, LAYOUT.replicas, LAYOUT.chunks)[replica]
         assert pixels == np.concatenate(share).tolist()
-        assert list(batch.sizes) == [len(m) for m in batch.labels]
+        assert first.sizes == [len(m) for m in last.labels]
+        assert first.all_sizes == LAYOUT.micro_batch_sizes(len(expected))
+        for micro_batch, samples in zip(first.micro_batches, share, strict=False):
+            assert micro_batch.step == 7 + number
+            np.testing.assert_array_equal(micro_batch.samples, samples)
+
+
+def test_a_phase_is_continued_where_it_stopped() -> None:
+    later = START.after(10)
+    batches = [future.result() for future in loader(Numbered()).batches(later)]
+    assert [batch.step for batch in batches] == [1, 2]
+    np.testing.assert_array_equal(
+        batches[0].features[0][:, 0, 0, 0], STEPS[1][: batches[0].sizes[0]]
+    )
 
 
 def test_each_rank_reads_only_the_data_that_its_stage_needs() -> None:
-    first = loader(Numbered(), last=False).load(Phase.TRAIN, 0, STEPS[0])
-    last = loader(Numbered(), first=False).load(Phase.TRAIN, 0, STEPS[0])
-    middle = loader(Numbered(), first=False, last=False).load(Phase.TRAIN, 0, STEPS[0])
+    first, middle, last = (loader(Numbered(), rank).load(START, STEPS[0]) for rank in range(3))
     assert (len(first.features), len(first.labels)) == (3, 0)
     assert (len(last.features), len(last.labels)) == (0, 3)
     assert (len(middle.features), len(middle.labels)) == (0, 0)
@@ -75,36 +94,31 @@ def test_each_rank_reads_only_the_data_that_its_stage_needs() -> None:
 
 def test_only_the_next_step_is_read_ahead() -> None:
     dataset = Numbered()
-    steps = loader(dataset).prefetch(Phase.TRAIN, 0, STEPS)
-    _, first = next(steps)
-    dataset.wait_for(10)  # the second step, which has not been requested yet
+    steps = loader(dataset).batches(START)
+    first = next(steps)
+    dataset.wait_for(STEPS[1][0])  # the second step, which has not been requested yet
     first.result()
-    assert 20 not in dataset.read
+    assert not set(STEPS[2]) & set(dataset.read)
     next(steps)
-    dataset.wait_for(20)
+    dataset.wait_for(STEPS[2][0])
 
 
 def test_a_read_error_is_raised_when_its_batch_is_awaited() -> None:
     class Truncated(Numbered):
         def images(self, phase: Phase, samples: Indices) -> Images:
-            if 10 in samples:
+            if STEPS[1][0] in samples:
                 raise InputError("images.h5 became shorter")
             return super().images(phase, samples)
 
-    steps = loader(Truncated()).prefetch(Phase.TRAIN, 0, STEPS)
-    _, first = next(steps)
-    assert first.result().num_images == 10
-    _, second = next(steps)
+    steps = loader(Truncated()).batches(START)
+    assert next(steps).result().num_images == 10
     with pytest.raises(RuntimeError, match=r"images.h5 became shorter"):
-        second.result()
+        next(steps).result()
 
 
 def test_augmentation_depends_on_the_epoch() -> None:
-    augmentation = Augmentation(crop=1)
-    load = Loader(
-        Numbered(), augmentation, Layout(1, 1, 1), 0, torch.float32, first=True, last=True
-    ).load
+    load = loader(Numbered(), layout=Layout(1, 1, 1), crop=1).load
     samples = np.arange(1, 33)
-    one, same, other = (load(Phase.TRAIN, e, samples).features[0] for e in (0, 0, 1))
+    one, same, other = (load(Position(epoch=e), samples).features[0] for e in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

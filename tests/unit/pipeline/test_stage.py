@@ -1,22 +1,28 @@
+import numpy as np
 import torch
 
+from vigmpi.models.layer import MicroBatch
 from vigmpi.models.loss import cross_entropy
-from vigmpi.models.study import ViG, ViGConfig
+from vigmpi.models.model import Model
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.layers import vig_layers
+from vigmpi.pipeline.gradients import gradient_buckets
 from vigmpi.pipeline.stage import Stage
 
 SMALL = ViGConfig(blocks=2, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image_size=(4, 3))
 
 
 def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> None:
-    model = ViG(SMALL)
-    stage = Stage(model, chunks=2, first=True)
+    model = Model(vig_layers(SMALL))
+    buckets, stage = gradient_buckets(model), Stage(model, first=True)
     optimizer = torch.optim.Adam(model.parameters())
     views = {name: p.grad.data_ptr() for name, p in model.named_parameters() if p.grad is not None}
     done: list[int] = []
     for _ in range(2):
-        stage.zero_gradients()
+        for bucket in buckets:
+            bucket.zero_()
         for i in range(2):
-            logits = stage.forward(i, torch.rand(3, 3, 4, 3).flatten(2))
+            logits = stage.forward(i, torch.rand(3, 3, 4, 3), MicroBatch(np.arange(3), 0))
             gradient = cross_entropy(logits, torch.tensor([1, 2, 3]), 6).gradient
             stage.backward(i, gradient, done.append)
         optimizer.step()
@@ -25,11 +31,11 @@ def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> Non
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         assert parameter.grad.data_ptr() == views[name]
-    for layer, bucket in zip(stage.layers, stage.buckets, strict=True):
-        gradients = [p.grad.flatten() for p in layer.parameters if p.grad is not None]
+    for module, bucket in zip(model.layer_modules, buckets, strict=True):
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
         assert torch.equal(bucket, torch.cat(gradients))
         assert bucket.data_ptr() % 64 == 0
-    storages = {bucket.untyped_storage().data_ptr() for bucket in stage.buckets}
+    storages = {bucket.untyped_storage().data_ptr() for bucket in buckets}
     assert len(storages) == 1
 
 

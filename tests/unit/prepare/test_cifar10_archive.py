@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.launching import prepare
-from vigmpi.datasets import DATASETS, default_dataset
+from vigmpi.datasets import default_dataset, open_dataset
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.phase import Phase
@@ -78,7 +78,7 @@ def publish(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def prepared(source: Path, data_dir: Path, *flags: str) -> Dataset:
     data_dir.mkdir(exist_ok=True)
     assert prepare(str(source), "--output", str(data_dir / "cifar10.h5"), *flags) == 0
-    dataset = DATASETS["cifar10"](data_dir, 0)
+    dataset = open_dataset("cifar10", data_dir, 0)
     dataset.prepare(download=False)
     dataset.load(images=True, labels=True)
     return dataset

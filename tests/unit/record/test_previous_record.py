@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.unit.record.test_recorder import LAYER_NAMES, RANK_VALUES, add
+from tests.unit.record.test_recorder import LAYER_NAMES, LAYOUT, RANK_VALUES, add
 from vigmpi.errors import InputError
 from vigmpi.record.columns import FORMAT, TRACE
 from vigmpi.record.previous_record import read_previous_record
@@ -21,7 +21,13 @@ AXES = {
 def make(path: Path, run: str = "7", *, resume_from: int = 0, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"run": run, "started": "today"}}
     return Recorder(
-        path, attributes, RANK_VALUES, LAYER_NAMES, resume_from=resume_from, overwrite=overwrite
+        path,
+        attributes,
+        LAYOUT,
+        RANK_VALUES,
+        LAYER_NAMES,
+        resume_from=resume_from,
+        overwrite=overwrite,
     )
 
 

@@ -6,25 +6,37 @@ import numpy as np
 import pytest
 
 from vigmpi.errors import InputError
+from vigmpi.layout.layout import Layout
+from vigmpi.phase import Phase
 from vigmpi.record import recorder as module
-from vigmpi.record.columns import FORMAT, LAYERS, RANKS, STEPS, TIMINGS, TRACE
-from vigmpi.record.recorder import Recorder, Row
+from vigmpi.record.columns import FORMAT, LAYERS, RANKS, STEPS, TRACE
+from vigmpi.record.recorder import Recorder
+from vigmpi.record.step_record import StepRecord, rank_dtype
+from vigmpi.record.timings import timing_columns
 
+LAYOUT = Layout(stages=1, replicas=2, chunks=1)
 LAYER_NAMES = ["block 0", "block 1", "head"]
 RANK_VALUES = {c.name: np.array([0, 1]) for c in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
     attributes: dict[str, dict[str, Any]] = {"": {"description": "x"}, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, RANK_VALUES, LAYER_NAMES, overwrite=overwrite)
+    return Recorder(path, attributes, LAYOUT, RANK_VALUES, LAYER_NAMES, overwrite=overwrite)
+
+
+class Constant(StepRecord):
+    """Numbers of a mini-batch that all equal its epoch."""
+
+    def as_row(self, *, warm_up: bool) -> dict[str, Any]:  # noqa: ARG002
+        return {column.name: self.epoch for column in STEPS}
 
 
 def add(recorder: Recorder, number: int) -> None:
     value = number % 200  # the phase is one byte
-    step = {column.name: value for column in STEPS}
-    timings = np.full((2, len(TIMINGS)), value)
-    layers = np.full((2, len(LAYERS), len(LAYER_NAMES)), value)
-    recorder.add(Row(step, timings, layers, np.array([number, 10 * number])))
+    ranks = np.zeros(2, rank_dtype(len(LAYER_NAMES)))
+    ranks.view(np.float64)[:] = value
+    ranks["peak_rss_bytes"] = number, 10 * number
+    recorder.add(Constant(Phase.TRAIN, value, value, value, ranks), [0, 1], warm_up=False)
 
 
 def test_rows_are_read_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
@@ -44,7 +56,7 @@ def test_rows_are_read_back_with_units_axes_and_attributes(tmp_path: Path) -> No
             "timings": ["/mini_batch", "/rank"],
             "layers": ["/mini_batch", "/replica", "/layer"],
         }
-        groups = {"steps": STEPS, "timings": TIMINGS, "layers": LAYERS}
+        groups = {"steps": STEPS, "timings": timing_columns(), "layers": LAYERS}
         for group, column in [(g, c) for g, columns in groups.items() for c in columns]:
             dataset = file[group][column.name]
             assert (dataset[:].T == np.arange(600) % 200).all()
@@ -101,3 +113,15 @@ def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, pa
     with pytest.raises(InputError, match=r"cannot write .*: .*\. Use --record FILE .*\.$") as error:
         make(tmp_path / path, overwrite=True)
     assert "\n" not in str(error.value)
+
+
+def test_lost_ranks_are_recorded_as_nan(tmp_path: Path) -> None:
+    recorder = make(tmp_path / "a.h5")
+    ranks = np.ones(1, rank_dtype(len(LAYER_NAMES)))
+    recorder.add(StepRecord(Phase.TEST, 0, 0, 4, ranks), [1], warm_up=True)
+    recorder.close()
+    with h5py.File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file["timings/step_s"][:], [[np.nan, 1]])
+        np.testing.assert_array_equal(file["layers/forward_s"][0], [[np.nan] * 3, [1] * 3])
+        assert file["steps/loss"][:] == [1]
+        assert file["steps/accuracy"][:] == [0.25]

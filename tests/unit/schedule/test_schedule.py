@@ -1,80 +1,150 @@
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
-from vigmpi.phase import Phase
-from vigmpi.schedule import SCHEDULES, Action, Kind, Schedule, with_messages
+from vigmpi.schedule import SCHEDULES
+from vigmpi.schedule.action import Action, Kind
 from vigmpi.schedule.deadlock import blocked_stages
+from vigmpi.schedule.gpipe import forward_only
+from vigmpi.schedule.program import (
+    Program,
+    dependencies,
+    make_forward_programs,
+    make_programs,
+    message_slots,
+    num_spans,
+    peak_in_flight,
+)
 
 SIZES = list(itertools.product(range(1, 9), range(1, 9)))
+NAMES = [*SCHEDULES, "forward only"]
 
 
-def programs(schedule: Schedule, stages: int, chunks: int) -> list[list[Action]]:
-    return [
-        list(with_messages(schedule(stage, stages, chunks), stage, stages))
-        for stage in range(stages)
-    ]
+def programs(name: str, stages: int, chunks: int) -> list[Program]:
+    if name in SCHEDULES:
+        return make_programs(SCHEDULES[name], stages, chunks)
+    return make_forward_programs(forward_only, stages, chunks)
 
 
-def text(actions: list[Action]) -> str:
-    return " ".join(map(str, actions))
+def one_f_one_b(stage: int, stages: int, chunks: int) -> Iterator[Action]:
+    """Yield a forward and a backward in turn after a ramp of forwards (PipeDream, SOSP 2019)."""
+    ahead = min(stages - stage, chunks)
+    for i in range(ahead):
+        yield Action(stage, Kind.FORWARD, i)
+    for i in range(chunks):
+        yield Action(stage, Kind.BACKWARD, i)
+        if ahead + i < chunks:
+            yield Action(stage, Kind.FORWARD, ahead + i)
+
+
+def text(program: Program) -> str:
+    return " ".join(map(str, program))
 
 
 def test_gpipe_actions_are_as_written_here() -> None:
-    first, middle, last = programs(SCHEDULES[Phase.TRAIN], stages=3, chunks=2)
-    assert text(first) == "F0 sF0 F1 sF1 rB0 B0 rB1 B1"
-    assert text(middle) == "rF0 F0 sF0 rF1 F1 sF1 rB0 B0 sB0 rB1 B1 sB1"
-    assert text(last) == "rF0 F0 rF1 F1 B0 sB0 B1 sB1"
-    assert text(programs(SCHEDULES[Phase.TEST], stages=2, chunks=2)[1]) == "rF0 F0 rF1 F1"
+    first, middle, last = programs("gpipe", stages=3, chunks=2)
+    assert text(first) == "0F0 0sF0 0F1 0sF1 0rB0 0B0 0rB1 0B1 0R"
+    assert text(middle) == "1rF0 1F0 1sF0 1rF1 1F1 1sF1 1rB0 1B0 1sB0 1rB1 1B1 1sB1 1R"
+    assert text(last) == "2rF0 2F0 2rF1 2F1 2B0 2sB0 2B1 2sB1 2R"
+    assert text(programs("forward only", stages=2, chunks=2)[1]) == "1rF0 1F0 1rF1 1F1"
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_every_stage_computes_each_micro_batch_once_in_ascending_order(phase: Phase) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stage_computes_each_micro_batch_once_in_ascending_order(name: str) -> None:
+    kinds = [Kind.FORWARD, Kind.BACKWARD] if name in SCHEDULES else [Kind.FORWARD]
     for stages, chunks in SIZES:
-        for stage in range(stages):
-            work = list(SCHEDULES[phase](stage, stages, chunks))
-            kinds = [Kind.FORWARD, Kind.BACKWARD] if phase is Phase.TRAIN else [Kind.FORWARD]
+        for stage, program in enumerate(programs(name, stages, chunks)):
+            assert {action.stage for action in program} <= {stage}
             for kind in kinds:
-                done = [a.micro_batch for a in work if a.kind is kind]
+                done = [a.micro_batch for a in program if a.kind is kind]
                 assert done == list(range(chunks))
-            assert len(work) == len(kinds) * chunks
-            for i in range(chunks if phase is Phase.TRAIN else 0):
-                forward, backward = Action(Kind.FORWARD, i), Action(Kind.BACKWARD, i)
-                assert work.index(forward) < work.index(backward)
+            for i in range(chunks if name in SCHEDULES else 0):
+                forward, backward = (Action(stage, kind, i) for kind in kinds)
+                assert program.index(forward) < program.index(backward)
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_every_send_has_a_matching_receive(phase: Phase) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_every_send_has_a_matching_receive(name: str) -> None:
     pairs = {Kind.SEND_FEATURES: (1, "rF"), Kind.SEND_GRADIENTS: (-1, "rB")}
     for stages, chunks in SIZES:
-        actions = programs(SCHEDULES[phase], stages, chunks)
+        actions = programs(name, stages, chunks)
         for stage, program in enumerate(actions):
             for send, (shift, receive) in pairs.items():
                 sent = [a.micro_batch for a in program if a.kind is send]
-                peer = actions[stage + shift] if 0 <= stage + shift < stages else []
+                peer = actions[stage + shift] if 0 <= stage + shift < stages else ()
                 assert sent == [a.micro_batch for a in peer if a.kind == receive]
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-def test_no_layout_deadlocks_without_buffering(phase: Phase) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_no_layout_deadlocks_without_buffering(name: str) -> None:
     for stages, chunks in SIZES:
-        assert blocked_stages(programs(SCHEDULES[phase], stages, chunks), slots=chunks) == {}
+        assert blocked_stages(programs(name, stages, chunks)) == {}
+
+
+def test_an_evaluation_completes_with_the_buffers_of_any_training_schedule() -> None:
+    for stages, chunks in SIZES:
+        assert blocked_stages(programs("forward only", stages, chunks), slots=[1] * stages) == {}
+
+
+def test_gpipe_holds_all_micro_batches_and_an_evaluation_none() -> None:
+    for stages, chunks in SIZES:
+        for stage, program in enumerate(programs("gpipe", stages, chunks)):
+            assert peak_in_flight(program) == chunks
+            assert message_slots(program) == (chunks if stage < stages - 1 else 0)
+
+
+def test_1f1b_holds_as_many_micro_batches_as_there_are_later_stages() -> None:
+    for stages, chunks in SIZES:
+        interleaved = make_programs(one_f_one_b, stages, chunks)
+        assert blocked_stages(interleaved) == {}
+        for stage, program in enumerate(interleaved):
+            assert peak_in_flight(program) == min(stages - stage, chunks)
+            assert message_slots(program) == (peak_in_flight(program) if stage < stages - 1 else 0)
+
+
+def test_the_longest_program_gives_the_number_of_spans() -> None:
+    assert num_spans(programs("gpipe", 1, 4)) == 8 + 1
+    assert num_spans(programs("gpipe", 2, 4)) == 16 + 1
+    assert num_spans(programs("gpipe", 3, 4)) == 24 + 1
+
+
+def test_work_follows_its_stages_work_and_its_input() -> None:
+    work = dependencies(make_programs(one_f_one_b, 2, 2))
+    names = [str(action) for action, _ in work]
+    assert sorted(names) == sorted(["0F0", "0F1", "0B0", "0B1", "1F0", "1F1", "1B0", "1B1"])
+    before = {names[i]: {names[s] for s in sources} for i, (_, sources) in enumerate(work)}
+    assert before["0F0"] == set()
+    assert before["1F0"] == {"0F0"}
+    assert before["0B0"] == {"0F1", "1B0"}
+    assert before["1F1"] == {"1B0", "0F1"}
+    assert all(source < i for i, (_, sources) in enumerate(work) for source in sources)
+
+
+def test_a_schedule_that_cannot_complete_is_refused() -> None:
+    def backward_first(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
+        yield Action(stage, Kind.BACKWARD if stage == 0 else Kind.FORWARD, 0)
+        yield Action(stage, Kind.FORWARD if stage == 0 else Kind.BACKWARD, 0)
+
+    with pytest.raises(ValueError, match="cannot complete"):
+        dependencies(make_programs(backward_first, 2, 1))
 
 
 def test_a_deadlock_is_detected() -> None:
     """In 1F1B without receives posted in advance, both neighbours send and neither receives."""
-    first = [Action(Kind(k), i) for k, i in [("F", 0), ("sF", 0), ("F", 1), ("sF", 1)]]
-    first += [Action(Kind(k), i) for k, i in [("rB", 0), ("B", 0), ("rB", 1), ("B", 1)]]
-    last = [
-        Action(Kind(k), i) for i in range(2) for k, i in [("rF", i), ("F", i), ("B", i), ("sB", i)]
-    ]
-    assert blocked_stages([first, last], slots=0) == {
-        0: Action(Kind.SEND_FEATURES, 0),
-        1: Action(Kind.RECEIVE_FEATURES, 0),
+
+    def program(stage: int, kinds: str) -> Program:
+        return tuple(Action(stage, Kind(kind[:-1]), int(kind[-1])) for kind in kinds.split())
+
+    first = program(0, "F0 sF0 F1 sF1 rB0 B0 rB1 B1")
+    last = program(1, "rF0 F0 B0 sB0 rF1 F1 B1 sB1")
+    assert blocked_stages([first, last], slots=[0, 0]) == {
+        0: Action(0, Kind.SEND_FEATURES, 0),
+        1: Action(1, Kind.RECEIVE_FEATURES, 0),
     }
-    assert blocked_stages([first, last], slots=1) == {}
+    assert blocked_stages([first, last]) == {}
 
 
 def test_a_receive_without_a_send_is_detected() -> None:
-    receive = Action(Kind.RECEIVE_GRADIENTS, 0)
-    assert blocked_stages([[receive], [Action(Kind.FORWARD, 0)]], slots=1) == {0: receive}
+    receive = Action(0, Kind.RECEIVE_GRADIENTS, 0)
+    assert blocked_stages([(receive,), (Action(1, Kind.FORWARD, 0),)]) == {0: receive}

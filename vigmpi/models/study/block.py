@@ -3,13 +3,14 @@
 from torch import Tensor, nn
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.models.layer import MicroBatch
 from vigmpi.models.normalization import LinearBeforeNorm, MicroBatchNorm
 from vigmpi.models.study.config import ViGConfig
 
 
 class LinearNorm(nn.Sequential):
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(LinearBeforeNorm(inputs, outputs), MicroBatchNorm(outputs))
+    def __init__(self, inputs: int, outputs: int, num_nodes: int) -> None:
+        super().__init__(LinearBeforeNorm(inputs, outputs), MicroBatchNorm(outputs, num_nodes))
 
     @property
     def linear(self) -> LinearBeforeNorm:
@@ -34,28 +35,29 @@ class GraphConvWeights(nn.Module):
 
 
 class Grapher(nn.Module):
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, num_nodes: int) -> None:
         super().__init__()
-        self.fc1 = LinearNorm(channels, hidden)
+        self.fc1 = LinearNorm(channels, hidden, num_nodes)
         self.graph_conv: nn.Module = GraphConvWeights(hidden, hidden)
-        self.fc2 = LinearNorm(hidden, channels)
+        self.fc2 = LinearNorm(hidden, channels, num_nodes)
 
 
 class FeedForward(nn.Module):
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, num_nodes: int) -> None:
         super().__init__()
-        self.fc1 = LinearNorm(channels, hidden)
-        self.fc2 = LinearNorm(hidden, channels)
+        self.fc1 = LinearNorm(channels, hidden, num_nodes)
+        self.fc2 = LinearNorm(hidden, channels, num_nodes)
 
 
 class Block(nn.Module):
     """Grapher, then feed-forward network, each with a residual connection."""
 
-    def __init__(self, config: ViGConfig) -> None:
+    def __init__(self, config: ViGConfig, graph: PixelLattice) -> None:
         super().__init__()
-        self.grapher = Grapher(config.channels, config.grapher_hidden)
-        self.ffn = FeedForward(config.channels, config.ffn_hidden)
+        self.graph = graph
+        self.grapher = Grapher(config.channels, config.grapher_hidden, config.num_nodes)
+        self.ffn = FeedForward(config.channels, config.ffn_hidden, config.num_nodes)
 
-    def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
-        """Map node features [images, channels, nodes] to the same shape."""
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """Map node features [images, channels, nodes], or pixels, to node features."""
         raise NotImplementedError

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vigmpi.graphs.pixel_lattice import PixelLattice
 from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
 from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.statistics import Moments
+from vigmpi.models.layer import MicroBatch
 from vigmpi.models.study import block
 from vigmpi.models.study.block import GraphConvWeights, LinearNorm
 
@@ -40,15 +40,13 @@ class Block(block.Block):
     _versions: list[int] | None = None  # of the tensors that `_layers` were computed from
     _layers: list[HiddenLayer]
 
-    def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        x = features.flatten(2)
         if not self.training:
-            return self._evaluate(features, graph)
-        x = self._train(features, self.grapher, graph)
-        return self._train(x, self.ffn)
+            return self._evaluate(x)
+        return self._train(self._train(x, self.grapher), self.ffn)
 
-    def _train(
-        self, x: Tensor, half: block.Grapher | block.FeedForward, graph: PixelLattice | None = None
-    ) -> Tensor:
+    def _train(self, x: Tensor, half: block.Grapher | block.FeedForward) -> Tensor:
         first, last = half.fc1, half.fc2
         conv = half.graph_conv if isinstance(half, block.Grapher) else None
 
@@ -61,37 +59,39 @@ class Block(block.Block):
             parameters += conv.parameters()
         linear = Affine(last.linear.weight.T, last.linear.bias.detach())
         norm = Norm(last.norm.weight, last.norm.bias, last.norm.eps)
-        y, moments = residual(x, collapse, parameters, linear, norm, graph)
+        y, moments = residual(
+            x, collapse, parameters, linear, norm, self.graph, convolution=conv is not None
+        )
         last.norm.record_moments(moments.num_nodes, moments.mean, moments.variance)
         return y
 
-    def _evaluate(self, x: Tensor, graph: PixelLattice) -> Tensor:
-        for hidden in self._folded(graph):
+    def _evaluate(self, x: Tensor) -> Tensor:
+        for hidden in self._folded():
             x = x + apply_hidden_layer(x, hidden)
         return x
 
-    def _folded(self, graph: PixelLattice) -> list[HiddenLayer]:
+    def _folded(self) -> list[HiddenLayer]:
         """Return both hidden layers with the running statistics folded into their weights.
 
         Without gradients, they are cached until a weight or a statistic changes.
         """
         if torch.is_grad_enabled():
-            return self._fold(graph)
+            return self._fold()
         versions = [t._version for t in (*self.parameters(), *self.buffers())]
         if self._versions != versions:
-            self._versions, self._layers = versions, self._fold(graph)
+            self._versions, self._layers = versions, self._fold()
         return self._layers
 
-    def _fold(self, graph: PixelLattice) -> list[HiddenLayer]:
+    def _fold(self) -> list[HiddenLayer]:
         grapher, ffn = self.grapher, self.ffn
         maps = [
-            (_over_neighbours(folded(grapher.fc1), grapher.graph_conv), folded(grapher.fc2), graph),
-            (folded(ffn.fc1), folded(ffn.fc2), None),
+            (_over_neighbours(folded(grapher.fc1), grapher.graph_conv), grapher.fc2, self.graph),
+            (folded(ffn.fc1), ffn.fc2, None),
         ]
         dtype = ffn.fc1.linear.weight.dtype
         layers = []
         for first, last, neighbours in maps:
-            (a, b), (v, c) = first.to(dtype), last.to(dtype)
+            (a, b), (v, c) = first.to(dtype), folded(last).to(dtype)
             layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, neighbours))
         return layers
 
@@ -128,8 +128,3 @@ def _over_neighbours(affine: Affine, conv: nn.Module) -> Affine:
     root = F.linear(both, conv.lin_root.weight.to(both.dtype))
     weight = torch.cat([rel[:-1], root[:-1], rel[-1:]])
     return Affine(weight.T, root[-1] + conv.lin_rel.bias)
-
-
-def node_sum(features: Tensor) -> Tensor:
-    """Sum [images, channels, nodes] to [images, channels]."""
-    return features.sum(dim=2)

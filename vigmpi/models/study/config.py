@@ -1,10 +1,9 @@
 from dataclasses import dataclass
-from math import prod
 
 
 @dataclass(frozen=True)
 class ViGConfig:
-    """Dimensions of a Vision GNN; the defaults give the study's 1,120,410 parameters."""
+    """Dimensions of the study's model; the defaults give its 1,120,410 parameters."""
 
     blocks: int = 8
     channels: int = 3
@@ -19,18 +18,3 @@ class ViGConfig:
     def num_nodes(self) -> int:
         height, width = self.image_size
         return height * width
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Names of the blocks and the head, in order."""
-        return (*(f"block {i}" for i in range(self.blocks)), "head")
-
-    @property
-    def boundary_shape(self) -> tuple[int, int]:
-        """Shape of one image's features between two layers: channels, nodes."""
-        return self.channels, self.num_nodes
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image, as the first block reads it."""
-        return 4 * prod(self.boundary_shape)

@@ -5,20 +5,22 @@ from torch.nn import functional as F
 from torch_geometric.nn import GraphConv, global_add_pool
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.models.layer import MicroBatch
 from vigmpi.models.study import block
 from vigmpi.models.study.config import ViGConfig
 
 
 class Block(block.Block):
-    def __init__(self, config: ViGConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: ViGConfig, graph: PixelLattice) -> None:
+        super().__init__(config, graph)
         self.grapher.graph_conv = GraphConv(config.grapher_hidden, config.grapher_hidden)
 
-    def forward(self, features: Tensor, graph: PixelLattice) -> Tensor:
-        num_images, channels, num_nodes = features.shape
-        x = features.transpose(1, 2).reshape(-1, channels)
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        planes = features.flatten(2)
+        num_images, channels, num_nodes = planes.shape
+        x = planes.transpose(1, 2).reshape(-1, channels)
         grapher, ffn = self.grapher, self.ffn
-        hidden = grapher.graph_conv(grapher.fc1(x), graph.edge_index(num_images))
+        hidden = grapher.graph_conv(grapher.fc1(x), self.graph.edge_index(num_images))
         x = x + grapher.fc2(F.gelu(hidden))
         x = x + ffn.fc2(F.gelu(ffn.fc1(x)))
         return x.view(num_images, num_nodes, channels).transpose(1, 2).contiguous()

@@ -45,8 +45,8 @@ class RanksLostError(Exception):
 
 
 @dataclass
-class Crew:
-    """Rank group of a run, which shrinks when ranks are lost.
+class RankGroup:
+    """The ranks of a run, which become fewer when ranks are lost.
 
     Attributes:
         config: options of the run, with the current number of replicas.
@@ -69,13 +69,14 @@ class Crew:
     comms: Sequence[MPI.Comm] = ()
 
     @classmethod
-    def of_world(cls, world: MPI.Intracomm, config: RunConfig) -> "Crew":
+    def of_world(cls, world: MPI.Intracomm, config: RunConfig) -> "RankGroup":
         return cls(world, config, list(range(world.size)), world.size)
 
     @property
     def initial_config(self) -> RunConfig:
         """Configuration with the number of replicas that the run started with."""
-        return replace(self.config, replicas=self.initial_size // self.config.stages)
+        replicas = self.config.layout.with_ranks(self.initial_size).replicas
+        return replace(self.config, replicas=replicas)
 
     @property
     def continues_on_failure(self) -> bool:
@@ -116,7 +117,7 @@ class Crew:
         copies = {name: values.copy() for name, values in state().items()}
         self.committed = CommittedState(position, copies)
 
-    def survivors(self, activity: Activity, reason: str) -> "Crew | None":
+    def survivors(self, activity: Activity, reason: str) -> "RankGroup | None":
         """Return the rank group of the complete replicas; None on all other ranks. Collective.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Writing of checkpoints during training."""
+"""Times at which a training run writes its checkpoints, and their retention."""
 
 import time
 from dataclasses import replace
@@ -6,16 +6,17 @@ from pathlib import Path
 
 from vigmpi.checkpoint.folder import CheckpointFolder
 from vigmpi.checkpoint.manifest import SUFFIX, Manifest
-from vigmpi.commands.crew import Crew
 from vigmpi.commands.provenance import effective_settings
+from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
-from vigmpi.commands.session import Session
+from vigmpi.commands.run_log import RunLog
 from vigmpi.errors import InputError
+from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
 
 
-class Saving:
-    """Schedule and statistics of a run's checkpoints.
+class CheckpointPolicy:
+    """Decides when a run writes checkpoints, and counts them.
 
     Attributes:
         folder: the folder that holds the checkpoints.
@@ -25,34 +26,33 @@ class Saving:
         seconds: total time spent on checkpoints.
     """
 
-    def __init__(self, crew: Crew, session: Session, run: Run) -> None:
+    def __init__(self, group: RankGroup, run: Run, trainer: Trainer, log: RunLog) -> None:
         """Prepare the folder. Collective.
 
         Raises:
             InputError: if the folder holds the checkpoints of another run.
         """
-        config = crew.config
+        config = group.config
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._enabled = config.keep > 0
-        self._trainer, self._activity = session.trainer, session.activity
-        self._run = run
-        self.folder = config.checkpoint_dir or run.record.with_suffix(SUFFIX)
-        self._checkpoints = CheckpointFolder(session.topology.world, self.folder, config.keep)
-        continues = crew.committed or (config.start and config.start.manifest)
+        self._trainer, self._activity, self._log = trainer, run.activity, log
+        self.folder = config.checkpoint_dir or log.record.with_suffix(SUFFIX)
+        self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
+        continues = group.committed or (config.start and config.start.manifest)
         if self._enabled and not continues:
             self._checkpoints.begin(overwrite=config.overwrite)
-        dataset = session.dataset
+        dataset = run.dataset
         self._manifest = Manifest(
-            run=run.id,
+            run=log.id,
             created=0.0,
-            position=run.start,
-            settings=effective_settings(crew.initial_config, dataset),
+            position=log.start,
+            settings=effective_settings(group.initial_config, dataset, run.pipeline.config),
             image_size=dataset.image_size,
             class_names=dataset.class_names,
-            normalization=session.augmentation.normalization,
+            normalization=run.augmentation.normalization,
         )
         self._steps_since, self._saved_at = 0, time.monotonic()
-        self.position = None if crew.rank_losses else run.start
+        self.position = None if group.rank_losses else log.start
         self.latest: Path | None = None
         self.failure = ""
         self.num_written, self.seconds = 0, 0.0
@@ -74,7 +74,7 @@ class Saving:
         """Write a checkpoint; print a warning if that fails. Collective."""
         start = time.monotonic()
         if self._enabled:
-            self._run.flush()  # so that the record never lags behind a checkpoint
+            self._log.flush()  # so that the record never lags behind a checkpoint
             with self._activity("checkpoint"):
                 self._save(position)
         self._steps_since, self._saved_at = 0, time.monotonic()
@@ -88,4 +88,4 @@ class Saving:
             self.num_written += 1
         except InputError as error:
             self.failure = str(error)
-            self._run.note(f"warning: {error}")
+            self._log.note(f"warning: {error}")

@@ -3,25 +3,25 @@ import pytest
 from mpi4py import MPI
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.commands.crew import Crew, RankLoss
+from vigmpi.commands.rank_group import RankGroup, RankLoss
 from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
 
 
 def test_values_of_surviving_ranks_keep_their_initial_positions() -> None:
     config = RunConfig(stages=2, replicas=1)
-    crew = Crew(MPI.COMM_SELF, config, [2, 3], 6, rank_losses=[RankLoss(4, [0, 1, 4, 5])])
-    expanded = crew.expand_to_initial_ranks(np.array([[1.0, 2.0], [3.0, 4.0]]))
+    group = RankGroup(MPI.COMM_SELF, config, [2, 3], 6, rank_losses=[RankLoss(4, [0, 1, 4, 5])])
+    expanded = group.expand_to_initial_ranks(np.array([[1.0, 2.0], [3.0, 4.0]]))
     assert expanded[2:4].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert np.isnan(expanded[[0, 1, 4, 5]]).all()
-    assert crew.initial_config.replicas == 3
+    assert group.initial_config.replicas == 3
 
 
 def test_two_mpi_failures_in_one_mini_batch_without_a_lost_rank_end_the_run() -> None:
-    crew = Crew.of_world(MPI.COMM_SELF, RunConfig(stages=1, replicas=1))
-    survivors = crew.survivors(Activity(0), "a reason")
+    group = RankGroup.of_world(MPI.COMM_SELF, RunConfig(stages=1, replicas=1))
+    survivors = group.survivors(Activity(0), "a reason")
     assert survivors
     assert survivors.rank_losses == [RankLoss(0, [])]
-    assert survivors.config == crew.config
+    assert survivors.config == group.config
     with pytest.raises(RunError, match=r"failed twice .*: a reason\. Use --resume latest\.$"):
         survivors.survivors(Activity(0), "a reason")

@@ -1,0 +1,78 @@
+from collections.abc import Callable, Iterator, Sequence
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from vigmpi.models import MODELS
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.layer import Layer, MicroBatch, check_boundaries
+
+
+class Model(nn.Module):
+    """Consecutive layers of a model: all of them, or those of one pipeline stage.
+
+    Tensors have the names of the complete model's `state_dict`, whichever layers are built.
+
+    Args:
+        layers: the layers to build.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        check_boundaries(layers)
+        self.layers = layers
+        self.layer_modules = nn.ModuleList(layer.build() for layer in layers)
+
+    def forward(self, images: Tensor, micro_batch: MicroBatch | None = None) -> Tensor:
+        """Map the first layer's input to the last layer's output.
+
+        Args:
+            images: [images, *shape of the first layer's input].
+            micro_batch: samples 0, 1, 2, ... of step 0 by default.
+        """
+        micro_batch = micro_batch or MicroBatch(np.arange(len(images)), 0)
+        features = images
+        for layer, module in zip(self.layers, self.layer_modules, strict=True):
+            features = layer.outputs.conform(module(features, micro_batch))
+        return features
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            yield self._public_name(name), parameter
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        return {self._public_name(name): tensor for name, tensor in state.items()}
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        own = {self._public_name(name): name for name in super().state_dict()}
+        renamed = {own.get(name, name): tensor for name, tensor in state_dict.items()}
+        return super().load_state_dict(renamed, *args, **kwargs)
+
+    def _public_name(self, name: str) -> str:
+        _, index, rest = name.split(".", 2)
+        return self.layers[int(index)].prefix + rest
+
+
+def make_layers(
+    name: str, config: ModelConfig, *, backend: str = "fast", seed: int = 0
+) -> list[Layer]:
+    """Return the layers of the model that `MODELS` has under this name.
+
+    Args:
+        backend: "fast", or "reference" for the backend that tests compare with.
+        seed: seed of the initial weights.
+    """
+    make: Callable[..., list[Layer]] = resolve_name(MODELS[name])
+    return make(config, backend=backend, seed=seed)
+
+
+def build(name: str = "study", *, backend: str = "fast", seed: int = 0, **config: Any) -> Model:
+    """Return a complete model that maps images [images, 3, height, width] to logits.
+
+    Args:
+        config: fields of `ModelConfig`.
+    """
+    return Model(make_layers(name, ModelConfig(**config), backend=backend, seed=seed))

@@ -1,0 +1,23 @@
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vigmpi.models.layer import MicroBatch
+from vigmpi.models.study.config import ViGConfig
+
+
+class Head(nn.Module):
+    """Pooling of all nodes, then a perceptron with one hidden layer."""
+
+    def __init__(self, config: ViGConfig, node_sum: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.channels, config.head_hidden)
+        self.fc2 = nn.Linear(config.head_hidden, config.num_classes)
+        self._node_sum = node_sum
+        self._divisor = config.num_nodes if config.readout == "mean" else 1
+
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        """Map node features [images, channels, nodes] to logits [images, classes]."""
+        pooled = self._node_sum(features) / self._divisor
+        return self.fc2(F.gelu(self.fc1(pooled)))

@@ -1,0 +1,83 @@
+"""The study's Vision GNN as a list of layers: blocks, then the head."""
+
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import nn
+
+from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.layer import Boundary, Layer
+from vigmpi.models.study import collapsed
+from vigmpi.models.study.config import ViGConfig
+from vigmpi.models.study.head import Head
+
+
+def layers(config: ModelConfig, *, backend: str = "fast", seed: int = 0) -> list[Layer]:
+    """Return the layers of the study's model, as an entry of `MODELS`."""
+    sizes = ViGConfig(
+        blocks=config.blocks,
+        num_classes=config.num_classes,
+        readout=config.readout,
+        image_size=config.image_size,
+    )
+    return vig_layers(sizes, backend=backend, seed=seed)
+
+
+def vig_layers(
+    config: ViGConfig = ViGConfig(), *, backend: str = "fast", seed: int = 0
+) -> list[Layer]:
+    """Return the layers of a model with these dimensions.
+
+    Parameter names are those of the study's published code.
+
+    Args:
+        backend: "fast" (compiled kernels) or "reference" (PyG's layers).
+        seed: seed of the initial weights. Each layer has a random stream of its own.
+    """
+    implementation = _implementation(backend)
+    graph = PixelLattice(*config.image_size)
+    node_sum = graph.node_sum if backend == "fast" else implementation.node_sum
+    pixels = Boundary((config.channels, *config.image_size))
+    nodes = Boundary((config.channels, config.num_nodes))
+
+    def block(index: int) -> Layer:
+        def build() -> nn.Module:
+            return _initialised(implementation.Block(config, graph), seed, index)
+
+        inputs = nodes if index > 0 else pixels
+        return Layer(f"block {index}", build, inputs, nodes, f"blocks.{index}.", is_block=True)
+
+    def head() -> nn.Module:
+        return _initialised(Head(config, node_sum), seed, -1)
+
+    logits = Boundary((config.num_classes,))
+    return [*map(block, range(config.blocks)), Layer("head", head, nodes, logits)]
+
+
+def _implementation(backend: str) -> ModuleType:
+    if backend == "reference":
+        from vigmpi.models.study import reference  # noqa: PLC0415 (PyG takes seconds to import)
+
+        return reference
+    if backend != "fast":
+        raise ValueError(f"backend must be 'fast' or 'reference', not {backend!r}")
+    return collapsed
+
+
+def _initialised(module: nn.Module, seed: int, index: int) -> nn.Module:
+    """Draw the initial weights of block `index` (-1: the head) from a random stream of its own.
+
+    Linear maps have the distribution of torch's Linear. Parameters are drawn in the order of
+    their names, because the backends' classes differ and must start from the same weights.
+    """
+    stream = np.random.SeedSequence([seed, index + 1])
+    generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
+    parameters = dict(module.named_parameters())
+    for name in sorted(parameters):
+        weight = parameters[name.rpartition(".")[0] + ".weight"]
+        if weight.dim() == 2:  # the weight of a norm is a vector and stays 1
+            bound = weight.shape[1] ** -0.5
+            nn.init.uniform_(parameters[name], -bound, bound, generator)
+    return module

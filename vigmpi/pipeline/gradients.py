@@ -1,0 +1,24 @@
+import torch
+from torch import Tensor
+
+from vigmpi.models.model import Model
+
+_ALIGNMENT = 16  # in values: buckets start at cache lines
+
+
+def gradient_buckets(model: Model) -> list[Tensor]:
+    """Make each parameter's `.grad` a view of its layer's slice of one flat tensor of zeros.
+
+    Returns:
+        The slice of each layer, empty for a layer without parameters.
+    """
+    by_layer = [list(module.parameters()) for module in model.layer_modules]
+    sizes = [sum(p.numel() for p in parameters) for parameters in by_layer]
+    strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    flat = torch.zeros(sum(strides), dtype=model.layers[0].inputs.dtype)
+    buckets = [padded[:size] for padded, size in zip(flat.split(strides), sizes, strict=True)]
+    for parameters, bucket in zip(by_layer, buckets, strict=True):
+        views = bucket.split([p.numel() for p in parameters])
+        for parameter, view in zip(parameters, views, strict=True):
+            parameter.grad = view.view_as(parameter)
+    return buckets
