@@ -21,13 +21,13 @@ class _Sleep(torch.autograd.Function):
         return features.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         time.sleep(ctx.backward_s)
         return gradient, torch.zeros_like(ctx.weight), None, None
 
 
 class SleepingLayer(nn.Module):
-    """Layer that returns its input after a time. Its weight gives the first stage a backward pass."""
+    """Layer that returns its input after a time, with a weight so that all stages go backward."""
 
     def __init__(self, forward_s: float, backward_s: float) -> None:
         super().__init__()

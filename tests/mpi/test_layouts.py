@@ -8,9 +8,11 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_training, on_first_ranks
+from tests.mpi.test_reductions import TWO_HOSTS
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.layout.layout import Layout
 from vigmpi.phase import Phase
+from vigmpi.pipeline.trainer import TrainerConfig
 from vigmpi.position import Position
 
 
@@ -24,7 +26,11 @@ AUGMENTATION = Augmentation(True, 2, np.full(3, 0.4), np.full(3, 0.3), seed=3)
 
 
 def train(
-    folder: str, layouts: list[list[int]], synchronous: bool = False, augmented: bool = False
+    folder: str,
+    layouts: list[list[int]],
+    synchronous: bool = False,
+    augmented: bool = False,
+    gradient_sum: str = "allreduce",
 ) -> None:
     """Train two epochs in each layout; the first replica saves weights, rank 0 the losses."""
     augmentation = AUGMENTATION if augmented else Augmentation()
@@ -33,7 +39,13 @@ def train(
         if topology := on_first_ranks(layout):
             if synchronous:
                 topology = replace(topology, pipeline=Synchronous(topology.pipeline))
-            training = make_training(topology, layout, batch_size, augmentation=augmentation)
+            training = make_training(
+                topology,
+                layout,
+                batch_size,
+                trainer=TrainerConfig(lr=1e-3, gradient_sum=gradient_sum),
+                augmentation=augmentation,
+            )
             losses = [
                 global_loss(topology, result)
                 for epoch in range(2)
@@ -54,6 +66,13 @@ def _state(folder: Path, layout: str) -> dict[str, np.ndarray]:
     for path in folder.glob(f"{layout}-?.npz"):
         state |= dict(np.load(path))
     return state
+
+
+def _assert_equal_states(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert len(expected) == 8 * 31 + 4
+    assert actual.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)
 
 
 def _assert_equal(folder: Path, layouts: list[list[int]], compare: Any) -> None:
@@ -84,6 +103,36 @@ def test_losses_and_weights_are_bitwise_identical_for_any_number_of_stages(
     ranks = replicas * stages[-1]
     on_ranks(ranks, train, folder=str(tmp_path), layouts=layouts, augmented=augmented)
     _assert_equal(tmp_path, layouts, np.testing.assert_array_equal)
+
+
+def test_both_gradient_sums_give_the_same_bits_with_two_replicas(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
+    """On the last images of an epoch, one replica has no micro-batch."""
+    for gradient_sum in ("allreduce", "ordered"):
+        (folder := tmp_path / gradient_sum).mkdir()
+        on_ranks(2, train, folder=str(folder), layouts=[[1, 2, 5, 7]], gradient_sum=gradient_sum)
+    actual, expected = (_state(tmp_path / name, "1-2-5") for name in ("ordered", "allreduce"))
+    _assert_equal_states(actual, expected)
+
+
+@pytest.mark.slow
+def test_the_ordered_gradient_sum_gives_the_same_bits_on_one_host_and_two_for_any_number_of_stages(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
+    """MPI's all-reduce does not, if it adds up each host's ranks first (MPICH only)."""
+    layouts, states = [[stages, 3, 3, 5] for stages in (1, 2)], []
+    for i, (gradient_sum, environ) in enumerate(
+        [("ordered", None), ("ordered", TWO_HOSTS), ("allreduce", TWO_HOSTS)]
+    ):
+        (folder := tmp_path / str(i)).mkdir()
+        arguments = {"folder": str(folder), "layouts": layouts, "gradient_sum": gradient_sum}
+        on_ranks(6, train, timeout=100, environ=environ, **arguments)
+        states += [_state(folder, f"{stages}-3-3") for stages in (1, 2)]
+    *ordered, one_stage, two_stages = states
+    for state in ordered:
+        _assert_equal_states(state, ordered[0])
+    assert any((one_stage[name] != two_stages[name]).any() for name in one_stage)
 
 
 @pytest.mark.parametrize("augmented", [False, True])

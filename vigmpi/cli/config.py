@@ -27,6 +27,7 @@ PROGRESS = ("auto", "bar", "lines", "off")
 BACKENDS = ("fast", "reference")
 READOUTS = ("sum", "mean")
 LR_SCHEDULES = ("constant", "linear", "cosine")
+GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
 _MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
@@ -210,6 +211,16 @@ class RunConfig:
         fraction,
         _TRAIN,
         metavar="X",
+    )
+    gradient_sum: str = _training(
+        "allreduce",
+        "sum of gradients over the replicas: allreduce (MPI's; with three or more replicas on "
+        "several hosts, bits may depend on the placement of ranks) or ordered (in rank order: "
+        "the same bits for any placement and MPI library, but more messages)",
+        str,
+        _TRAIN,
+        choices=GRADIENT_SUMS,
+        metavar="NAME",
     )
     seed: int = _training(
         0,

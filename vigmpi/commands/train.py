@@ -47,6 +47,7 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
         lr=config.lr,
         lr_schedule=config.lr_schedule,
         warm_up=config.warm_up,
+        gradient_sum=config.gradient_sum,
         on_nonfinite=config.on_nonfinite,
     )
 

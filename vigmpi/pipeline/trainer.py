@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vigmpi.comm.collectives import all_equal, all_ranks, allgather_rows
-from vigmpi.comm.reductions import GradientSum
+from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.pipeline import state
 from vigmpi.pipeline.adam import Adam
 from vigmpi.pipeline.batch import Batch
@@ -25,6 +25,7 @@ class TrainerConfig:
         epochs: total number of epochs, the length of the learning-rate schedule.
         lr: base learning rate of Adam.
         lr_schedule, warm_up: arguments of `lr_factor`.
+        gradient_sum: a key of `GRADIENT_SUMS`.
         on_nonfinite: "ignore" to take steps even if the loss or a gradient is not finite.
     """
 
@@ -32,6 +33,7 @@ class TrainerConfig:
     lr: float = 1e-4
     lr_schedule: str = "constant"
     warm_up: float = 0.0
+    gradient_sum: str = "allreduce"
     on_nonfinite: str = "stop"
 
 
@@ -45,7 +47,7 @@ class Trainer:
         self.model = pipeline.model
         self._buckets = gradient_buckets(self.model)
         arrays = [bucket.numpy() for bucket in self._buckets]
-        self._gradient_sum = GradientSum(self._topology.replicas, arrays)
+        self._gradient_sum = GRADIENT_SUMS[config.gradient_sum](self._topology.replicas, arrays)
         self._statistics = RunningStatistics(self.model, pipeline.config.layout.chunks)
         self._optimizer = Adam(dict(self.model.named_parameters()), config.lr)
 

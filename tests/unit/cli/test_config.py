@@ -6,8 +6,10 @@ from pkgutil import resolve_name
 
 import pytest
 
+from vigmpi.cli import config as cli_config
 from vigmpi.cli.config import RunConfig
 from vigmpi.cli.parse import parse_config, parse_predict
+from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
@@ -80,9 +82,10 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str], command
         assert is_described == (command in option.metadata.get("commands", ())), flag
 
 
-def test_every_named_model_and_data_set_exists() -> None:
+def test_every_named_model_data_set_and_gradient_sum_exists() -> None:
     for target in (*MODELS.values(), *DATASETS.values()):
         assert callable(resolve_name(target))
+    assert tuple(GRADIENT_SUMS) == cli_config.GRADIENT_SUMS
 
 
 def test_a_model_data_set_or_schedule_that_is_registered_becomes_an_option(
