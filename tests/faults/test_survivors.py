@@ -50,21 +50,27 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "planned",
+    ("planned", "gradient_sum"),
     [
-        drill("mpirun", fault, rank, phase, random.Random(rank))
-        for fault, phase, rank in (
-            *(("kill", "forward", 3), ("kill", "exchange", 2), ("kill", "gradient sum", 0)),
-            *(("kill", "timings", 1), ("kill", "checkpoint", 2), ("kill", "record", 0)),
-            ("stop", "backward", 2),
+        (drill("mpirun", fault, rank, phase, random.Random(rank)), gradient_sum)
+        for fault, phase, rank, gradient_sum in (
+            ("kill", "forward", 3, "allreduce"),
+            ("kill", "exchange", 2, "ordered"),
+            ("kill", "gradient sum", 0, "allreduce"),
+            ("kill", "gradient sum", 3, "ordered"),
+            ("kill", "timings", 1, "allreduce"),
+            ("kill", "checkpoint", 2, "allreduce"),
+            ("kill", "record", 0, "allreduce"),
+            ("stop", "backward", 2, "allreduce"),
         )
     ],
     ids=str,
 )
 def test_the_other_replica_repeats_the_mini_batch_and_continues(
-    tmp_path: Path, reference: Path, planned: Drill
+    tmp_path: Path, reference: Path, planned: Drill, gradient_sum: str
 ) -> None:
-    outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=CONTINUE, python=PYTHON)
+    flags = [*CONTINUE, "--gradient-sum", gradient_sum]
+    outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=flags, python=PYTHON)
     assert outcome.status == 0, outcome.output
     assert outcome.leftover_pids == []
     assert "warning: lost after mini-batch" in outcome.output, outcome.output
