@@ -78,13 +78,13 @@ def table(seconds: Mapping[str, np.ndarray]) -> str:
             f"| {low:.3f} to {high:.3f} | {verdict} |"
         )
     rounds = len(next(iter(seconds.values())))
-    return "\n".join([*lines, "", f"{rounds} rounds; {_processor()}, {os.cpu_count()} cores"])
+    return "\n".join([*lines, "", f"{rounds} rounds; {processor()}, {os.cpu_count()} cores"])
 
 
 def write(path: Path, seconds: Mapping[str, np.ndarray], other: Path) -> None:
     """Write the seconds of every round to an HDF5 file."""
     with h5py.File(path, "w") as file:
-        file.attrs.update(processor=_processor(), cores=os.cpu_count(), other=other.name)
+        file.attrs.update(processor=processor(), cores=os.cpu_count(), other=other.name)
         for name, pairs in seconds.items():
             dataset = file.create_dataset(name, data=pairs)
             dataset.attrs.update(unit="s", description=QUANTITIES[name], columns="this, other")
@@ -115,7 +115,7 @@ def _max_width(seconds: Mapping[str, np.ndarray]) -> float:
     return max(high - low for _, low, high in intervals)
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
