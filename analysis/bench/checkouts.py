@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.bench.launcher import mpiexec
-from analysis.bench.option_names import options_for
 
 _TIMEOUT_S = 300
 
@@ -20,7 +19,7 @@ def run(
 
     Args:
         checkout: root folder of the checkout.
-        options: command-line options, by their present names.
+        options: command-line options.
         ranks: number of ranks; None to run without a launcher.
         command: command of vigmpi.
 
@@ -31,7 +30,7 @@ def run(
     program = [sys.executable, "-m", "vigmpi", command]
     start = time.perf_counter()
     done = subprocess.run(
-        [*launcher, *program, *options_for(checkout, options)],
+        [*launcher, *program, *options],
         cwd=checkout,
         env={**os.environ, "PYTHONPATH": str(checkout)},
         stdin=subprocess.DEVNULL,
