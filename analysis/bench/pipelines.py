@@ -65,11 +65,13 @@ def vigmpi_step(layout: Layout, num_images: int, seconds: dict[str, float] | Non
     topology = make_topology(WORLD, layout)
     layers = make_layers("study", ModelConfig())
     stages = split_layers(layers, layout.stages)
-    plan = PipelineConfig(layout, layers, stages, num_images // layout.replicas)
-    own = stages[topology.place.stage]
-    model, activity = Model(layers[own.start : own.stop]), Activity(WORLD.rank)
-    trainer = Trainer(Pipeline(topology, plan, model, activity), TrainerConfig())
-    order = LoaderConfig(plan.batch_size, 0, {Phase.TRAIN: 1, Phase.TEST: 1})
+    pipeline_config = PipelineConfig(layout, layers, stages, num_images // layout.replicas)
+    model, activity = (
+        Model(pipeline_config.stage_layers(topology.place.stage)),
+        Activity(WORLD.rank),
+    )
+    trainer = Trainer(Pipeline(topology, pipeline_config, model, activity), TrainerConfig())
+    order = LoaderConfig(pipeline_config.batch_size, 0, {Phase.TRAIN: 1, Phase.TEST: 1})
     loader = Loader(CachedSynthetic(), layout, WORLD.rank, layers[0].inputs, order)
 
     def step() -> None:

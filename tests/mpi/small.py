@@ -91,11 +91,10 @@ def make_training(
 ) -> Training:
     layers = layers or vig_layers(CONFIG, seed=seed)
     stages = split_layers(layers, layout.stages)
-    plan = PipelineConfig(layout, layers, stages, batch_size, schedule)
-    own = stages[topology.place.stage]
-    model = Model(layers[own.start : own.stop])
+    pipeline_config = PipelineConfig(layout, layers, stages, batch_size, schedule)
+    model = Model(pipeline_config.stage_layers(topology.place.stage))
     rank = topology.world.rank
-    pipeline = Pipeline(topology, plan, model, Activity(rank))
+    pipeline = Pipeline(topology, pipeline_config, model, Activity(rank))
     dataset = dataset or Noise(Path(), seed)
     dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}

@@ -23,11 +23,13 @@ from vigmpi.pipeline.pipeline import PipelineConfig
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
 
 
-def effective_settings(config: RunConfig, dataset: Dataset, plan: PipelineConfig) -> dict[str, Any]:
+def effective_settings(
+    config: RunConfig, dataset: Dataset, pipeline_config: PipelineConfig
+) -> dict[str, Any]:
     """Return all settings as numbers, strings and lists, including defaults chosen at run time."""
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
     settings["dataset"] = dataset.name
-    settings["split"] = plan.blocks_per_stage
+    settings["split"] = pipeline_config.blocks_per_stage
     return {
         name: value if isinstance(value, int | float | list) else str(value)
         for name, value in settings.items()
@@ -36,7 +38,7 @@ def effective_settings(config: RunConfig, dataset: Dataset, plan: PipelineConfig
 
 
 def run_attributes(
-    group: RankGroup, dataset: Dataset, plan: PipelineConfig
+    group: RankGroup, dataset: Dataset, pipeline_config: PipelineConfig
 ) -> dict[str, dict[str, Any]]:
     """Return the HDF5 attributes of the record by group; "" is the file itself."""
     losses = {
@@ -53,7 +55,7 @@ def run_attributes(
             "rank_order": Layout.ORDER,
             **(losses if losses["lost_at"] else {}),
         },
-        "configuration": effective_settings(group.initial_config, dataset, plan),
+        "configuration": effective_settings(group.initial_config, dataset, pipeline_config),
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in _PACKAGES},
@@ -65,15 +67,15 @@ def run_attributes(
 
 
 def rank_columns(
-    topology: Topology, plan: PipelineConfig, threads: int, forecast_rss_bytes: int
+    topology: Topology, pipeline_config: PipelineConfig, threads: int, forecast_rss_bytes: int
 ) -> dict[str, np.ndarray]:
     """Return the columns of `vigmpi.record.columns.RANKS`, each [ranks]. Collective."""
-    stage, blocks = topology.place.stage, plan.blocks_per_stage
+    stage, blocks = topology.place.stage, pipeline_config.blocks_per_stage
     values = {
         "replica": topology.place.replica,
         "stage": stage,
-        "first_layer": plan.stages[stage].start,
-        "num_layers": len(plan.stages[stage]),
+        "first_layer": pipeline_config.stages[stage].start,
+        "num_layers": len(pipeline_config.stages[stage]),
         "first_block": sum(blocks[:stage]),
         "num_blocks": blocks[stage],
         "threads": threads,

@@ -43,16 +43,16 @@ class Report:
     def __init__(self, group: RankGroup, run: Run, path: Path, start: Position) -> None:
         self._group = group
         self._config = config = group.config
-        self._plan = run.pipeline.config
+        self._pipeline_config = run.pipeline.config
         self._num_images = run.dataset.num_images
         self._step_seconds: dict[Phase, list[float]] = defaultdict(list)
         self._path = path
         self._recorder = Recorder(
             path,
-            run_attributes(group, run.dataset, self._plan),
+            run_attributes(group, run.dataset, self._pipeline_config),
             group.initial_config.layout,
             group.ranks,
-            [layer.name for layer in self._plan.layers],
+            [layer.name for layer in self._pipeline_config.layers],
             overwrite=config.overwrite or (bool(group.rank_losses) and not start.mini_batches),
             resume_from=start.mini_batches,
         )
@@ -90,15 +90,17 @@ class Report:
         self._terminal.step(record.num_images, record.loss, record.correct / record.num_images)
 
     def _ledger(self, record: StepRecord) -> Ledger:
-        layout = self._plan.layout
+        layout = self._pipeline_config.layout
         chunks = min(layout.chunks, -(-record.num_images // layout.replicas))
         timings = {name: record.timing(name) for name in TIMINGS}
         return ledger(timings, layout.shape, self._dependencies(record.phase, chunks))
 
     @cache  # noqa: B019 (the report lives as long as the run)
     def _dependencies(self, phase: Phase, chunks: int) -> list[tuple[Action, list[int]]]:
-        plan = self._plan
-        programs = plan.programs if phase is Phase.TRAIN else plan.forward_programs
+        pipeline_config = self._pipeline_config
+        programs = (
+            pipeline_config.programs if phase is Phase.TRAIN else pipeline_config.forward_programs
+        )
         return dependencies(programs(chunks))
 
     def end(self) -> None:
@@ -124,7 +126,7 @@ class Report:
         self._recorder.close(**attributes)
         names = [column.name for column in LEDGER]
         for phase, (shares, step_s, least_s) in ledgers.items():
-            by_stage = shares.reshape(*self._plan.layout.shape, len(LEDGER)).mean(axis=0)
+            by_stage = shares.reshape(*self._pipeline_config.layout.shape, len(LEDGER)).mean(axis=0)
             print(ledger_table(phase, names, by_stage, step_s, least_s))
         print(table({phase: self._step_seconds[phase] for phase in Phase}))
         print(

@@ -68,34 +68,37 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
         blocks=config.blocks,
         readout=config.readout,
     )
+    pipeline_config = _pipeline_config(config, model_config, training=training)
+    model = Model(pipeline_config.stage_layers(topology.place.stage))
+    with raise_collectively(topology.world):
+        forecast = forecast_memory(topology, pipeline_config, model)
+    augmentation = _augmentation(config, dataset, topology)
+    order = LoaderConfig(config.batch_size, config.seed, config.limits, augmentation)
+    return Run(
+        topology=topology,
+        dataset=dataset,
+        augmentation=augmentation,
+        model_config=model_config,
+        pipeline=Pipeline(topology, pipeline_config, model, activity),
+        loader=Loader(
+            dataset, config.layout, topology.world.rank, pipeline_config.layers[0].inputs, order
+        ),
+        forecast=forecast,
+        ranks=rank_columns(topology, pipeline_config, threads, forecast.rank),
+        activity=activity,
+    )
+
+
+def _pipeline_config(
+    config: RunConfig, model_config: ModelConfig, *, training: bool
+) -> PipelineConfig:
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if config.split_after is None:
         stages = split_layers(layers, config.stages, config.split)
     else:
         stages = split_after(layers, config.stages, config.split_after)
-    own = stages[topology.place.stage]
-    model = Model(layers[own.start : own.stop])
     schedule = config.schedule if training else None
-    plan = PipelineConfig(config.layout, layers, stages, config.batch_size, schedule)
-    with raise_collectively(topology.world):
-        forecast = forecast_memory(topology, plan, model)
-    ranks = rank_columns(topology, plan, threads, forecast.rank)
-    augmentation = _augmentation(config, dataset, topology)
-    loader_config = LoaderConfig(config.batch_size, config.seed, config.limits, augmentation)
-    rank = topology.world.rank
-    loader = Loader(dataset, config.layout, rank, layers[0].inputs, loader_config)
-    pipeline = Pipeline(topology, plan, model, activity)
-    return Run(
-        topology,
-        dataset,
-        augmentation,
-        model_config,
-        pipeline,
-        loader,
-        forecast,
-        ranks,
-        activity,
-    )
+    return PipelineConfig(config.layout, layers, stages, config.batch_size, schedule)
 
 
 def _set_threads(config: RunConfig, topology: Topology) -> int:

@@ -60,8 +60,8 @@ def _growing_bytes(
     config: PipelineConfig, stage: int, sizes: list[int], tape: ActivationMemory
 ) -> int:
     """Return the bytes that grow with the number of images."""
-    layers, last = config.stages[stage], config.layout.stages - 1
-    inputs, outputs = config.layers[layers[0]].inputs, config.layers[layers[-1]].outputs
+    layers, last = config.stage_layers(stage), config.layout.stages - 1
+    inputs, outputs = layers[0].inputs, layers[-1].outputs
     loaded = _LOADED_BATCHES * inputs.image_bytes * sum(sizes) if stage == 0 else 0
     directions = 2 if config.schedule else 1
     messages = sum(

@@ -28,7 +28,7 @@ from vigmpi.schedule.program import (
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """Plan of a pipeline, the same on all ranks.
+    """Configuration of a pipeline, the same on all ranks.
 
     Attributes:
         layout: arrangement of the ranks.
@@ -43,6 +43,11 @@ class PipelineConfig:
     stages: list[range]
     batch_size: int
     schedule: str | None = "gpipe"
+
+    def stage_layers(self, stage: int) -> list[Layer]:
+        """Return the layers of a stage."""
+        own = self.stages[stage]
+        return self.layers[own.start : own.stop]
 
     def programs(self, chunks: int) -> list[Program]:
         """Return the training program of every stage."""
@@ -90,7 +95,7 @@ class Pipeline:
     """One rank's stage of a pipeline, its messages and their executor.
 
     Attributes:
-        config: the plan that all ranks share.
+        config: configuration that all ranks share.
         model: the layers of this rank's stage.
         stopwatch: recorder of the spans of the current step.
     """
@@ -157,8 +162,8 @@ class Pipeline:
 def make_mail(topology: Topology, config: PipelineConfig) -> Mail:
     """Allocate the message buffers of a stage; each boundary has its own range of tags."""
     stage, chunks = topology.place.stage, config.layout.chunks
-    layers = config.stages[stage]
-    inputs, outputs = config.layers[layers[0]].inputs, config.layers[layers[-1]].outputs
+    layers = config.stage_layers(stage)
+    inputs, outputs = layers[0].inputs, layers[-1].outputs
     sizes = config.max_sizes(topology.place.replica)
 
     def route(number: int, boundary: Boundary, *, gradients: bool) -> Route:

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.two_in_flight import two_in_flight
 from vigmpi.schedule import SCHEDULES
 from vigmpi.schedule.action import Action, Kind
 from vigmpi.schedule.deadlock import blocked_stages
@@ -25,17 +26,6 @@ def programs(name: str, stages: int, chunks: int) -> list[Program]:
     if name in SCHEDULES:
         return make_programs(SCHEDULES[name], stages, chunks)
     return make_forward_programs(forward_only, stages, chunks)
-
-
-def one_f_one_b(stage: int, stages: int, chunks: int) -> Iterator[Action]:
-    """Yield a forward and a backward in turn after a ramp of forwards (PipeDream, SOSP 2019)."""
-    ahead = min(stages - stage, chunks)
-    for i in range(ahead):
-        yield Action(stage, Kind.FORWARD, i)
-    for i in range(chunks):
-        yield Action(stage, Kind.BACKWARD, i)
-        if ahead + i < chunks:
-            yield Action(stage, Kind.FORWARD, ahead + i)
 
 
 def text(program: Program) -> str:
@@ -94,13 +84,14 @@ def test_gpipe_holds_all_micro_batches_and_an_evaluation_none() -> None:
             assert message_slots(program) == (chunks if stage < stages - 1 else 0)
 
 
-def test_1f1b_holds_as_many_micro_batches_as_there_are_later_stages() -> None:
+def test_an_interleaved_schedule_holds_fewer_micro_batches_and_needs_fewer_buffers() -> None:
     for stages, chunks in SIZES:
-        interleaved = make_programs(one_f_one_b, stages, chunks)
+        interleaved = make_programs(two_in_flight, stages, chunks)
         assert blocked_stages(interleaved) == {}
         for stage, program in enumerate(interleaved):
-            assert peak_in_flight(program) == min(stages - stage, chunks)
-            assert message_slots(program) == (peak_in_flight(program) if stage < stages - 1 else 0)
+            last = stage == stages - 1
+            assert peak_in_flight(program) == min(1 if last else 2, chunks)
+            assert message_slots(program) == (0 if last else min(2, chunks))
 
 
 def test_the_longest_program_gives_the_number_of_spans() -> None:
@@ -110,7 +101,7 @@ def test_the_longest_program_gives_the_number_of_spans() -> None:
 
 
 def test_work_follows_its_stages_work_and_its_input() -> None:
-    work = dependencies(make_programs(one_f_one_b, 2, 2))
+    work = dependencies(make_programs(two_in_flight, 2, 2))
     names = [str(action) for action, _ in work]
     assert sorted(names) == sorted(["0F0", "0F1", "0B0", "0B1", "1F0", "1F1", "1B0", "1B1"])
     before = {names[i]: {names[s] for s in sources} for i, (_, sources) in enumerate(work)}
