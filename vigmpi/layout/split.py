@@ -69,11 +69,15 @@ def split_after(layers: Sequence[SplitLayer], stages: int, names: Sequence[str])
             f"no cut behind this layer: {unknown[0]} in --split-after {given}. Use layers from "
             f"{', '.join(allowed)}."
         )
-    indices = [index for index, layer in enumerate(layers) if layer.name in names]
-    if [layers[index].name for index in indices] != list(names) or len(names) != stages - 1:
+    if len(names) != stages - 1:
         raise InputError(
-            f"invalid split: --split-after {given} for {stages} stages. Use {stages - 1} different "
-            f"layers in the order of the model."
+            f"wrong number of stages: --stages {stages} for --split-after {given}. Use --stages "
+            f"{len(names) + 1}."
+        )
+    indices = [index for index, layer in enumerate(layers) if layer.name in names]
+    if [layers[index].name for index in indices] != list(names):
+        raise InputError(
+            f"invalid split: --split-after {given}. Use different layers in the order of the model."
         )
     return _cut_behind(layers, indices)
 
