@@ -57,13 +57,14 @@ class Loader:
         """Yield the remaining batches of a phase, each after starting to load the next one."""
         config, phase = self._config, start.phase
         num_images = self._dataset.num_images[phase]
-        train = phase is Phase.TRAIN
-        order = shuffled(num_images, config.seed, start.epoch) if train else None
-        remaining = (fixed_permutation(num_images) if order is None else order)[start.num_images :]
+        if phase is Phase.TRAIN:
+            order = shuffled(num_images, config.seed, start.epoch)
+        else:
+            order = fixed_permutation(num_images)
         size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
         epoch_images = min(num_images, size * (limit or num_images))
         upcoming: Future[Batch] | None = None
-        for samples in mini_batches(remaining, size, limit, start.step):
+        for samples in mini_batches(order[start.num_images :], size, limit, start.step):
             done = start.num_images / epoch_images
             current, upcoming = upcoming, self._start(start, samples, done)
             if current:
