@@ -8,8 +8,8 @@ from typing import Any
 
 from vigmpi.checkpoint.manifest import Checkpoint
 from vigmpi.cli.values import (
-    blocks_per_stage,
     comma_separated,
+    comma_separated_numbers,
     file_path,
     fraction,
     positive_number,
@@ -19,6 +19,7 @@ from vigmpi.cli.values import (
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
+from vigmpi.layout.split import blocks_per_stage
 from vigmpi.models import MODELS
 from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES
@@ -117,7 +118,7 @@ class RunConfig:
     split: tuple[int, ...] | None = _layout(
         None,
         "number of blocks on each stage, for example 4,2,2 (default: as even as possible)",
-        blocks_per_stage,
+        comma_separated_numbers,
         metavar="N,N",
     )
     split_after: tuple[str, ...] | None = _layout(
@@ -351,6 +352,8 @@ class RunConfig:
             )
         if self.split and self.split_after:
             raise InputError("incompatible options: --split and --split-after. Omit one of them.")
+        if not self.split_after:
+            blocks_per_stage(self.blocks, self.stages, self.split)
         if self.trace and self.on_failure == "continue":
             raise InputError(
                 "incompatible options: --trace and --on-failure continue. Omit one of them."

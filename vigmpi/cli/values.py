@@ -54,7 +54,7 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
 
-def blocks_per_stage(text: str) -> tuple[int, ...]:
+def comma_separated_numbers(text: str) -> tuple[int, ...]:
     return tuple(whole_number(1)(number.strip()) for number in text.split(","))
 
 

@@ -39,20 +39,30 @@ def split_layers(
         InputError: if there are more stages than blocks, or if the split does not add up.
     """
     blocks = [index for index, layer in enumerate(layers) if layer.is_block]
-    if stages > len(blocks):
-        raise InputError(
-            f"too many stages: --stages {stages} for {len(blocks)} blocks. Use --stages "
-            f"{len(blocks)} or fewer, or more --blocks."
-        )
-    sizes = list(split) if split else even_sizes(len(blocks), stages)
-    if len(sizes) != stages or sum(sizes) != len(blocks) or min(sizes) < 1:
-        example = ",".join(map(str, even_sizes(len(blocks), stages)))
-        raise InputError(
-            f"invalid split: --split {','.join(map(str, sizes))} for {stages} stages. Use {stages} "
-            f"positive numbers that sum to {len(blocks)} blocks, for example --split {example}."
-        )
+    sizes = blocks_per_stage(len(blocks), stages, split)
     last_blocks = [blocks[sum(sizes[: stage + 1]) - 1] for stage in range(stages - 1)]
     return _cut_behind(layers, last_blocks)
+
+
+def blocks_per_stage(blocks: int, stages: int, split: Sequence[int] | None) -> list[int]:
+    """Return the number of blocks on each stage.
+
+    Raises:
+        InputError: if there are more stages than blocks, or if the split does not add up.
+    """
+    if stages > blocks:
+        raise InputError(
+            f"too many stages: --stages {stages} for {blocks} blocks. Use --stages {blocks} or "
+            f"fewer, or more --blocks."
+        )
+    sizes = list(split) if split else even_sizes(blocks, stages)
+    if len(sizes) != stages or sum(sizes) != blocks or min(sizes) < 1:
+        example = ",".join(map(str, even_sizes(blocks, stages)))
+        raise InputError(
+            f"invalid split: --split {','.join(map(str, sizes))} for {stages} stages. Use {stages} "
+            f"positive numbers that sum to {blocks} blocks, for example --split {example}."
+        )
+    return sizes
 
 
 def split_after(layers: Sequence[SplitLayer], stages: int, names: Sequence[str]) -> list[range]:
