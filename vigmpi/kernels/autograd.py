@@ -18,6 +18,7 @@ from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.lattice import Graph
 from vigmpi.kernels.scratch import scratch
 from vigmpi.kernels.statistics import Moments
+from vigmpi.kernels.threads import one_torch_thread
 
 AffineMap = tuple[Tensor, Tensor]
 
@@ -33,6 +34,7 @@ def apply_hidden_layer(x: Tensor, weights: HiddenLayer) -> Tensor:
 
 class _HiddenLayerFunction(torch.autograd.Function):
     @staticmethod
+    @one_torch_thread()
     def forward(ctx: Any, x: Tensor, *weights: Any) -> Tensor:
         *tensors, graph = weights
         ctx.save_for_backward(x, *tensors)
@@ -41,6 +43,7 @@ class _HiddenLayerFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @one_torch_thread()
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, a, b, v, c = ctx.saved_tensors
         dy = dy.contiguous()
@@ -97,6 +100,7 @@ def residual(
 
 class _Residual(torch.autograd.Function):
     @staticmethod
+    @one_torch_thread()
     def forward(
         ctx: Any,
         fixed: tuple[Callable[[Moments], AffineMap], float, Graph, bool, Tensor],
@@ -125,6 +129,7 @@ class _Residual(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @one_torch_thread()
     def backward(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, y, gamma = ctx.saved_tensors
         dout, dy = dout.contiguous(), scratch("dy", *y.shape)

@@ -1,6 +1,10 @@
+"""Threads of the kernels and of torch."""
+
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
@@ -10,18 +14,38 @@ import torch
 from vigmpi.layout.split import even_sizes
 
 _RANGES_PER_THREAD = 4  # a core that is slower for a while takes fewer of them
+_kernel_threads: ContextVar[int] = ContextVar("kernel_threads")  # set by `one_torch_thread`
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Run torch's own operations on one thread; the kernels keep all threads.
+
+    torch and MKL divide the terms of a sum among threads, so that its rounding depends on their
+    number. Entering and leaving takes about 2 us.
+    """
+    before = torch.get_num_threads()
+    token = _kernel_threads.set(_kernel_threads.get(before))
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _kernel_threads.reset(token)
 
 
 def over_images(
     kernel: Callable[..., Any], num_images: int, *arguments: Any, piece: int = 1
 ) -> None:
-    """Run kernel(first, last, *arguments) on ranges of images, with as many threads as torch.
+    """Run kernel(first, last, *arguments) on ranges of images.
+
+    The number of threads is torch's; inside `one_torch_thread`, what it was before.
 
     Args:
         piece: number of consecutive images that are never split between two calls.
     """
     pieces = -(-num_images // piece)
-    threads = min(torch.get_num_threads(), pieces)
+    threads = min(_kernel_threads.get(torch.get_num_threads()), pieces)
     if threads == 1:
         kernel(0, num_images, *arguments)
         return
