@@ -3,6 +3,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import functional as F
 
+from vigmpi.kernels.threads import one_torch_thread
+
 
 class Loss(NamedTuple):
     """Loss, number of correctly classified images, and gradient of the logits."""
@@ -12,6 +14,7 @@ class Loss(NamedTuple):
     gradient: Tensor
 
 
+@one_torch_thread()
 def cross_entropy(logits: Tensor, labels: Tensor, num_images: int) -> Loss:
     """Return a micro-batch's share of the mean cross-entropy over `num_images` images.
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
 from vigmpi.kernels.hidden_layer import HiddenLayer
+from vigmpi.kernels.one_thread import on_one_thread
 from vigmpi.kernels.statistics import Moments
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.study import block
@@ -52,7 +53,7 @@ class Block(block.Block):
 
         def collapse(moments: Moments) -> Affine:
             affine = normalised(first, moments)
-            return _over_neighbours(affine, conv) if conv else affine
+            return _over_neighbours(*affine, *_weights(conv)) if conv else affine
 
         parameters = [first.linear.weight, *first.norm.parameters()]
         if conv:
@@ -84,8 +85,10 @@ class Block(block.Block):
 
     def _fold(self) -> list[HiddenLayer]:
         grapher, ffn = self.grapher, self.ffn
+        inputs = *folded(grapher.fc1), *_weights(grapher.graph_conv)
+        gathered = Affine(*on_one_thread(_over_neighbours, *inputs))
         maps = [
-            (_over_neighbours(folded(grapher.fc1), grapher.graph_conv), grapher.fc2, self.graph),
+            (gathered, grapher.fc2, self.graph),
             (folded(ffn.fc1), ffn.fc2, None),
         ]
         dtype = ffn.fc1.linear.weight.dtype
@@ -120,11 +123,18 @@ def folded(layer: LinearNorm) -> Affine:
     return Affine(scale[:, None] * linear.weight, offset)
 
 
-def _over_neighbours(affine: Affine, conv: nn.Module) -> Affine:
-    """Return the graph convolution after a map, as a map of the gathered features."""
+def _weights(conv: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W_rel, W_root and b_rel of a graph convolution."""
     assert isinstance(conv, GraphConvWeights)
-    both = torch.cat([affine.weight.T, affine.bias[None]])
-    rel = F.linear(both, conv.lin_rel.weight.to(both.dtype))
-    root = F.linear(both, conv.lin_root.weight.to(both.dtype))
-    weight = torch.cat([rel[:-1], root[:-1], rel[-1:]])
-    return Affine(weight.T, root[-1] + conv.lin_rel.bias)
+    return conv.lin_rel.weight, conv.lin_root.weight, conv.lin_rel.bias
+
+
+def _over_neighbours(
+    weight: Tensor, bias: Tensor, w_rel: Tensor, w_root: Tensor, b_rel: Tensor
+) -> Affine:
+    """Return the graph convolution after an affine map, as a map of the gathered features."""
+    both = torch.cat([weight.T, bias[None]])
+    rel = F.linear(both, w_rel.to(both.dtype))
+    root = F.linear(both, w_root.to(both.dtype))
+    gathered = torch.cat([rel[:-1], root[:-1], rel[-1:]])
+    return Affine(gathered.T, root[-1] + b_rel)

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vigmpi.kernels.one_thread import on_one_thread
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.study.config import ViGConfig
 
@@ -19,5 +20,12 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map node features [images, channels, nodes] to logits [images, classes]."""
+        weights = self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+        [logits] = on_one_thread(self._logits, features, *weights)
+        return logits
+
+    def _logits(
+        self, features: Tensor, a: Tensor, b: Tensor, v: Tensor, c: Tensor
+    ) -> tuple[Tensor]:
         pooled = self._node_sum(features) / self._divisor
-        return self.fc2(F.gelu(self.fc1(pooled)))
+        return (F.linear(F.gelu(F.linear(pooled, a, b)), v, c),)
