@@ -127,16 +127,26 @@ def test_the_memory_forecast_is_close_to_the_peak_of_the_run(run: tuple[Path, st
     assert (forecast < 1.15 * peak).all(), (forecast, peak)
 
 
-@pytest.mark.slow
+# In MKL's mode COMPATIBLE, which exists on every x86 processor, rounding depends on the threads.
+@pytest.mark.parametrize(
+    ("batch_size", "chunks", "dataset", "mkl"),
+    [
+        ("11", "3", "digits", "COMPATIBLE"),
+        pytest.param("3", "3", "digits", "OFF", marks=pytest.mark.slow),
+        pytest.param("40", "2", "synthetic", "AUTO,STRICT", marks=pytest.mark.slow),
+    ],
+)
 def test_one_rank_on_two_cores_without_a_launcher_has_the_bits_of_two_stages(
-    tmp_path: Path,
+    tmp_path: Path, batch_size: str, chunks: str, dataset: str, mkl: str
 ) -> None:
     losses, checkpoints = [], []
     for ranks, stages, threads in [(None, "1", "2"), (2, "2", "1")]:
         path = tmp_path / f"{stages}.h5"
-        flags = ["--stages", stages, "--threads", threads, "--batch-size", "40", "--chunks", "2"]
-        more = ["--epochs", "1", "--steps", "3", "--test-steps", "1", "--dataset", "synthetic"]
-        done = finish(start(vigmpi(*flags, *more, "--record", str(path), ranks=ranks)), 100)
+        layout = ["--stages", stages, "--threads", threads, "--chunks", chunks]
+        data = ["--dataset", dataset, "--batch-size", batch_size, "--record", str(path)]
+        length = ["--epochs", "1", "--steps", "3", "--test-steps", "1"]
+        command = vigmpi(*layout, *data, *length, ranks=ranks)
+        done = finish(start(command, environ={"MKL_CBWR": mkl}), 100)
         assert done.returncode == 0, done.stderr
         with h5py.File(path) as file:
             losses.append(file["steps/loss"][:].tolist())
