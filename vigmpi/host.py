@@ -16,8 +16,10 @@ def prepare_process() -> None:
     """Set the environment that torch reads at import, and the allocator's threshold.
 
     Idle OpenMP threads sleep instead of spinning on cores that the kernels' threads could use;
-    with spinning, a step on two cores takes a third longer (measured). MKL is asked for an order
-    of summation that does not depend on the number of threads; small products still do.
+    with spinning, a step on two cores takes a third longer (measured). MKL_CBWR asks MKL for
+    sums that do not depend on the number of threads. Not every processor honours this, and the
+    fast backend does not rely on it (`vigmpi.kernels.threads.one_torch_thread`); but it also
+    selects MKL's code, and with it the bits of all runs.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
