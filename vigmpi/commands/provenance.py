@@ -30,6 +30,8 @@ def effective_settings(
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
     settings["dataset"] = dataset.name
     settings["split"] = pipeline_config.blocks_per_stage
+    if config.split_after:
+        settings["split_after"] = list(config.split_after)
     return {
         name: value if isinstance(value, int | float | list) else str(value)
         for name, value in settings.items()

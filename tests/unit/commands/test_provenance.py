@@ -1,0 +1,40 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.mpi.small import CONFIG, Noise
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.manifest import Checkpoint, Manifest
+from vigmpi.cli.config import RunConfig
+from vigmpi.cli.parse import parse_config
+from vigmpi.commands.provenance import effective_settings
+from vigmpi.layout.split import split_after, split_layers
+from vigmpi.models.study.layers import vig_layers
+from vigmpi.pipeline.pipeline import PipelineConfig
+from vigmpi.position import Position
+
+MANIFEST = Manifest("run", 0.0, Position(), {}, (6, 5), ["a"])
+
+
+@pytest.mark.parametrize("names", [None, ("block 2", "block 3")])
+def test_a_resumed_run_inherits_the_split_of_its_run(
+    names: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RunConfig(stages=3, split=None if names else (4, 2, 2), split_after=names)
+    layers = vig_layers(CONFIG)
+    stages = split_after(layers, 3, names) if names else split_layers(layers, 3, config.split)
+    pipeline_config = PipelineConfig(config.layout, layers, stages, 4)
+    settings = effective_settings(config, Noise(Path(), 0), pipeline_config)
+    assert settings["split"] == ([3, 1, 4] if names else [4, 2, 2])
+    stored = json.loads(json.dumps(settings)) | {"dataset": "digits"}
+    checkpoint = Checkpoint(Path("a"), replace(MANIFEST, settings=stored))
+    monkeypatch.setattr(manifest, "find", lambda *_: checkpoint)
+    resumed = parse_config(["--resume", "a", "--epochs", "9"])
+    assert resumed.split_after == names
+    assert resumed.split == config.split
+    other = parse_config(["--resume", "a", "--epochs", "9", "--split", "2,2,4"])
+    assert (other.split, other.split_after) == ((2, 2, 4), None)
+    fewer = parse_config(["--resume", "a", "--epochs", "9", "--stages", "2"])
+    assert (fewer.split, fewer.split_after) == (None, None)
