@@ -2,10 +2,19 @@ import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from vigmpi.comm.collectives import all_equal, raise_collectively
+from vigmpi.comm.collectives import (
+    all_equal,
+    allgather_bytes,
+    allgather_strings,
+    raise_collectively,
+)
 from vigmpi.comm.topology import make_topology
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
+
+
+class SpecialError(InputError):
+    pass
 
 
 def fail_on_some_ranks() -> None:
@@ -15,10 +24,27 @@ def fail_on_some_ranks() -> None:
             raise InputError(f"rank {world.rank}'s file")
     with raise_collectively(world):
         pass
+    text = 5000 * "x"
+    with pytest.raises(SpecialError, match=f"^{text}$"), raise_collectively(world):  # noqa: PT012
+        if world.rank == 2:
+            raise SpecialError(text)
 
 
 def test_an_input_error_on_any_rank_is_raised_on_all_ranks(on_ranks: OnRanks) -> None:
     on_ranks(4, fail_on_some_ranks)
+
+
+def gather_bytes_and_strings() -> None:
+    world = MPI.COMM_WORLD
+    for size_bytes in (0, 1, 1001, 3_000_000):
+        contents = [bytes([rank]) * (rank * size_bytes) for rank in range(4)]  # rank 0's is empty
+        assert allgather_bytes(world, contents[world.rank]) == contents
+    texts = ["", 600 * "dög\n", "ends with a null\0", "not UTF-8: \udcff"]
+    assert allgather_strings(world, texts[world.rank]) == texts
+
+
+def test_bytes_and_strings_of_any_length_reach_all_ranks(on_ranks: OnRanks) -> None:
+    on_ranks(4, gather_bytes_and_strings)
 
 
 def compare_digests() -> None:

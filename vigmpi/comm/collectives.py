@@ -7,8 +7,6 @@ from mpi4py import MPI
 from vigmpi.comm.waiting import wait
 from vigmpi.errors import InputError
 
-_TEXT_BYTES = 1000
-
 
 def allgather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
     """Return every rank's `row`, in rank order: [ranks, *row.shape]. Collective."""
@@ -17,28 +15,39 @@ def allgather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
     return rows
 
 
+def allgather_bytes(comm: MPI.Comm, content: bytes) -> list[bytes]:
+    """Return every rank's bytes, of any length, in rank order. Collective."""
+    sizes = allgather_rows(comm, np.array([len(content)])).ravel()
+    ends = np.cumsum(sizes)
+    joined = np.empty(ends[-1], dtype=np.uint8)
+    if joined.size:  # the usual answer of `raise_collectively` is empty on all ranks
+        blocks = sizes.tolist(), (ends - sizes).tolist()
+        wait(comm.Iallgatherv([content, MPI.BYTE], [joined, blocks, MPI.BYTE]))
+    return [joined[end - size : end].tobytes() for size, end in zip(sizes, ends, strict=True)]
+
+
 def allgather_strings(comm: MPI.Comm, text: str) -> list[str]:
-    """Return every rank's text, truncated to 1000 bytes. Collective."""
-    row = np.zeros(_TEXT_BYTES, dtype=np.uint8)
-    encoded = text.encode()[:_TEXT_BYTES]
-    row[: len(encoded)] = np.frombuffer(encoded, dtype=np.uint8)
-    return [r.tobytes().rstrip(b"\0").decode(errors="ignore") for r in allgather_rows(comm, row)]
+    """Return every rank's text, of any length, in rank order. Collective."""
+    # Paths may contain lone surrogates, by which Python represents bytes that are no UTF-8.
+    contents = allgather_bytes(comm, text.encode(errors="surrogatepass"))
+    return [content.decode(errors="surrogatepass") for content in contents]
 
 
 @contextmanager
 def raise_collectively(comm: MPI.Comm) -> Iterator[None]:
-    """Raise the InputError of the lowest failing rank on all ranks. Collective.
+    """Raise the InputError of the lowest failing rank on all ranks, as the same class. Collective.
 
     Other exceptions propagate on their own rank only and end the job.
     """
-    message = ""
+    content = b""
     try:
         yield
-    except InputError as error:
-        message = str(error)
-    for text in allgather_strings(comm, message):
-        if text:
-            raise InputError(text)
+    except InputError as own:
+        content = MPI.pickle.dumps(own)
+    for pickled in allgather_bytes(comm, content):
+        if pickled:
+            error: InputError = MPI.pickle.loads(pickled)
+            raise error
 
 
 def all_equal(comm: MPI.Comm, digest: bytes) -> bool:
