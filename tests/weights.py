@@ -3,6 +3,9 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
+from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.shards import read_shard
+
 
 def weights(checkpoint: Path) -> dict[str, np.ndarray]:
     """Return all tensors of a checkpoint, including the optimizer's."""
@@ -11,6 +14,22 @@ def weights(checkpoint: Path) -> dict[str, np.ndarray]:
         tensors |= safetensors.numpy.load_file(shard)
     assert tensors
     return tensors
+
+
+def verified_weights(checkpoint: Path) -> dict[str, np.ndarray]:
+    """Return all tensors of a checkpoint after a comparison of all shards with its manifest."""
+    content = manifest.read(checkpoint)
+    tensors: dict[str, np.ndarray] = {}
+    for index in range(len(content.shards)):
+        tensors |= read_shard(checkpoint, content, index)
+    assert tensors.keys() == {name for layer in content.layers.values() for name in layer}
+    return tensors
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
 
 
 def assert_equal_weights(checkpoint: Path, reference: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.launching import finish, start, vigmpi
+from tests.weights import flip_a_bit, verified_weights
 from vigmpi.checkpoint import manifest
-from vigmpi.checkpoint.shards import load
+from vigmpi.checkpoint.search import find
 from vigmpi.datasets.digits import Digits
 from vigmpi.models.model import build
 from vigmpi.phase import Phase
-from vigmpi.pipeline.state import load_model, model_state
 
 
 def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
@@ -30,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--dataset", "digits", "--blocks", "1", "--batch-size", "20", "--steps", "3"]
     more = ["--epochs", "1", "--readout", "mean", "--normalize", "--record", str(record)]
     run(*flags, *more)
-    newest = manifest.find(str(record.with_suffix(".checkpoints")), None)
+    newest = find(str(record.with_suffix(".checkpoints")), None)
     assert newest
     return newest.path
 
@@ -54,8 +56,8 @@ def test_probabilities_are_those_of_the_model(
     paths, images = pictures
     about = manifest.read(checkpoint)
     model = build(blocks=1, readout="mean").eval()
-    shapes = {name: values.shape for name, values in model_state(model).items()}
-    load_model(model, load(checkpoint, about, shapes))
+    tensors = {name: torch.tensor(v) for name, v in verified_weights(checkpoint).items()}
+    model.load_state_dict({name: tensors[name] for name in model.state_dict()})
     mean, std = np.array(about.normalization, dtype=np.float32)[:, None, :, None, None]
     with torch.no_grad():
         expected = model(torch.from_numpy((images - mean) / std)).softmax(dim=1).numpy()
@@ -90,6 +92,38 @@ def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
     for answer, label in zip(answers, expected, strict=True):
         shares = answer["classes"]
         assert list(shares).index(max(shares, key=shares.__getitem__)) == label
+
+
+def test_the_model_is_that_of_the_manifest_whatever_the_settings(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
+) -> None:
+    paths, _ = pictures
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint, copy)
+    content = replace(manifest.read(copy), settings={"blocks": 7, "readout": "sum"})
+    (copy / manifest.NAME).write_bytes(content.encode())
+    answers = [
+        run("predict", "--checkpoint", str(each), "--json", *paths) for each in (checkpoint, copy)
+    ]
+    assert answers[0] == answers[1]
+
+
+def test_an_older_checkpoint_is_used_with_a_warning_if_a_shard_is_damaged(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
+) -> None:
+    paths, _ = pictures
+    for name in ("old", "new"):
+        shutil.copytree(checkpoint, tmp_path / name)
+    content = manifest.read(checkpoint)
+    newer = replace(content, created=content.created + 1)
+    (tmp_path / "new" / manifest.NAME).write_bytes(newer.encode())
+    flip_a_bit(tmp_path / "new" / "0.safetensors")
+    done = finish(start(vigmpi("predict", "--checkpoint", str(tmp_path), "--json", *paths)), 150)
+    assert done.stdout == run("predict", "--checkpoint", str(checkpoint), "--json", *paths)
+    assert done.stderr == (
+        f"vigmpi: warning: checkpoint skipped: damaged checkpoint: "
+        f"{tmp_path / 'new' / '0.safetensors'} (truncated or modified).\n"
+    )
 
 
 @pytest.mark.slow

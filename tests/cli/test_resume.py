@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.launching import finish, start, steps_done, vigmpi, wait_until
+from tests.weights import flip_a_bit
 
 SMALL = ["--dataset", "digits", "--batch-size", "6", "--blocks", "2", "--progress", "off"]
 LENGTH = ["--epochs", "2", "--steps", "30", "--test-steps", "3"]
@@ -86,7 +87,10 @@ def test_a_start_that_is_not_possible_is_reported_in_one_line(uninterrupted: Pat
     for flags, message in (
         (["--resume", checkpoint], "has completed all 2 epochs. Use --epochs 3 or more."),
         (["--resume", str(uninterrupted)], "cannot read the weights: "),
-        (["--resume", checkpoint, "--epochs", "3", "--blocks", "3"], "has no tensor blocks.2."),
+        (
+            ["--resume", checkpoint, "--epochs", "3", "--blocks", "3"],
+            "has layer head instead of block 2.",
+        ),
         (["--resume", "nowhere"], "no such checkpoint: nowhere. Use"),
         (["evaluate"], "Use vigmpi evaluate --checkpoint PATH."),
         (
@@ -99,6 +103,28 @@ def test_a_start_that_is_not_possible_is_reported_in_one_line(uninterrupted: Pat
         assert error.endswith(".\n")
         assert "Traceback" not in error
     assert steps_done(uninterrupted) == 66
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning_but_refused_if_named(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.h5"
+    length = ["--steps", "3", "--test-steps", "1", "--epochs", "1", "--checkpoint-steps", "1"]
+    run(*SMALL, *length, "--stages", "2", "--keep", "9", "--record", str(path), ranks=2)
+    *_, second, newest = sorted(path.with_suffix(".checkpoints").iterdir())
+    flip_a_bit(newest / "1.safetensors")
+    damaged = f"damaged checkpoint: {newest / '1.safetensors'} (truncated or modified)."
+    train = ["--resume", str(newest), "--epochs", "2", "--stages", "1"]
+    for flags in (train, ["evaluate", "--checkpoint", str(newest)]):
+        error = run(*flags, status=2)
+        assert f"vigmpi: error: {damaged} Use the path of another checkpoint" in error
+        assert error.count("\n") == 1
+    output = run("--resume", "latest", "--epochs", "2", "--record", str(path), ranks=2)
+    assert f"warning: checkpoint skipped: {damaged}\n" in output
+    assert f"start: {second}, epoch 1, train step 4\n" in output
+    with h5py.File(path) as file:
+        assert file.attrs["resumed_at"].tolist() == [3]
+        assert file["mini_batch"][:].tolist() == list(range(8))
 
 
 @pytest.mark.parametrize("action", ["stop", pytest.param("ignore", marks=pytest.mark.slow)])

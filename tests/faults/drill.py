@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 
 from tests.launching import ENVIRONMENT, ROOT, mpiexec
-from vigmpi.checkpoint import manifest
-from vigmpi.checkpoint.manifest import Checkpoint
+from tests.weights import verified_weights
+from vigmpi.checkpoint.search import Checkpoint, find
 
 RANKS = 4
 HEARTBEAT_TIMEOUT_S = 5
@@ -135,7 +135,9 @@ class Outcome:
     def checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint, verified with its digests, or None."""
         with suppress(FileNotFoundError):
-            return manifest.find("latest", self.checkpoints)
+            if found := find("latest", self.checkpoints):
+                assert verified_weights(found.path)
+                return found
         return None
 
 

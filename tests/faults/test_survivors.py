@@ -16,7 +16,7 @@ import pytest
 from tests.faults.drill import RANKS, RUN, Drill, drill, run
 from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights
-from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint.search import SUFFIX
 
 MINI_BATCHES = 13  # of drill.RUN
 LAST = f"mini-batch-{MINI_BATCHES:08}"
@@ -39,7 +39,7 @@ def train(ranks: int, *flags: str, record: Path) -> Path:
     command = [*mpirun(ranks), PYTHON, "-m", "vigmpi", *RUN, *flags, "--record", str(record)]
     done = finish(start(command), timeout=100)
     assert done.returncode == 0, done.stderr
-    return record.with_suffix(manifest.SUFFIX)
+    return record.with_suffix(SUFFIX)
 
 
 @pytest.fixture(scope="module")

@@ -10,21 +10,37 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from tests.ranks import Ranks
+from tests.weights import verified_weights
 from vigmpi.checkpoint import folder as module
 from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.folder import CheckpointFolder
-from vigmpi.checkpoint.manifest import Checkpoint, Manifest
-from vigmpi.checkpoint.shards import load
+from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.search import Checkpoint, find
 from vigmpi.errors import InputError
+from vigmpi.models.config import ModelConfig
 from vigmpi.position import Position
 
-MANIFEST = Manifest("run", 0.0, Position(), {}, (6, 5), ["a"])
+MANIFEST = Manifest("run", 0.0, Position(), {}, "study", ModelConfig(1), ["a"])
 SHAPES = {f"tensor {rank}": (50, 10 + rank) for rank in range(3)}
 
 
-def own_shard(number: int) -> dict[str, np.ndarray]:
-    name = f"tensor {MPI.COMM_WORLD.rank}"
-    return {name: np.full(SHAPES[name], number, dtype=np.float32)}
+def own_shard(number: int) -> dict[str, dict[str, np.ndarray]]:
+    rank = MPI.COMM_WORLD.rank
+    name = f"tensor {rank}"
+    values = np.full(SHAPES[name], number, dtype=np.float32)
+    return {f"layer {rank}": {name: values}, f"nothing {rank}": {}}
+
+
+def check(checkpoint: Path, number: int) -> None:
+    """Compare shards and manifest of all ranks with what was saved."""
+    tensors = verified_weights(checkpoint)
+    assert {name: values.shape for name, values in tensors.items()} == SHAPES
+    for values in tensors.values():
+        assert (values == number).all()
+    expected: list[tuple[str, dict[str, int]]] = []
+    for rank in range(3):
+        expected += [(f"layer {rank}", {f"tensor {rank}": rank}), (f"nothing {rank}", {})]
+    assert list(manifest.read(checkpoint).layers.items()) == expected
 
 
 def save(checkpoints: CheckpointFolder, number: int) -> Path:
@@ -35,11 +51,7 @@ def save(checkpoints: CheckpointFolder, number: int) -> Path:
 def keep_two(folder: str) -> None:
     checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
     for number in (1, 2, 3, 3, 4):  # the second 3 replaces the first
-        path = save(checkpoints, number)
-        read = manifest.read(path)
-        manifest.verify(path, read)
-        for values in load(path, read, SHAPES).values():
-            assert (values == number).all()
+        check(save(checkpoints, number), number)
 
 
 def test_shards_of_all_ranks_are_read_back_and_the_newest_checkpoints_kept(
@@ -66,7 +78,7 @@ def fail_to_write_on_one_rank(folder: str) -> None:
         with pytest.raises(InputError, match=r"cannot write .*\(No space left on device\)\."):
             save(checkpoints, number)
         module._write = write
-        checkpoint = manifest.find("latest", Path(folder))
+        checkpoint = find("latest", Path(folder))
         assert checkpoint
         assert checkpoint.manifest
         assert checkpoint.manifest.position.mini_batches == 1
@@ -86,7 +98,7 @@ def test_a_write_error_on_one_rank_is_raised_on_all_and_the_last_checkpoint_stay
 
 def save_forever(folder: str) -> None:
     checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
-    number = _number(manifest.find("latest", Path(folder)))
+    number = _number(find("latest", Path(folder)))
     while True:
         number += 1
         save(checkpoints, number)
@@ -94,7 +106,7 @@ def save_forever(folder: str) -> None:
 
 def _latest(folder: Path) -> Checkpoint | None:
     try:
-        return manifest.find("latest", folder)
+        return find("latest", folder)
     except InputError:  # it is being removed
         return None
 
@@ -121,11 +133,10 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path, seed:
         finally:
             ranks.end()
         time.sleep(0.1)  # the ranks exit shortly after their launcher
-        checkpoint = manifest.find("latest", tmp_path)
+        checkpoint = find("latest", tmp_path)
         assert checkpoint
         assert checkpoint.manifest
         assert not checkpoint.skipped
         assert _number(checkpoint) >= before + 3
-        for values in load(checkpoint.path, checkpoint.manifest, SHAPES).values():
-            assert (values == _number(checkpoint)).all()
+        check(checkpoint.path, _number(checkpoint))
         before = _number(checkpoint)

@@ -35,9 +35,9 @@ def train_with_one_bad_image(on_nonfinite: str) -> None:
     )
     trainer = training.trainer
     finite = []
-    before = {name: values.copy() for name, values in trainer.shard().items()}
+    before = {name: values.copy() for name, values in trainer.stage_state().items()}
     for record in training.run(Position()):
-        after = {name: values.copy() for name, values in trainer.shard().items()}
+        after = {name: values.copy() for name, values in trainer.stage_state().items()}
         same = all(np.array_equal(after[name], values) for name, values in before.items())
         finite.append(record.finite)
         assert same == (not record.finite and on_nonfinite != "ignore")

@@ -1,9 +1,10 @@
 """Writing checkpoints: all ranks in parallel, visible only when complete."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import safetensors.numpy
 from mpi4py import MPI
 
-from vigmpi.checkpoint.manifest import NAME, Manifest, Shard, checkpoints
-from vigmpi.comm.collectives import allgather_rows, raise_collectively
+from vigmpi.checkpoint.manifest import NAME, Manifest, Shard
+from vigmpi.checkpoint.search import checkpoints
+from vigmpi.checkpoint.state import ByLayer, flat
+from vigmpi.comm.collectives import allgather_bytes, raise_collectively
 from vigmpi.errors import InputError
 
-Tensors = Mapping[str, np.ndarray]
+Layers = ByLayer[np.ndarray]
 
 
 class CheckpointFolder:
@@ -48,15 +51,16 @@ class CheckpointFolder:
                     _retire(path)
                 self._sweep()
 
-    def save(self, tensors: Tensors, manifest: Manifest) -> Path:
+    def save(self, layers: Layers, manifest: Manifest) -> Path:
         """Write a checkpoint. Collective.
 
         Each rank writes and syncs a shard. Rank 0 then writes the manifest, renames the folder,
         which makes the checkpoint visible, and removes the oldest checkpoints.
 
         Args:
-            tensors: this rank's tensors; names are unique over all ranks.
-            manifest: the manifest, without shards.
+            layers: this rank's layers, also those without any tensor to write, and the tensors
+                to write by name. Together, ranks in order have all layers in order.
+            manifest: the manifest, without layers and shards.
 
         Raises:
             InputError: on all ranks, if any of them cannot write; earlier checkpoints remain.
@@ -67,16 +71,14 @@ class CheckpointFolder:
             if self._comm.rank == 0:
                 self._sweep()
                 new.mkdir(parents=True)
-        shard = np.zeros(1 + hashlib.sha256().digest_size, np.int64)
+        written = b""
         with raise_collectively(self._comm), _reporting_os_errors(new):
-            content = safetensors.numpy.save(dict(tensors))
-            _write(new / _shard_name(self._comm.rank), content)
-            shard[0], shard[1:] = len(content), list(hashlib.sha256(content).digest())
-        rows = allgather_rows(self._comm, shard)
+            written = _write_shard(new / _shard_name(self._comm.rank), layers)
+        parts = allgather_bytes(self._comm, written)
         with raise_collectively(self._comm), _reporting_os_errors(final):
             if self._comm.rank == 0:
-                shards = [_shard(rank, row) for rank, row in enumerate(rows)]
-                _write(new / NAME, replace(manifest, shards=shards).encode())
+                content = _complete(manifest, parts).encode()
+                _write(new / NAME, content)
                 self._publish(new, final)
         return final
 
@@ -91,7 +93,7 @@ class CheckpointFolder:
             _retire(final)
         new.rename(final)
         _sync(self._folder)
-        readable, _ = checkpoints(self._folder)
+        readable, _ = checkpoints([self._folder])
         for path, _ in readable[self._keep :]:
             _retire(path)
         self._sweep()
@@ -101,8 +103,24 @@ def _shard_name(rank: int) -> str:
     return f"{rank}.safetensors"
 
 
-def _shard(rank: int, row: np.ndarray) -> Shard:
-    return Shard(_shard_name(rank), int(row[0]), bytes(row[1:].tolist()).hex())
+def _write_shard(path: Path, layers: Layers) -> bytes:
+    """Write a shard and return its size, its digest and its tensors' names by layer, as JSON."""
+    content = safetensors.numpy.save(flat(layers))
+    _write(path, content)
+    names = {layer: list(tensors) for layer, tensors in layers.items()}
+    return json.dumps([len(content), hashlib.sha256(content).hexdigest(), names]).encode()
+
+
+def _complete(manifest: Manifest, parts: Sequence[bytes]) -> Manifest:
+    """Return a manifest with the layers and shards that the ranks have written."""
+    layers: dict[str, dict[str, int]] = {}
+    shards = []
+    for rank, part in enumerate(parts):
+        size_bytes, sha256, names = json.loads(part)
+        shards.append(Shard(_shard_name(rank), size_bytes, sha256))
+        for layer, tensors in names.items():
+            layers.setdefault(layer, {}).update(dict.fromkeys(tensors, rank))
+    return replace(manifest, layers=layers, shards=shards)
 
 
 def _write(path: Path, content: bytes) -> None:

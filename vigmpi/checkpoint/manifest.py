@@ -1,28 +1,32 @@
-"""The manifest of a checkpoint, and the search for a checkpoint by name.
-
-A checkpoint is a folder of shards (safetensors files) and a manifest with their sizes and
-digests, protected by a digest of its own; README.md describes the layout.
-"""
+"""The manifest of a checkpoint, which README.md describes, and its errors."""
 
 import hashlib
 import json
-import os
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vigmpi.errors import InputError
+from vigmpi.models import MODELS
+from vigmpi.models.config import ModelConfig
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
 NAME = "manifest.json"
-SUFFIX = ".checkpoints"  # replaces the record's suffix in the name of a run's checkpoint folder
-_USE_ANOTHER = "Use the path of another checkpoint, or omit --resume to start from the beginning."
-_FORMAT = "vigmpi checkpoint 2"
-_MANIFEST_BYTES = 2**20
+MANIFEST_BYTES = 2**20  # 100 of the study's blocks with their optimizer state need 0.5 MB
+SHARD_BYTES = 2**32
+_FORMAT = "vigmpi checkpoint 3"
 _SHARD = re.compile(r"[0-9]{1,9}\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_COUNT = 2**20  # classes, pixels of a side, blocks
+_USE_ANOTHER = "Use the path of another checkpoint, or omit --resume to start from the beginning."
+
+
+class DamagedError(InputError):
+    """A file of a checkpoint that is damaged or cannot be read; an older checkpoint may be used."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,12 @@ class Manifest:
         created: seconds since 1970.
         position: where the run stood.
         settings: the run's options, by the names of the fields of `RunConfig`.
-        image_size: height and width, in pixels.
+        model, model_config: key of `MODELS`, and the configuration that its function takes.
         class_names: name of each logit's class.
         normalization: means and standard deviations by which the image channels were
             standardized; empty without standardization.
+        layers: the model's layers in order; for each of them, the index in `shards` of every
+            tensor of its weights, running statistics and optimizer state.
         shards: the files that hold the tensors.
     """
 
@@ -52,137 +58,61 @@ class Manifest:
     created: float
     position: Position
     settings: Mapping[str, Any]
-    image_size: tuple[int, int]
+    model: str
+    model_config: ModelConfig
     class_names: Sequence[str]
     normalization: Sequence[Sequence[float]] = ()
+    layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shards: Sequence[Shard] = ()
 
     def encode(self) -> bytes:
-        body = {"format": _FORMAT, **asdict(self), "position": self.position._asdict()}
+        # Layers are a list, because the digest ignores the order of an object's keys.
+        layers = [{"name": name, "tensors": tensors} for name, tensors in self.layers.items()]
+        position = self.position._asdict()
+        body = {"format": _FORMAT, **asdict(self), "position": position, "layers": layers}
         return json.dumps({"sha256": _digest(body), "checkpoint": body}, indent=1).encode()
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint or a weights-only file from which a run starts.
-
-    Attributes:
-        manifest: None for a weights-only file.
-        skipped: reasons why newer checkpoints were skipped.
-    """
-
-    path: Path
-    manifest: Manifest | None = None
-    skipped: Sequence[str] = ()
-
-    @property
-    def record(self) -> Path | None:
-        """Record of the run that wrote the checkpoint; None outside of that run's folder."""
-        folder = Path(os.path.relpath(self.path.absolute().parent))
-        return folder.with_suffix(".h5") if folder.suffix == SUFFIX else None
-
-
-def find(name: str, folder: Path | None) -> Checkpoint | None:
-    """Return the checkpoint that a user names, or None if "latest" matches none.
-
-    Args:
-        name: a checkpoint, a folder of checkpoints, a weights-only file, or "latest".
-        folder: where to look for the latest; None for all checkpoint folders in the working
-            directory.
-
-    Raises:
-        InputError: if there is no such checkpoint, or if it is damaged.
-    """
-    path = Path(name)
-    if path.is_file():
-        return Checkpoint(path)
-    if (path / NAME).exists():
-        return Checkpoint(path, read(path))
-    if name == "latest":
-        folders = [folder] if folder else sorted(Path().glob(f"vigmpi-*{SUFFIX}"))
-    elif path.is_dir():
-        folders = [path]
-    else:
-        raise InputError(f"no such checkpoint: {name}. Use the path of a checkpoint, or 'latest'.")
-    checkpoint, skipped = _newest(folders)
-    if checkpoint or (name == "latest" and not skipped):
-        return checkpoint
-    reason = skipped[0] if skipped else f"no checkpoint in the folder: {name}"
-    raise InputError(f"{reason}. {_USE_ANOTHER}")
+    def tensors_of(self, shard: int) -> set[str]:
+        """Return the names of the tensors that a shard holds."""
+        return {
+            name
+            for tensors in self.layers.values()
+            for name, index in tensors.items()
+            if index == shard
+        }
 
 
 def read(folder: Path) -> Manifest:
     """Read a checkpoint's manifest.
 
     Raises:
-        InputError: if it cannot be read, is damaged, or has an unsupported format.
+        InputError: if it cannot be read, is damaged, or has an unsupported format or model.
     """
     path = folder / NAME
     try:
         with path.open("rb") as file:
-            text = file.read(_MANIFEST_BYTES + 1)
-        if len(text) > _MANIFEST_BYTES:
+            text = file.read(MANIFEST_BYTES + 1)
+        if len(text) > MANIFEST_BYTES:
             raise ValueError("larger than 1 MiB")
         return _decode(json.loads(text, object_pairs_hook=_without_duplicates), path)
     except OSError as error:
-        raise refusal("unreadable", path, error.strerror) from error
+        raise damage("unreadable", path, error.strerror) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise refusal("damaged", path, str(error) or type(error).__name__) from error
+        raise damage("damaged", path, str(error) or type(error).__name__) from error
 
 
-def verify(folder: Path, manifest: Manifest) -> None:
-    """Read all shards and compare them with the manifest.
-
-    Raises:
-        InputError: if a shard cannot be read or is damaged; the message names the first.
-    """
-    for shard in manifest.shards:
-        path = folder / shard.name
-        try:
-            with path.open("rb") as file:
-                complete = os.fstat(file.fileno()).st_size == shard.size_bytes
-                digest = hashlib.file_digest(file, "sha256").hexdigest() if complete else ""
-        except OSError as error:
-            raise refusal("unreadable", path, error.strerror) from error
-        if digest != shard.sha256:
-            raise refusal("damaged", path, "truncated or modified")
-
-
-def checkpoints(folder: Path) -> tuple[list[tuple[Path, Manifest]], list[str]]:
-    """Return the checkpoints with a readable manifest, newest first, and why others are skipped."""
-    readable, skipped = [], []
-    for path in sorted(folder.glob("[!.]*/"), reverse=True):
-        if path.is_dir():
-            try:
-                readable.append((path, read(path)))
-            except InputError as error:
-                skipped.append(_reason(error))
-    return sorted(readable, key=lambda pair: pair[1].created, reverse=True), skipped
-
-
-def _newest(folders: Sequence[Path]) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest undamaged checkpoint in these folders, and why others are skipped."""
-    readable, skipped = [], []
-    for folder in folders:
-        in_folder, reasons = checkpoints(folder)
-        readable += in_folder
-        skipped += reasons
-    for path, manifest in sorted(readable, key=lambda pair: pair[1].created, reverse=True):
-        try:
-            verify(path, manifest)
-        except InputError as error:
-            skipped.append(_reason(error))
-        else:
-            return Checkpoint(path, manifest, skipped), skipped
-    return None, skipped
-
-
-def refusal(problem: str, path: Path, reason: str | None) -> InputError:
+def damage(problem: str, path: Path, cause: str | None) -> DamagedError:
     """Return the error for an unreadable or damaged file of a checkpoint."""
-    return InputError(f"{problem} checkpoint: {path} ({reason}). {_USE_ANOTHER}")
+    return DamagedError(f"{problem} checkpoint: {path} ({cause!s:.200}). {_USE_ANOTHER}")
 
 
-def _reason(error: InputError) -> str:
+def refusal(reason: str) -> InputError:
+    """Return the error that refuses a checkpoint for a reason other than damage."""
+    return InputError(f"{reason}. {_USE_ANOTHER}")
+
+
+def reason_of(error: InputError) -> str:
+    """Return the message of an error without its remedy, the use of another checkpoint."""
     return str(error).removesuffix(f". {_USE_ANOTHER}")
 
 
@@ -201,26 +131,75 @@ def _decode(content: Any, path: Path) -> Manifest:
     if content["sha256"] != _digest(body):
         raise ValueError("digest does not match")
     if (version := body["format"]) != _FORMAT:
-        raise InputError(
+        raise refusal(
             f'unsupported checkpoint format: {path} has "{version!s:.40}", this version reads '
-            f'"{_FORMAT}". {_USE_ANOTHER}'
+            f'"{_FORMAT}"'
         )
-    position = Position(**body["position"])
-    height, width = body["image_size"]
-    counts = (position.mini_batches, position.epoch, position.step, position.num_images)
-    if not all(type(number) is int and number >= 0 for number in (*counts, height, width)):
-        raise ValueError("invalid position or image size")
-    shards = [Shard(**shard) for shard in body["shards"]]
-    for shard in shards:
-        if not _SHARD.fullmatch(shard.name):
-            raise ValueError(f"invalid name of a shard: {shard.name!r}")
-    return Manifest(
+    if (model := body["model"]) not in MODELS:
+        raise refusal(f'checkpoint of an unknown model: {path} has "{model!s:.40}"')
+    shards = [_decode_shard(entry) for entry in body["shards"]]
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("shard twice")
+    manifest = Manifest(
         run=str(body["run"]),
         created=float(body["created"]),
-        position=position._replace(phase=Phase(position.phase)),
+        position=_decode_position(body["position"]),
         settings=dict(body["settings"]),
-        image_size=(height, width),
+        model=model,
+        model_config=_decode_model_config(body["model_config"]),
         class_names=[str(name) for name in body["class_names"]],
         normalization=[[float(value) for value in row] for row in body["normalization"]],
+        layers=_decode_layers(body["layers"], len(shards)),
         shards=shards,
     )
+    if len(manifest.class_names) != manifest.model_config.num_classes:
+        raise ValueError("another number of names than of classes")
+    if [len(row) for row in manifest.normalization] not in ([], [3, 3]):
+        raise ValueError("invalid normalization")
+    return manifest
+
+
+def _decode_position(entry: Any) -> Position:
+    position = Position(**entry)
+    counts = position.mini_batches, position.epoch, position.step, position.num_images
+    if not all(_is_count(number, math.inf) for number in counts):
+        raise ValueError("invalid position")
+    return position._replace(phase=Phase(position.phase))
+
+
+def _decode_model_config(entry: Any) -> ModelConfig:
+    config = ModelConfig(**entry)
+    height, width = config.image_size
+    counts = config.num_classes, height, width, config.blocks
+    complete = entry.keys() == {f.name for f in fields(ModelConfig)}
+    if not complete or not all(_is_count(number, _MAX_COUNT) and number for number in counts):
+        raise ValueError("invalid configuration of the model")
+    return replace(config, image_size=(height, width), readout=str(config.readout))
+
+
+def _decode_shard(entry: Any) -> Shard:
+    shard = Shard(**entry)
+    if not _SHARD.fullmatch(shard.name):
+        raise ValueError(f"invalid name of a shard: {shard.name!r}")
+    if not _is_count(shard.size_bytes, SHARD_BYTES) or not _SHA256.fullmatch(shard.sha256):
+        raise ValueError(f"invalid size or digest of a shard: {shard.name}")
+    return shard
+
+
+def _decode_layers(entries: Any, num_shards: int) -> dict[str, dict[str, int]]:
+    layers: dict[str, dict[str, int]] = {}
+    names: set[str] = set()
+    for entry in entries:
+        layer, tensors = str(entry["name"]), entry["tensors"]
+        for name, shard in tensors.items():
+            if not _is_count(shard, num_shards - 1):
+                raise ValueError(f"no shard {shard!r} for tensor {name}")
+        if layer in layers or not names.isdisjoint(tensors):
+            raise ValueError(f"layer or tensor twice: {layer}")
+        layers[layer] = tensors
+        names.update(tensors)
+    return layers
+
+
+def _is_count(number: Any, largest: float) -> bool:
+    return type(number) is int and 0 <= number <= largest

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vigmpi.checkpoint.manifest import Checkpoint
+from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.values import (
     comma_separated,
     comma_separated_numbers,

@@ -3,11 +3,12 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
-from vigmpi.checkpoint import manifest
+from vigmpi.checkpoint import search
+from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli import parsers
 from vigmpi.cli.config import PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
@@ -41,7 +42,7 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
     start = _find_checkpoint(command, given)
     inherited: dict[str, Any] = {}
     if start and start.manifest:
-        settings = _inheritable(start.manifest.settings, command, given)
+        settings = _inheritable(start.manifest, command, given)
         settings = {name: value for name, value in settings.items() if name in known}
         inherited = parsers.parse(parser, _as_flags(settings, str(start.path), known), known)
     config = RunConfig(**{**inherited, **given}, start=start)
@@ -71,10 +72,10 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
     return PrepareConfig(**vars(parsers.prepare_parser().parse_args(arguments)))
 
 
-def _find_checkpoint(command: str, given: Mapping[str, Any]) -> manifest.Checkpoint | None:
+def _find_checkpoint(command: str, given: Mapping[str, Any]) -> search.Checkpoint | None:
     folder = _checkpoint_folder(command, given)
     if command == "train":
-        return manifest.find(given["resume"], folder) if "resume" in given else None
+        return search.find(given["resume"], folder) if "resume" in given else None
     if "checkpoint" not in given:
         raise InputError(
             "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
@@ -82,8 +83,8 @@ def _find_checkpoint(command: str, given: Mapping[str, Any]) -> manifest.Checkpo
     return _find_required(given["checkpoint"], folder)
 
 
-def _find_required(name: str, folder: Path | None) -> manifest.Checkpoint:
-    if found := manifest.find(name, folder):
+def _find_required(name: str, folder: Path | None) -> search.Checkpoint:
+    if found := search.find(name, folder):
         return found
     raise InputError(f"no checkpoint found: --checkpoint {name}. Use --checkpoint PATH.")
 
@@ -93,16 +94,19 @@ def _checkpoint_folder(command: str, given: Mapping[str, Any]) -> Path | None:
     if "checkpoint_dir" in given:
         return given["checkpoint_dir"]
     if command == "train" and "record" in given:
-        return given["record"].with_suffix(manifest.SUFFIX)
+        return given["record"].with_suffix(search.SUFFIX)
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        return Path(f"vigmpi-{os.environ['SLURM_JOB_ID']}{manifest.SUFFIX}")
+        return Path(f"vigmpi-{os.environ['SLURM_JOB_ID']}{search.SUFFIX}")
     return None
 
 
-def _inheritable(
-    settings: Mapping[str, Any], command: str, given: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the settings of a checkpoint's run that apply to a run that starts from it."""
+def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint's run that apply to a run that starts from it.
+
+    If a shard proves to be damaged, the run starts from an older checkpoint of the same run, with
+    the settings of this one: its shards are read only when the ranks have built the model.
+    """
+    settings = {**manifest.settings, "model": manifest.model, **asdict(manifest.model_config)}
     excluded = set(_NEVER_INHERITED)
     if command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION

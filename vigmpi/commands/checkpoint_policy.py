@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from vigmpi.checkpoint.folder import CheckpointFolder
-from vigmpi.checkpoint.manifest import SUFFIX, Manifest
+from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.search import SUFFIX
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
@@ -47,7 +48,8 @@ class CheckpointPolicy:
             created=0.0,
             position=log.start,
             settings=effective_settings(group.initial_config, dataset, run.pipeline.config),
-            image_size=dataset.image_size,
+            model=config.model,
+            model_config=run.model_config,
             class_names=dataset.class_names,
             normalization=run.augmentation.normalization,
         )

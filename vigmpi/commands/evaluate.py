@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
+from vigmpi.checkpoint.starting import start_from
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import open_run
 from vigmpi.commands.run_log import RunLog
-from vigmpi.commands.starting import start_from
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.pipeline.evaluator import Evaluator
@@ -22,7 +22,8 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
     group = replace(group, config=replace(group.config, epochs=1))
     run = open_run(group, activity, training=False)
     evaluator = Evaluator(run.pipeline)
-    start_from(group.config.start, run.topology, evaluator.shapes, evaluator.load)
+    checkpoint = start_from(group.config.start, run.topology, evaluator.state())
+    group.config = replace(group.config, start=checkpoint)
     start = Position(phase=Phase.TEST)
     log = RunLog(group, run, start)
     loss = 0.0

@@ -1,14 +1,17 @@
 """`vigmpi predict`: classification of image files."""
 
 import json
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from vigmpi.checkpoint.loading import load
 from vigmpi.checkpoint.manifest import Manifest
-from vigmpi.checkpoint.weights import read_values
+from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.cli.config import PredictConfig
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.cifar10 import Cifar10
@@ -17,7 +20,6 @@ from vigmpi.datasets.decoding import decode
 from vigmpi.errors import InputError
 from vigmpi.models.model import Model, build
 from vigmpi.phase import Phase
-from vigmpi.pipeline.state import load_model, model_state
 
 _BATCH_SIZE = 100
 _TOP = 3
@@ -29,10 +31,12 @@ def predict(config: PredictConfig) -> None:
     Raises:
         InputError: if the checkpoint or an image cannot be read.
     """
-    manifest = config.start.manifest
-    model = _model(manifest)
-    shapes = {name: values.shape for name, values in model_state(model).items()}
-    load_model(model, read_values(config.start, shapes))
+    model = _model(config.start.manifest)
+    state = state_by_layer(model)
+    start = load(config.start, state, state)
+    for reason in start.skipped:
+        print(f"vigmpi: warning: checkpoint skipped: {reason}.", file=sys.stderr)
+    manifest = start.manifest
     names = manifest.class_names if manifest else Cifar10.class_names
     normalize = _normalization(manifest)
     probabilities = np.concatenate(list(_probabilities(model, config.images, normalize)))
@@ -50,21 +54,7 @@ def predict(config: PredictConfig) -> None:
 def _model(manifest: Manifest | None) -> Model:
     if manifest is None:
         return build().eval()
-    try:
-        blocks, readout = int(manifest.settings["blocks"]), str(manifest.settings["readout"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"incomplete checkpoint: its settings do not describe the model ({error}). "
-            f"Use a checkpoint written by vigmpi train."
-        ) from error
-    model = build(
-        str(manifest.settings.get("model", "study")),
-        blocks=blocks,
-        readout=readout,
-        num_classes=len(manifest.class_names),
-        image_size=manifest.image_size,
-    )
-    return model.eval()
+    return build(manifest.model, **asdict(manifest.model_config)).eval()
 
 
 def _normalization(manifest: Manifest | None) -> Augmentation:

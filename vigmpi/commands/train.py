@@ -1,7 +1,10 @@
 """`vigmpi train`: training from a start position to the last epoch, a signal or a failure."""
 
+from dataclasses import replace
+
 from mpi4py import MPI
 
+from vigmpi.checkpoint.starting import start_from
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import all_ranks
 from vigmpi.comm.progress_thread import progress_thread
@@ -9,7 +12,6 @@ from vigmpi.commands.checkpoint_policy import CheckpointPolicy
 from vigmpi.commands.rank_group import RankGroup, RanksLostError
 from vigmpi.commands.run import Run, open_run
 from vigmpi.commands.run_log import RunLog
-from vigmpi.commands.starting import start_from
 from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
@@ -53,8 +55,11 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
 
 
 def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
+    """Load the state of this rank's stage, if there is any, and return the run's position."""
     if not group.committed:
-        return start_from(group.config.start, run.topology, trainer.shapes, trainer.load)
+        start = start_from(group.config.start, run.topology, trainer.state())
+        group.config = replace(group.config, start=start)
+        return start.position if start else Position()
     position, state = group.committed
     trainer.load(state)
     return position

@@ -1,9 +1,8 @@
-from collections.abc import Mapping
 from concurrent.futures import Future
 
-import numpy as np
+from torch import Tensor
 
-from vigmpi.pipeline import state
+from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.pipeline.batch import Batch
 from vigmpi.pipeline.pipeline import Pipeline
 from vigmpi.record.step_record import StepRecord
@@ -24,11 +23,6 @@ class Evaluator:
             pipeline.finish_sends()
         return pipeline.end_step(record)
 
-    def shapes(self, optimizer: bool) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
-        """Return the shapes of this stage's weights and running statistics, by name."""
-        arrays = state.model_state(self._pipeline.model)
-        return {name: values.shape for name, values in arrays.items()}
-
-    def load(self, values: Mapping[str, np.ndarray]) -> None:
-        """Load the weights and running statistics of this stage."""
-        state.load_model(self._pipeline.model, values)
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return the weights and running statistics of this stage, by layer."""
+        return state_by_layer(self._pipeline.model)

@@ -4,10 +4,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from vigmpi.checkpoint.state import copy_into, flat, share_of_replica, state_by_layer
 from vigmpi.comm.collectives import all_equal, all_ranks, allgather_rows
 from vigmpi.comm.reductions import GRADIENT_SUMS
-from vigmpi.pipeline import state
 from vigmpi.pipeline.adam import Adam
 from vigmpi.pipeline.batch import Batch
 from vigmpi.pipeline.gradients import gradient_buckets
@@ -91,30 +92,22 @@ class Trainer:
         moments = allgather_rows(self._topology.replicas, self._statistics.moments.numpy())
         self._statistics.update(sizes, moments.reshape(len(sizes), -1))
 
-    def shard(self) -> dict[str, np.ndarray]:
-        """Return views of this rank's shard of a checkpoint.
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Return weights, running statistics and optimizer state of this stage, by layer."""
+        return state_by_layer(self.model, self._optimizer.state)
 
-        All replicas hold the same state, and each saves a part of it.
-        """
-        stage_state = self.stage_state()
+    def shard(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return views of this rank's shard of a checkpoint, by layer."""
         replicas = self._topology.replicas
-        names = sorted(stage_state)[replicas.rank :: replicas.size]
-        return {name: stage_state[name] for name in names}
+        return share_of_replica(self.state(), replicas.rank, replicas.size)
 
     def stage_state(self) -> dict[str, np.ndarray]:
-        """Return views of the weights, running statistics and optimizer state of this stage."""
-        return state.model_state(self.model) | state.optimizer_state(self._optimizer)
-
-    def shapes(self, optimizer: bool) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of this stage's state, by name."""
-        arrays = self.stage_state() if optimizer else state.model_state(self.model)
-        return {name: values.shape for name, values in arrays.items()}
+        """Return views of the state of this stage."""
+        return {name: tensor.numpy() for name, tensor in flat(self.state()).items()}
 
     def load(self, values: Mapping[str, np.ndarray]) -> None:
-        """Load the state of this stage: all of `shapes`, with or without the optimizer."""
-        state.load_model(self.model, values)
-        if values.keys() >= self.shapes(optimizer=True).keys():
-            state.load_optimizer(self._optimizer, values)
+        """Load a copy of `stage_state`."""
+        copy_into(self.state(), values)
 
     def replicas_agree(self) -> bool:
         """Return whether this stage is bitwise identical in all replicas. Collective."""

@@ -1,0 +1,392 @@
+"""Strict loading of a model of three layers from files that hold it, and from others."""
+
+import errno
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from torch import nn
+
+from tests.weights import flip_a_bit
+from vigmpi.checkpoint import manifest, shards
+from vigmpi.checkpoint.loading import load
+from vigmpi.checkpoint.manifest import Manifest, Shard
+from vigmpi.checkpoint.search import Checkpoint, find
+from vigmpi.checkpoint.state import flat, share_of_replica, state_by_layer, without_optimizer
+from vigmpi.errors import InputError
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.layer import Boundary, Layer
+from vigmpi.models.model import Model
+from vigmpi.pipeline.adam import Adam
+from vigmpi.position import Position
+
+State = dict[str, dict[str, torch.Tensor]]
+Saved = dict[str, dict[str, np.ndarray]]
+
+LAYERS = [
+    Layer("first", partial(nn.Linear, 2, 3), Boundary((2,)), Boundary((3,)), "first."),
+    Layer("norm", partial(nn.BatchNorm1d, 3), Boundary((3,)), Boundary((3,)), "norm."),
+    Layer("nothing", nn.Identity, Boundary((3,)), Boundary((3,))),
+    Layer("head", partial(nn.Linear, 3, 2), Boundary((3,)), Boundary((2,))),
+]
+MANIFEST = Manifest("run", 0.0, Position(5), {}, "study", ModelConfig(2), ["a", "b"])
+
+
+def new_state(*, optimizer: bool = True) -> State:
+    """Return a state with a different number in every element of its tensors."""
+    model = Model(LAYERS)
+    adam = Adam(dict(model.named_parameters()), 1e-3)
+    state = state_by_layer(model, adam.state if optimizer else None)
+    for number, tensor in enumerate(flat(state).values()):
+        tensor.copy_(100 * number + torch.arange(tensor.numel()).reshape(tensor.shape))
+    return state
+
+
+def zeroed(state: State) -> State:
+    for tensor in flat(state).values():
+        tensor.zero_()
+    return state
+
+
+def arrays(state: State) -> Saved:
+    return share_of_replica(state, 0, 1)
+
+
+def save(
+    folder: Path, written: list[Saved], listed: list[Saved] | None = None, created: float = 0.0
+) -> Path:
+    """Write a checkpoint whose shards hold these layers and whose manifest lists others."""
+    folder.mkdir(parents=True)
+    layers: dict[str, dict[str, int]] = {}
+    entries = []
+    for index, shard in enumerate(written):
+        content = safetensors.numpy.save(flat(shard))
+        entries.append(Shard(f"{index}.safetensors", len(content), _sha256(content)))
+        (folder / entries[-1].name).write_bytes(content)
+    for index, shard in enumerate(listed or written):
+        for layer, tensors in shard.items():
+            layers.setdefault(layer, {}).update(dict.fromkeys(tensors, index))
+    content = replace(MANIFEST, created=created, layers=layers, shards=entries).encode()
+    (folder / manifest.NAME).write_bytes(content)
+    return folder
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def start(path: Path) -> Checkpoint:
+    found = find(str(path), None)
+    assert found
+    return found
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the files that are read, in order."""
+    names: list[str] = []
+    read = shards._read_content
+
+    def counted(path: Path, size_bytes: int) -> bytes:
+        names.append(path.name)
+        return read(path, size_bytes)
+
+    monkeypatch.setattr(shards, "_read_content", counted)
+    return names
+
+
+def test_names_and_layers_of_a_state_are_those_of_the_complete_model() -> None:
+    state = new_state()
+    assert list(state) == ["first", "norm", "nothing", "head"]
+    assert not state["nothing"]
+    assert {"norm.running_var", "norm.num_batches_tracked"} < state["norm"].keys()
+    assert "optimizer.exp_avg_sq.weight" in state["head"]
+    assert "optimizer.step.first.bias" in state["first"]
+
+
+def test_every_bit_is_loaded_and_only_the_shards_that_are_needed_are_read_once(
+    tmp_path: Path, opened: list[str]
+) -> None:
+    expected = new_state()
+    saved = arrays(expected)
+    parts = [{name: saved[name]} for name in saved]
+    checkpoint = start(save(tmp_path / "a", [*parts, {}]))
+    assert not opened
+    for layers, files in (
+        (["first", "norm", "nothing", "head"], [0, 1, 3]),
+        (["norm", "nothing"], [1]),
+        (["nothing"], []),
+    ):
+        opened.clear()
+        state = zeroed(new_state())
+        load(checkpoint, expected, {name: state[name] for name in layers})
+        for layer, tensors in state.items():
+            for name, tensor in tensors.items():
+                assert torch.equal(tensor, expected[layer][name]) == (layer in layers), name
+        assert opened == [f"{index}.safetensors" for index in files]
+
+
+def test_replicas_share_the_tensors_of_every_layer() -> None:
+    state = new_state()
+    shares = [share_of_replica(state, replica, 3) for replica in range(3)]
+    assert all(list(share) == list(state) for share in shares)
+    names = [name for share in shares for name in flat(share)]
+    assert sorted(names) == sorted(flat(state))
+
+
+def test_an_evaluation_loads_weights_and_statistics_and_no_optimizer(tmp_path: Path) -> None:
+    expected = new_state()
+    checkpoint = start(save(tmp_path / "a", [arrays(expected)]))
+    state = zeroed(new_state(optimizer=False))
+    load(checkpoint, state, state)
+    for name, tensor in flat(state).items():
+        assert torch.equal(tensor, flat(expected)[name]), name
+
+
+def surplus(saved: Saved) -> Saved:
+    return saved | {"norm": saved["norm"] | {"norm.gain": np.zeros(3)}}
+
+
+def without(layer: str, name: str, saved: Saved) -> Saved:
+    return saved | {layer: {each: v for each, v in saved[layer].items() if each != name}}
+
+
+def in_another_layer(saved: Saved) -> Saved:
+    tensor = {"norm.bias": saved["norm"]["norm.bias"]}
+    return without("norm", "norm.bias", saved) | {"head": saved["head"] | tensor}
+
+
+def reshaped(saved: Saved) -> Saved:
+    weight = saved["first"]["first.weight"]
+    return saved | {"first": saved["first"] | {"first.weight": weight.T.copy()}}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (surplus, "tensor norm.gain, which the model does not have"),
+        (partial(without, "first", "first.bias"), "no tensor first.bias"),
+        (partial(without, "norm", "norm.running_mean"), "no tensor norm.running_mean"),
+        (
+            partial(without, "norm", "norm.num_batches_tracked"),
+            "no tensor norm.num_batches_tracked",
+        ),
+        (in_another_layer, "no tensor norm.bias"),
+        (reshaped, r"first.weight of shape \[2, 3\] instead of \[3, 2\]"),
+        (lambda saved: {"head": saved["head"]} | saved, "layer head instead of first"),
+        (
+            lambda saved: {name: saved[name] for name in ("first", "norm", "nothing")},
+            "no layer head",
+        ),
+        (
+            lambda saved: {name: saved[name] for name in ("first", "norm", "head")},
+            "layer head instead of nothing",
+        ),
+        (lambda saved: saved | {"tail": {}}, "layer tail, which the model does not have"),
+        (
+            lambda saved: saved | {"tail": {"tail.bias": np.zeros(2)}},
+            "layer tail, which the model does not have",
+        ),
+    ],
+)
+@pytest.mark.parametrize("optimizer", [True, False])
+def test_another_model_is_refused_with_the_first_difference(
+    tmp_path: Path, change: Callable[[Saved], Saved], problem: str, optimizer: bool
+) -> None:
+    """Also if an older checkpoint would fit, and on a rank that the difference does not concern."""
+    save(tmp_path / "old", [arrays(new_state())])
+    save(tmp_path / "new", [change(arrays(new_state()))], created=1.0)
+    state = zeroed(new_state(optimizer=optimizer))
+    needed = ["first"] if "shape" in problem else ["nothing"]
+    for path in (tmp_path, tmp_path / "new"):
+        message = rf"^checkpoint of another model: {tmp_path / 'new'} has {problem}\. Use .*\.$"
+        with pytest.raises(InputError, match=message):
+            load(start(path), state, {name: state[name] for name in needed})
+    assert not any(tensor.any() for tensor in flat(state).values())
+
+
+@pytest.mark.parametrize("quantity", ["exp_avg", "exp_avg_sq", "step"])
+def test_a_checkpoint_without_a_part_of_the_optimizer_can_only_be_evaluated(
+    tmp_path: Path, quantity: str
+) -> None:
+    name = f"optimizer.{quantity}.first.bias"
+    checkpoint = start(save(tmp_path / "a", [without("first", name, arrays(new_state()))]))
+    state = new_state()
+    with pytest.raises(InputError, match=f"has no tensor {name}"):
+        load(checkpoint, state, state)
+    state = new_state(optimizer=False)
+    load(checkpoint, state, state)
+
+
+def test_a_surplus_tensor_of_the_optimizer_is_refused(tmp_path: Path) -> None:
+    saved = arrays(new_state())
+    saved["head"]["optimizer.max.bias"] = np.zeros(2, np.float32)
+    state = new_state()
+    with pytest.raises(InputError, match=r"has tensor optimizer\.max\.bias, which the model does"):
+        load(start(save(tmp_path / "a", [saved])), state, state)
+
+
+def test_a_shard_must_hold_what_the_manifest_lists_and_no_more(tmp_path: Path) -> None:
+    saved, state = arrays(new_state()), new_state()
+    for folder, written, problem in (
+        ("a", surplus(saved), "tensor norm.gain in the shard, but not in the manifest"),
+        (
+            "b",
+            without("head", "bias", saved),
+            "tensor bias in the manifest, but not in the shard",
+        ),
+    ):
+        checkpoint = start(save(tmp_path / folder, [written], [saved]))
+        with pytest.raises(InputError, match=rf"^damaged checkpoint: .*0\.safetensors \({problem}"):
+            load(checkpoint, state, state)
+
+
+def three_checkpoints(folder: Path) -> None:
+    """Write checkpoints whose tensors are full of 0, 1 and 2."""
+    saved = arrays(new_state())
+    for number in range(3):
+        for values in flat(saved).values():
+            values.fill(number)
+        save(folder / str(number), [saved], created=float(number))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+DAMAGES = pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_bit, "damaged checkpoint: {} (truncated or modified)"),
+        (truncate, "damaged checkpoint: {} (truncated or modified)"),
+        (Path.unlink, "unreadable checkpoint: {} (No such file or directory)"),
+    ],
+)
+
+
+@DAMAGES
+def test_a_search_turns_to_the_next_checkpoint_if_a_shard_is_damaged(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    three_checkpoints(tmp_path)
+    found = start(tmp_path)
+    reasons = []
+    for number in (2, 1):
+        path = tmp_path / str(number) / "0.safetensors"
+        damage(path)
+        reasons.append(reason.format(path))
+        state = new_state()
+        used = load(found, state, state)
+        assert used.path == tmp_path / str(number - 1)
+        assert used.manifest
+        assert used.manifest.created == number - 1
+        assert used.skipped == reasons
+        for name, tensor in flat(state).items():
+            assert (tensor == number - 1).all(), name
+    damage(tmp_path / "0" / "0.safetensors")
+    with pytest.raises(InputError) as error:
+        load(found, state, state)
+    assert str(error.value).startswith(f"{reasons[0]}. Use the path of another checkpoint, or ")
+
+
+@DAMAGES
+def test_a_damaged_checkpoint_that_was_named_is_refused(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    three_checkpoints(tmp_path)
+    found = start(tmp_path / "2")
+    path = tmp_path / "2" / "0.safetensors"
+    damage(path)
+    state = zeroed(new_state())
+    with pytest.raises(InputError) as error:
+        load(found, state, state)
+    message = f"{reason.format(path)}. Use the path of another checkpoint, or omit "
+    assert str(error.value).startswith(message)
+    assert not any(tensor.any() for tensor in flat(state).values())
+
+
+def write_weights(path: Path, values: dict[str, np.ndarray]) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(values, path)
+    else:
+        torch.save({name: torch.tensor(value) for name, value in values.items()}, path)
+    return start(path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_weights_only_file_must_hold_the_model_and_no_more(tmp_path: Path, suffix: str) -> None:
+    expected = new_state()
+    model = flat(arrays(without_optimizer(expected)))
+    path = tmp_path / f"weights{suffix}"
+
+    state = zeroed(new_state())
+    own = {"head": state["head"]}  # what one stage loads
+    load(write_weights(path, model), expected, own)
+    for name, tensor in state["head"].items():
+        same = torch.equal(tensor, expected["head"][name])
+        assert same == (not name.startswith("optimizer.")), name
+
+    for change, problem in (
+        ({"head.bias": np.zeros(2)}, "tensor head.bias, which the model does not have"),
+        (
+            {"optimizer.step.bias": np.zeros(())},
+            "tensor optimizer.step.bias, which the model does not have",
+        ),
+        ({"bias": np.zeros(3)}, "bias of shape [3] instead of [2]"),
+        ({"bias": None}, "no tensor bias"),
+        ({"first.weight": None}, "no tensor first.weight"),  # of another stage
+        ({"norm.num_batches_tracked": None}, "no tensor norm.num_batches_tracked"),
+    ):
+        values = {name: value for name, value in (model | change).items() if value is not None}
+        with pytest.raises(InputError) as error:
+            load(write_weights(path, values), expected, own)
+        assert f"checkpoint of another model: {path} has {problem}. Use " in str(error.value)
+
+
+def test_unreadable_weights_are_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = new_state()
+    model = flat(arrays(without_optimizer(state)))
+    for suffix in (".safetensors", ".pt"):
+        path = tmp_path / f"weights{suffix}"
+        write_weights(path, model)
+        content = path.read_bytes()
+        for damaged in (content[:-1], content[:100], content[:7], b"", b"\xff" * 64):
+            path.write_bytes(damaged)
+            assert_unreadable(path, state)
+        assert_unreadable(tmp_path / f"nowhere{suffix}", state, "No such file or directory")
+        folder = tmp_path / f"folder{suffix}"
+        folder.mkdir()
+        assert_unreadable(folder, state, "Is a directory")
+    for no_weights in ([1, 2], {"bias": 3}, torch.zeros(2), {"bias": torch.zeros(2).bfloat16()}):
+        torch.save(no_weights, path)
+        assert_unreadable(path, state)
+
+    torch.save({"bias": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for at in range(0, len(content), 3):  # the unpickler raises errors of many classes
+        path.write_bytes(content[:at] + b"\x80" + content[at + 1 :])
+        with pytest.raises(InputError):
+            load(Checkpoint(path), state, state)
+
+    def denied(path: Path, size_bytes: int) -> bytes:  # noqa: ARG001
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(shards, "_read_content", denied)
+    write_weights(tmp_path / "weights.safetensors", model)
+    assert_unreadable(tmp_path / "weights.safetensors", state, "Permission denied")
+
+
+def assert_unreadable(path: Path, state: State, reason: str = "") -> None:
+    with pytest.raises(InputError) as error:
+        load(Checkpoint(path), state, state)
+    assert str(error.value).startswith(f"cannot read the weights: {path} ({reason}")
+    assert "\n" not in str(error.value)
+    assert str(error.value).endswith(" saved by torch.")

@@ -1,0 +1,47 @@
+"""Loading of the checkpoint from which a run starts, on all its ranks."""
+
+import hashlib
+import json
+from functools import partial
+
+from mpi4py import MPI
+from torch import Tensor
+
+from vigmpi.checkpoint.loading import load
+from vigmpi.checkpoint.search import Checkpoint
+from vigmpi.checkpoint.state import ByLayer, Names
+from vigmpi.comm.collectives import all_equal, allgather_strings, raise_collectively
+from vigmpi.comm.topology import Topology
+from vigmpi.errors import InputError
+
+
+def start_from(
+    checkpoint: Checkpoint | None, topology: Topology, own: ByLayer[Tensor]
+) -> Checkpoint | None:
+    """Load this rank's stage, and return the checkpoint as `load` does. Collective.
+
+    Args:
+        own: state of the stage, with the optimizer's if the run trains.
+
+    Raises:
+        InputError: if it is damaged, of another model, or differs between ranks (on all ranks).
+    """
+    world = topology.world
+    content = repr((checkpoint.path, checkpoint.manifest, checkpoint.older) if checkpoint else None)
+    if not all_equal(world, hashlib.sha256(content.encode(errors="surrogatepass")).digest()):
+        path = checkpoint.path if checkpoint else "none"
+        raise InputError(
+            f"checkpoints differ between ranks: rank {world.rank} found {path}. Use a "
+            f"--checkpoint-dir that all hosts share."
+        )
+    if checkpoint is None:
+        return None
+    names = _names_of_model(topology.pipeline, own)
+    return load(checkpoint, names, own, partial(raise_collectively, world))
+
+
+def _names_of_model(pipeline: MPI.Comm, own: ByLayer[Tensor]) -> Names:
+    """Return the names of all stages' tensors by layer. Collective over the stages."""
+    names = {layer: list(tensors) for layer, tensors in own.items()}
+    stages = map(json.loads, allgather_strings(pipeline, json.dumps(names)))
+    return {layer: tensors for stage in stages for layer, tensors in stage.items()}
