@@ -96,6 +96,17 @@ def test_a_write_error_on_one_rank_is_raised_on_all_and_the_last_checkpoint_stay
     ]
 
 
+@pytest.mark.parametrize("limit", ["MANIFEST_BYTES", "SHARD_BYTES", "HEADER_BYTES"])
+def test_a_checkpoint_too_large_to_be_read_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(module, limit, 50)
+    layers = {"layer": {"tensor": np.zeros(9)}}
+    with pytest.raises(InputError, match=r"^checkpoint too large: .* at most 50 are supported"):
+        CheckpointFolder(MPI.COMM_SELF, tmp_path, keep=2).save(layers, MANIFEST)
+    assert find("latest", tmp_path) is None
+
+
 def save_forever(folder: str) -> None:
     checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
     number = _number(find("latest", Path(folder)))

@@ -13,8 +13,9 @@ import numpy as np
 import safetensors.numpy
 from mpi4py import MPI
 
-from vigmpi.checkpoint.manifest import NAME, Manifest, Shard
+from vigmpi.checkpoint.manifest import MANIFEST_BYTES, NAME, SHARD_BYTES, Manifest, Shard
 from vigmpi.checkpoint.search import checkpoints
+from vigmpi.checkpoint.shards import HEADER_BYTES
 from vigmpi.checkpoint.state import ByLayer, flat
 from vigmpi.comm.collectives import allgather_bytes, raise_collectively
 from vigmpi.errors import InputError
@@ -78,6 +79,7 @@ class CheckpointFolder:
         with raise_collectively(self._comm), _reporting_os_errors(final):
             if self._comm.rank == 0:
                 content = _complete(manifest, parts).encode()
+                _check_size("manifest", len(content), MANIFEST_BYTES)
                 _write(new / NAME, content)
                 self._publish(new, final)
         return final
@@ -106,6 +108,8 @@ def _shard_name(rank: int) -> str:
 def _write_shard(path: Path, layers: Layers) -> bytes:
     """Write a shard and return its size, its digest and its tensors' names by layer, as JSON."""
     content = safetensors.numpy.save(flat(layers))
+    _check_size("shard", len(content), SHARD_BYTES)
+    _check_size("header of a shard", int.from_bytes(content[:8], "little"), HEADER_BYTES)
     _write(path, content)
     names = {layer: list(tensors) for layer, tensors in layers.items()}
     return json.dumps([len(content), hashlib.sha256(content).hexdigest(), names]).encode()
@@ -121,6 +125,15 @@ def _complete(manifest: Manifest, parts: Sequence[bytes]) -> Manifest:
         for layer, tensors in names.items():
             layers.setdefault(layer, {}).update(dict.fromkeys(tensors, rank))
     return replace(manifest, layers=layers, shards=shards)
+
+
+def _check_size(name: str, size_bytes: int, limit: int) -> None:
+    """Raise InputError if a file would be refused when it is read."""
+    if size_bytes > limit:
+        raise InputError(
+            f"checkpoint too large: {name} of {size_bytes} bytes, at most {limit} are supported. "
+            f"Use more --stages, or --keep 0 to write no checkpoints."
+        )
 
 
 def _write(path: Path, content: bytes) -> None:
