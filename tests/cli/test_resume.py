@@ -91,6 +91,10 @@ def test_a_start_that_is_not_possible_is_reported_in_one_line(uninterrupted: Pat
             ["--resume", checkpoint, "--epochs", "3", "--blocks", "3"],
             "has layer head instead of block 2.",
         ),
+        (
+            ["evaluate", "--checkpoint", checkpoint, "--readout", "mean"],
+            "has readout sum instead of mean.",
+        ),
         (["--resume", "nowhere"], "no such checkpoint: nowhere. Use"),
         (["evaluate"], "Use vigmpi evaluate --checkpoint PATH."),
         (

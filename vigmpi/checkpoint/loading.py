@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from vigmpi.checkpoint.state import (
 )
 from vigmpi.checkpoint.weights import read_weights
 from vigmpi.errors import InputError
+from vigmpi.models.config import ModelConfig
 
 
 def load(
@@ -57,6 +58,16 @@ def load(
             skipped = [*checkpoint.skipped, *map(reason_of, errors)]
             return replace(candidate, skipped=skipped, older=())
     raise errors[0]
+
+
+def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig) -> None:
+    """Raise InputError if the checkpoint's model has another name or configuration."""
+    if manifest := checkpoint.manifest:
+        found = {"model": manifest.model, **asdict(manifest.model_config)}
+        expected = {"model": model, **asdict(config)}
+        for name, value in expected.items():
+            if found[name] != value:
+                raise _another_model(checkpoint.path, f"{name} {found[name]} instead of {value}")
 
 
 def _read(checkpoint: Checkpoint, model: Names, own: ByLayer[Tensor]) -> dict[str, np.ndarray]:

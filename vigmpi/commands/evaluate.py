@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from vigmpi.checkpoint.loading import check_configuration
 from vigmpi.checkpoint.starting import start_from
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.commands.rank_group import RankGroup
@@ -23,6 +24,9 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
     run = open_run(group, activity, training=False)
     evaluator = Evaluator(run.pipeline)
     checkpoint = start_from(group.config.start, run.topology, evaluator.state())
+    if checkpoint:
+        # Another image size or readout changes no tensor, but is another function.
+        check_configuration(checkpoint, group.config.model, run.model_config)
     group.config = replace(group.config, start=checkpoint)
     start = Position(phase=Phase.TEST)
     log = RunLog(group, run, start)

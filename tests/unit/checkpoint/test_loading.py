@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.weights import flip_a_bit
 from vigmpi.checkpoint import manifest, shards
-from vigmpi.checkpoint.loading import load
+from vigmpi.checkpoint.loading import check_configuration, load
 from vigmpi.checkpoint.manifest import Manifest, Shard
 from vigmpi.checkpoint.search import Checkpoint, find
 from vigmpi.checkpoint.state import flat, share_of_replica, state_by_layer, without_optimizer
@@ -309,6 +309,21 @@ def test_a_damaged_checkpoint_that_was_named_is_refused(
     message = f"{reason.format(path)}. Use the path of another checkpoint, or omit "
     assert str(error.value).startswith(message)
     assert not any(tensor.any() for tensor in flat(state).values())
+
+
+def test_another_configuration_of_the_same_tensors_is_refused(tmp_path: Path) -> None:
+    checkpoint = start(save(tmp_path / "a", [arrays(new_state())]))
+    config = MANIFEST.model_config
+    check_configuration(checkpoint, "study", config)
+    check_configuration(Checkpoint(tmp_path / "a.pt"), "study", config)
+    for model, other, problem in (
+        ("study", replace(config, readout="mean"), "readout sum instead of mean"),
+        ("study", replace(config, image_size=(32, 30)), "image_size (32, 32) instead of (32, 30)"),
+        ("other", config, "model study instead of other"),
+    ):
+        with pytest.raises(InputError) as error:
+            check_configuration(checkpoint, model, other)
+        assert f" has {problem}. Use " in str(error.value)
 
 
 def write_weights(path: Path, values: dict[str, np.ndarray]) -> Checkpoint:
