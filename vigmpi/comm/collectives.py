@@ -39,15 +39,17 @@ def raise_collectively(comm: MPI.Comm) -> Iterator[None]:
 
     Other exceptions propagate on their own rank only and end the job.
     """
-    content = b""
+    text = ""
     try:
         yield
-    except InputError as own:
-        content = MPI.pickle.dumps(own)
-    for pickled in allgather_bytes(comm, content):
-        if pickled:
-            error: InputError = MPI.pickle.loads(pickled)
-            raise error
+    except InputError as error:
+        text = f"{type(error).__name__} {error}"
+    classes: dict[str, type[InputError]] = {"InputError": InputError}
+    classes |= {each.__name__: each for each in InputError.__subclasses__()}
+    for answer in allgather_strings(comm, text):
+        if answer:
+            name, _, message = answer.partition(" ")
+            raise classes[name](message)
 
 
 def all_equal(comm: MPI.Comm, digest: bytes) -> bool:

@@ -5,17 +5,19 @@ from pathlib import Path
 import pytest
 
 from tests.mpi.small import CONFIG, Noise
-from vigmpi.checkpoint import manifest
-from vigmpi.checkpoint.manifest import Checkpoint, Manifest
+from vigmpi.checkpoint import search
+from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.config import RunConfig
 from vigmpi.cli.parse import parse_config
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.layout.split import split_after, split_layers
+from vigmpi.models.config import ModelConfig
 from vigmpi.models.study.layers import vig_layers
 from vigmpi.pipeline.pipeline import PipelineConfig
 from vigmpi.position import Position
 
-MANIFEST = Manifest("run", 0.0, Position(), {}, (6, 5), ["a"])
+MANIFEST = Manifest("run", 0.0, Position(), {}, "study", ModelConfig(), ["a"])
 
 
 @pytest.mark.parametrize("names", [None, ("block 2", "block 3")])
@@ -30,7 +32,7 @@ def test_a_resumed_run_inherits_the_split_of_its_run(
     assert settings["split"] == ([3, 1, 4] if names else [4, 2, 2])
     stored = json.loads(json.dumps(settings)) | {"dataset": "digits"}
     checkpoint = Checkpoint(Path("a"), replace(MANIFEST, settings=stored))
-    monkeypatch.setattr(manifest, "find", lambda *_: checkpoint)
+    monkeypatch.setattr(search, "find", lambda *_: checkpoint)
     resumed = parse_config(["--resume", "a", "--epochs", "9"])
     assert resumed.split_after == names
     assert resumed.split == config.split
