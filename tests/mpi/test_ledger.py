@@ -14,7 +14,7 @@ from tests.mpi.small import make_training
 from vigmpi.comm.clock import compare_clocks
 from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import make_topology
-from vigmpi.comm.transport import Inbox
+from vigmpi.comm.transport import Receiver
 from vigmpi.layout.layout import Layout
 from vigmpi.pipeline.adam import Adam
 from vigmpi.pipeline.stage import Stage
@@ -30,7 +30,7 @@ DELAY_S = 0.3
 # Column: delayed method, rank among 2 stages x 2 replicas, calls per step.
 PLANTED: dict[str, tuple[type, str, int, int]] = {
     "forward_s": (Stage, "forward", 1, CHUNKS),
-    "network_s": (Inbox, "receive", 1, CHUNKS),
+    "network_s": (Receiver, "receive", 1, CHUNKS),
     "gradient_sum_s": (GradientSum, "finish", 2, 1),
     "data_s": (Future, "result", 0, 1),
     "optimizer_s": (Adam, "step", 3, 1),

@@ -99,7 +99,7 @@ def count_buffers_and_tapes(schedule: str, chunks: int, slots: int, tapes: int) 
         list(training.run(Position()))
     first = topology.place.stage == 0
     assert max(held) == (tapes if first else min(tapes, 1 if schedule == "two" else chunks))
-    _, _, features_in, features_out, gradients_in, gradients_out = training.pipeline._mail
+    _, _, features_in, features_out, gradients_in, gradients_out = training.pipeline._channels
     crossing = (features_out, gradients_in) if first else (features_in, gradients_out)
     outside = (features_in, gradients_out) if first else (features_out, gradients_in)
     assert [len(box._buffers) for box in crossing] == [slots] * 2

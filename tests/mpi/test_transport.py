@@ -7,7 +7,7 @@ from mpi4py import MPI
 
 from tests.conftest import OnRanks
 from vigmpi.comm.progress_thread import progress_thread
-from vigmpi.comm.transport import Inbox, Outbox, Route
+from vigmpi.comm.transport import Receiver, Route, Sender
 from vigmpi.comm.waiting import wait
 
 GUARD = -1.0
@@ -18,25 +18,25 @@ def pass_to_next_rank(nodes: int, chunks: int, slots: int) -> None:
     world = MPI.COMM_WORLD
     first, last = world.rank == 0, world.rank == world.size - 1
     route = Route(7, slots, [4] * chunks, (nodes, 3), np.dtype(np.float32))
-    inbox = Inbox(world, world.rank - 1, route._replace(slots=0 if first else slots))
-    outbox = Outbox(world, world.rank + 1, route._replace(slots=0 if last else slots))
+    receiver = Receiver(world, world.rank - 1, route._replace(slots=0 if first else slots))
+    sender = Sender(world, world.rank + 1, route._replace(slots=0 if last else slots))
     for step, images in enumerate([4, 3]):
-        for buffer in inbox._buffers:
+        for buffer in receiver._buffers:
             buffer[:] = GUARD
-        inbox.begin_step([images] * chunks)
+        receiver.begin_step([images] * chunks)
         for i in range(chunks):
             if not first:
-                received = inbox.receive(i)
+                received = receiver.receive(i)
                 assert received.shape == (images, nodes, 3)
                 assert received.ctypes.data % 64 == 0
                 assert (received == 1000 * step + 100 * i + world.rank - 1).all()
-                assert (inbox._buffers[i % slots][images:] == GUARD).all()
-                inbox.release(i)
+                assert (receiver._buffers[i % slots][images:] == GUARD).all()
+                receiver.release(i)
             if not last:
                 values = np.full((images, nodes, 3), 1000 * step + 100 * i + world.rank, "f4")
-                outbox.send(i, values)
+                sender.send(i, values)
                 values[:] = np.nan  # the caller may overwrite them
-    outbox.finish()
+    sender.finish()
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
@@ -50,9 +50,9 @@ def test_each_micro_batch_arrives_with_its_own_values(
 
 def send_float64_as_float32() -> None:
     route = Route(0, 1, [2], (3,), np.dtype(np.float32))
-    outbox = Outbox(MPI.COMM_WORLD, MPI.PROC_NULL, route)
+    sender = Sender(MPI.COMM_WORLD, MPI.PROC_NULL, route)
     with pytest.raises(TypeError, match="float64"):
-        outbox.send(0, np.zeros((2, 3)))
+        sender.send(0, np.zeros((2, 3)))
 
 
 def test_a_message_is_never_converted_to_another_type(on_ranks: OnRanks) -> None:

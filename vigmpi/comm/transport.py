@@ -33,7 +33,7 @@ class Route(NamedTuple):
         return [aligned((size, *self.shape), self.dtype) for size in sizes]
 
 
-class Inbox:
+class Receiver:
     """Receiving end of a route, which posts a receive as soon as its buffer is free.
 
     Args:
@@ -72,7 +72,7 @@ class Inbox:
             self._requests[slot] = self._comm.Irecv(buffer, self._source, self._first_tag + i)
 
 
-class Outbox:
+class Sender:
     """Sending end of a route.
 
     Args:

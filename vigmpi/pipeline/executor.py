@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vigmpi.comm.transport import Inbox, Outbox
+from vigmpi.comm.transport import Receiver, Sender
 from vigmpi.models.layer import Boundary
 from vigmpi.models.loss import cross_entropy
 from vigmpi.pipeline.batch import Batch
@@ -16,15 +16,15 @@ from vigmpi.record.step_record import StepRecord
 from vigmpi.schedule.action import Action, Kind
 
 
-class Mail(NamedTuple):
-    """Buffers of a stage's messages, and the boundaries that they cross."""
+class Channels(NamedTuple):
+    """Both directions across the two boundaries of a stage."""
 
     inputs: Boundary
     outputs: Boundary
-    features_in: Inbox
-    features_out: Outbox
-    gradients_in: Inbox
-    gradients_out: Outbox
+    features_in: Receiver
+    features_out: Sender
+    gradients_in: Receiver
+    gradients_out: Sender
 
 
 class Reduction(Protocol):
@@ -37,9 +37,9 @@ class Reduction(Protocol):
 class Executor:
     """Interpreter of the actions of any schedule for one stage."""
 
-    def __init__(self, stage: Stage, mail: Mail, stopwatch: Stopwatch) -> None:
+    def __init__(self, stage: Stage, channels: Channels, stopwatch: Stopwatch) -> None:
         self._stage = stage
-        self._mail = mail
+        self._channels = channels
         self._stopwatch = stopwatch
 
     def train(
@@ -51,16 +51,16 @@ class Executor:
         statistics: RunningStatistics,
     ) -> None:
         """Run a training step; its last sends may still be pending on return."""
-        step = _TrainingStep(self._stage, self._mail, batch, record, reduction, statistics)
-        self._mail.gradients_in.begin_step(batch.sizes)
+        step = _TrainingStep(self._stage, self._channels, batch, record, reduction, statistics)
+        self._channels.gradients_in.begin_step(batch.sizes)
         self._run(program, step)
 
     def evaluate(self, program: Iterable[Action], batch: Batch, record: StepRecord) -> None:
         """Run forward passes only; the last sends may still be pending on return."""
-        self._run(program, _Step(self._stage, self._mail, batch, record))
+        self._run(program, _Step(self._stage, self._channels, batch, record))
 
     def _run(self, program: Iterable[Action], step: "_Step") -> None:
-        self._mail.features_in.begin_step(step.batch.sizes)
+        self._channels.features_in.begin_step(step.batch.sizes)
         for action in program:
             with self._stopwatch(action.kind, action.micro_batch):
                 step.calls[action.kind](action.micro_batch)
@@ -69,9 +69,9 @@ class Executor:
 class _Step:
     """Actions of a step without gradients, and the tensors passed between them."""
 
-    def __init__(self, stage: Stage, mail: Mail, batch: Batch, record: StepRecord) -> None:
+    def __init__(self, stage: Stage, channels: Channels, batch: Batch, record: StepRecord) -> None:
         self.batch = batch
-        self._stage, self._mail, self._record = stage, mail, record
+        self._stage, self._channels, self._record = stage, channels, record
         self._inputs = dict(enumerate(batch.features))
         self._outputs: dict[int, Tensor] = {}
         self.calls = {
@@ -81,12 +81,12 @@ class _Step:
         }
 
     def _receive_features(self, i: int) -> None:
-        values = torch.from_numpy(self._mail.features_in.receive(i))
-        self._inputs[i] = self._mail.inputs.from_memory_order(values)
+        values = torch.from_numpy(self._channels.features_in.receive(i))
+        self._inputs[i] = self._channels.inputs.from_memory_order(values)
 
     def _forward(self, i: int) -> None:
         output = self._stage.evaluate(self._inputs.pop(i), self.batch.micro_batches[i])
-        self._mail.features_in.release(i)
+        self._channels.features_in.release(i)
         self._finish_forward(i, output)
 
     def _finish_forward(self, i: int, output: Tensor) -> Tensor | None:
@@ -99,20 +99,20 @@ class _Step:
         return loss.gradient
 
     def _send_features(self, i: int) -> None:
-        self._mail.features_out.send(i, _values(self._mail.outputs, self._outputs.pop(i)))
+        self._channels.features_out.send(i, _values(self._channels.outputs, self._outputs.pop(i)))
 
 
 class _TrainingStep(_Step):
     def __init__(
         self,
         stage: Stage,
-        mail: Mail,
+        channels: Channels,
         batch: Batch,
         record: StepRecord,
         reduction: Reduction,
         statistics: RunningStatistics,
     ) -> None:
-        super().__init__(stage, mail, batch, record)
+        super().__init__(stage, channels, batch, record)
         self._reduction = reduction
         self._statistics = statistics
         self._output_gradients: dict[int, Tensor] = {}
@@ -132,22 +132,22 @@ class _TrainingStep(_Step):
             self._output_gradients[i] = gradient
 
     def _receive_gradients(self, i: int) -> None:
-        values = torch.from_numpy(self._mail.gradients_in.receive(i))
-        self._output_gradients[i] = self._mail.outputs.from_memory_order(values)
+        values = torch.from_numpy(self._channels.gradients_in.receive(i))
+        self._output_gradients[i] = self._channels.outputs.from_memory_order(values)
 
     def _backward(self, i: int) -> None:
         last = i == len(self.batch.micro_batches) - 1
         layer_done = self._reduction.start if last else _do_nothing
         gradient = self._stage.backward(i, self._output_gradients.pop(i), layer_done)
         # Both neighbours may now send another micro-batch: this one's buffers are free.
-        self._mail.gradients_in.release(i)
-        self._mail.features_in.release(i)
+        self._channels.gradients_in.release(i)
+        self._channels.features_in.release(i)
         if gradient is not None:
             self._input_gradients[i] = gradient
 
     def _send_gradients(self, i: int) -> None:
         gradient = self._input_gradients.pop(i)
-        self._mail.gradients_out.send(i, _values(self._mail.inputs, gradient))
+        self._channels.gradients_out.send(i, _values(self._channels.inputs, gradient))
 
     def _reduce(self, i: int) -> None:  # noqa: ARG002
         self._reduction.finish()

@@ -3,13 +3,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vigmpi.comm.topology import Topology
-from vigmpi.comm.transport import Inbox, Outbox, Route
+from vigmpi.comm.transport import Receiver, Route, Sender
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary, Layer
 from vigmpi.models.model import Model
 from vigmpi.monitor.activity import Activity
 from vigmpi.pipeline.batch import Batch
-from vigmpi.pipeline.executor import Executor, Mail, Reduction
+from vigmpi.pipeline.executor import Channels, Executor, Reduction
 from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage
 from vigmpi.pipeline.stopwatch import Stopwatch
@@ -110,8 +110,8 @@ class Pipeline:
         stage = topology.place.stage
         self._own_layers = config.stages[stage]
         self._stage = Stage(model, first=stage == 0)
-        self._mail = make_mail(topology, config)
-        self._executor = Executor(self._stage, self._mail, self.stopwatch)
+        self._channels = _make_channels(topology, config)
+        self._executor = Executor(self._stage, self._channels, self.stopwatch)
         self._programs: dict[tuple[bool, int], Program] = {}
 
     def begin_step(self) -> None:
@@ -143,8 +143,8 @@ class Pipeline:
 
     def finish_sends(self) -> None:
         with self.stopwatch("last sends"):
-            self._mail.features_out.finish()
-            self._mail.gradients_out.finish()
+            self._channels.features_out.finish()
+            self._channels.gradients_out.finish()
 
     def end_step(self, record: StepRecord) -> StepRecord:
         """Add the measured times to the record of the step."""
@@ -159,7 +159,7 @@ class Pipeline:
         return self._programs[key]
 
 
-def make_mail(topology: Topology, config: PipelineConfig) -> Mail:
+def _make_channels(topology: Topology, config: PipelineConfig) -> Channels:
     """Allocate the message buffers of a stage; each boundary has its own range of tags."""
     stage, chunks = topology.place.stage, config.layout.chunks
     layers = config.stage_layers(stage)
@@ -172,11 +172,11 @@ def make_mail(topology: Topology, config: PipelineConfig) -> Mail:
         return Route(first_tag, slots, sizes, boundary.memory_shape, boundary.numpy_dtype)
 
     comm, up, down = topology.pipeline, topology.previous_stage, topology.next_stage
-    return Mail(
+    return Channels(
         inputs,
         outputs,
-        Inbox(comm, up, route(stage - 1, inputs, gradients=False)),
-        Outbox(comm, down, route(stage, outputs, gradients=False)),
-        Inbox(comm, down, route(stage, outputs, gradients=True)),
-        Outbox(comm, up, route(stage - 1, inputs, gradients=True)),
+        Receiver(comm, up, route(stage - 1, inputs, gradients=False)),
+        Sender(comm, down, route(stage, outputs, gradients=False)),
+        Receiver(comm, down, route(stage, outputs, gradients=True)),
+        Sender(comm, up, route(stage - 1, inputs, gradients=True)),
     )
