@@ -20,6 +20,7 @@ import numpy as np
 from tests.launching import ENVIRONMENT, ROOT, mpiexec
 from tests.weights import verified_weights
 from vigmpi.checkpoint.search import Checkpoint, find
+from vigmpi.schedule.kinds import KINDS
 
 RANKS = 4
 HEARTBEAT_TIMEOUT_S = 5
@@ -57,7 +58,7 @@ PHASES = {
     "forward": (["F"] * RANKS, range(RANKS), 16),
     "backward": (["B"] * RANKS, range(RANKS), 16),
     "exchange": (["rB", "rF"] * 2, range(RANKS), 16),
-    "gradient sum": (["gradient sum"] * RANKS, range(RANKS), 8),
+    "gradient sum": (["R"] * RANKS, range(RANKS), 8),
     "timings": (["timings"] * RANKS, range(RANKS), 8),
     "checkpoint": (["checkpoint"] * RANKS, range(RANKS), 4),
     "record": (["record"] * RANKS, range(1), 8),
@@ -86,6 +87,7 @@ class Drill(NamedTuple):
 
 def drill(launcher: str, fault: str, rank: int, phase: str, rng: random.Random) -> Drill:
     kinds, _, count = PHASES[phase]
+    assert kinds[rank] in KINDS
     first = 2 if phase == "checkpoint" else 1
     if fault in {"loop", "deadlock"}:
         first = 5  # after the first mini-batch, which has a longer stall timeout
