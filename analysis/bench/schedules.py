@@ -21,7 +21,7 @@ from analysis.bench.launcher import mpiexec
 
 STAGES = (2, 4, 8)
 CHUNKS = 8
-FORWARD_S, BACKWARD_S = 0.05, 0.1  # of one block, and there is one block on each stage
+FORWARD_S, BACKWARD_S = 0.1, 0.2  # of one block, and there is one block on each stage
 
 
 def main() -> None:
