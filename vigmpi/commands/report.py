@@ -91,7 +91,7 @@ class Report:
 
     def _ledger(self, record: StepRecord) -> Ledger:
         layout = self._pipeline_config.layout
-        chunks = min(layout.chunks, -(-record.num_images // layout.replicas))
+        chunks = min(layout.chunks, record.num_images)  # of replica 0, which has the most
         timings = {name: record.timing(name) for name in TIMINGS}
         return ledger(timings, layout.shape, self._dependencies(record.phase, chunks))
 

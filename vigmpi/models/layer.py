@@ -97,8 +97,9 @@ class Layer:
     Attributes:
         name: unique name, used in the record, in messages and by `--split-after`.
         build: constructor of the module. It maps features [images, *inputs.shape] and their
-            `MicroBatch` to [images, *outputs.shape]. Its weights must not depend on which other
-            layers are built.
+            `MicroBatch` to [images, *outputs.shape], and depends on nothing else: no global random
+            numbers, no weights shared with other layers, and `MicroBatchNorm` for batch norms. Its
+            weights have the boundaries' data type and do not depend on which layers are built.
         inputs, outputs: boundaries in front of the layer and behind it.
         prefix: what precedes the names of the module's tensors in the model's `state_dict`.
         is_block: true if `--split` counts this layer.
@@ -114,8 +115,10 @@ class Layer:
     cut: bool = True
 
 
-def check_boundaries(layers: Sequence[Layer]) -> None:
-    """Raise ValueError if a layer's input is not the output of the preceding layer."""
+def check_layers(layers: Sequence[Layer]) -> None:
+    """Raise ValueError if names repeat, or if boundaries of neighbouring layers differ."""
+    if len({layer.name for layer in layers}) < len(layers):
+        raise ValueError("several layers have the same name")
     for before, after in pairwise(layers):
         if before.outputs != after.inputs:
             raise ValueError(f"boundary of {before.name} and {after.name} is not the same")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
-from vigmpi.models.layer import Layer, MicroBatch, check_boundaries
+from vigmpi.models.layer import Layer, MicroBatch, check_layers
 
 
 class Model(nn.Module):
@@ -21,9 +21,12 @@ class Model(nn.Module):
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
-        check_boundaries(layers)
+        check_layers(layers)
         self.layers = layers
         self.layer_modules = nn.ModuleList(layer.build() for layer in layers)
+        names = [self._public_name(name) for name in super().state_dict()]
+        if len(set(names)) < len(names):
+            raise ValueError("several layers have a tensor of the same name")
 
     def forward(self, images: Tensor, micro_batch: MicroBatch | None = None) -> Tensor:
         """Map the first layer's input to the last layer's output.
@@ -33,7 +36,7 @@ class Model(nn.Module):
             micro_batch: samples 0, 1, 2, ... of step 0 by default.
         """
         micro_batch = micro_batch or MicroBatch(np.arange(len(images)), 0)
-        features = images
+        features = self.layers[0].inputs.conform(images)
         for layer, module in zip(self.layers, self.layer_modules, strict=True):
             features = layer.outputs.conform(module(features, micro_batch))
         return features
@@ -66,7 +69,9 @@ def make_layers(
         seed: seed of the initial weights.
     """
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name])
-    return make(config, backend=backend, seed=seed)
+    layers = make(config, backend=backend, seed=seed)
+    check_layers(layers)
+    return layers
 
 
 def build(name: str = "study", *, backend: str = "fast", seed: int = 0, **config: Any) -> Model:

@@ -86,8 +86,9 @@ class _Step:
 
     def _forward(self, i: int) -> None:
         output = self._stage.evaluate(self._inputs.pop(i), self.batch.micro_batches[i])
-        self._channels.features_in.release(i)
         self._finish_forward(i, output)
+        if self.batch.labels:
+            self._channels.features_in.release(i)
 
     def _finish_forward(self, i: int, output: Tensor) -> Tensor | None:
         """Keep the output to be sent; on the last stage, return the gradient of the loss."""
@@ -100,6 +101,11 @@ class _Step:
 
     def _send_features(self, i: int) -> None:
         self._channels.features_out.send(i, _values(self._channels.outputs, self._outputs.pop(i)))
+        self._release_input(i)
+
+    def _release_input(self, i: int) -> None:
+        """Free the receive buffer, of which the output that was sent may be a view."""
+        self._channels.features_in.release(i)
 
 
 class _TrainingStep(_Step):
@@ -130,6 +136,9 @@ class _TrainingStep(_Step):
         gradient = self._finish_forward(i, output)
         if gradient is not None:
             self._output_gradients[i] = gradient
+
+    def _release_input(self, i: int) -> None:
+        """Keep the receive buffer: the tape needs it until `_backward`."""
 
     def _receive_gradients(self, i: int) -> None:
         values = torch.from_numpy(self._channels.gradients_in.receive(i))

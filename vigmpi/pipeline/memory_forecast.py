@@ -43,8 +43,8 @@ def forecast_memory(topology: Topology, config: PipelineConfig, model: Model) ->
     growing = _growing_bytes(config, stage, sizes, tape)
     fixed, resident = _FIRST_STEP_BYTES, resident_bytes()
     if config.schedule:
-        adam = 2 * sum(p.nbytes for p in model.parameters())
-        fixed += tape.fixed * config.peak_in_flight(stage) + adam
+        gradients_and_adam = 3 * sum(p.nbytes for p in model.parameters())
+        fixed += tape.fixed * config.peak_in_flight(stage) + gradients_and_adam
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
     host_growing, host_fixed, host_resident = rows.sum(axis=0)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from vigmpi.record.columns import Column
 from vigmpi.schedule.action import Action, Kind
-from vigmpi.schedule.kinds import KINDS
 
 Seconds = NDArray[np.float64]
 
@@ -35,6 +34,13 @@ LEDGER = (
     Column("statistics_s", "s", "merging of batch-norm statistics on the slowest stage"),
     Column("optimizer_s", "s", "optimizer step, maximum over the ranks"),
     Column("other_s", "s", "time on the rank between the measured actions"),
+)
+
+
+# The time of other kinds of work stays in `other_s`.
+_ATTRIBUTED = (
+    *("forward_s", "backward_s", "receive_wait_s", "send_wait_s", "gradient_sum_s"),
+    *("agreement_s", "data_s", "statistics_s", "optimizer_s"),
 )
 
 
@@ -96,8 +102,7 @@ def ledger(
     # which synchronize once more over the statistics.
     reduction = (by_replica["gradient_sum_s"] + by_replica["agreement_s"]).min()
     statistics = by_replica["statistics_s"].min(axis=0)
-    parts = {kind.column for kind in KINDS.values()} - {"", "step_s"}
-    measured = np.sum([by_replica[name] for name in sorted(parts)], axis=0)
+    measured = np.sum([by_replica[name] for name in _ATTRIBUTED], axis=0)
     columns = {
         "forward_s": forward,
         "backward_s": backward,

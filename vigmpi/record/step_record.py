@@ -88,7 +88,8 @@ class StepRecord:
     @property
     def loss(self) -> float:
         """Loss of the mini-batch: the sum of the ranks' shares."""
-        return float(self.ranks["loss"].sum())
+        # In rank order: numpy's sum depends on the number of terms, and so on that of stages.
+        return float(sum(self.ranks["loss"].tolist()))
 
     @property
     def correct(self) -> int:

@@ -26,7 +26,7 @@ class KindDescription(NamedTuple):
     colour: str = ""
 
 
-# A heartbeat encodes a kind by its position here, and so does the trace of a record.
+# A heartbeat encodes a kind by its position here.
 KINDS: dict[str, KindDescription] = {
     "start": KindDescription("start-up"),
     Kind.FORWARD: KindDescription("forward", column="forward_s", colour="#4477aa"),

@@ -10,7 +10,17 @@ Program = tuple[Action, ...]  # all actions of one stage in one step
 
 
 def make_programs(schedule: Schedule, stages: int, chunks: int) -> list[Program]:
-    """Return the program of every stage: the schedule's work, its messages and the reduction."""
+    """Return the program of every stage: the schedule's work, its messages and the reduction.
+
+    Raises:
+        ValueError: if a stage does not take the micro-batches in ascending order, once forward
+            and once backward.
+    """
+    for stage in range(stages):
+        work = list(schedule(stage, stages, chunks))
+        for kind in (Kind.FORWARD, Kind.BACKWARD):
+            if [a.micro_batch for a in work if a.kind is kind] != list(range(chunks)):
+                raise ValueError(f"stage {stage} does not run each {kind} once, in ascending order")
     return [
         tuple(with_reduction(with_messages(schedule(stage, stages, chunks), stages), stage))
         for stage in range(stages)

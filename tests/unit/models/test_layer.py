@@ -77,3 +77,10 @@ def test_boundaries_that_do_not_fit_are_refused() -> None:
         Model([Layer("a", Scaled, ROW, ROW), Layer("b", Scaled, wide, wide)])
     with pytest.raises(ValueError, match=r"features of shape \(4,\) instead of \(8,\)"):
         Model([Layer("a", Scaled, ROW, wide)])(torch.rand(3, 4))
+
+
+def test_names_that_repeat_are_refused() -> None:
+    with pytest.raises(ValueError, match="several layers have the same name"):
+        Model([Layer("a", Scaled, ROW, ROW, "a."), Layer("a", Scaled, ROW, ROW, "b.")])
+    with pytest.raises(ValueError, match="a tensor of the same name"):
+        Model([Layer("a", Scaled, ROW, ROW), Layer("b", Scaled, ROW, ROW)])

@@ -121,6 +121,17 @@ def test_a_schedule_that_cannot_complete_is_refused() -> None:
         dependencies(make_programs(backward_first, 2, 1))
 
 
+def test_a_schedule_in_another_order_is_refused() -> None:
+    def descending(stage: int, stages: int, chunks: int) -> Iterator[Action]:  # noqa: ARG001
+        for i in range(chunks):
+            yield Action(stage, Kind.FORWARD, i)
+        for i in reversed(range(chunks)):
+            yield Action(stage, Kind.BACKWARD, i)
+
+    with pytest.raises(ValueError, match="stage 0 does not run each B once, in ascending order"):
+        make_programs(descending, 2, 3)
+
+
 def test_a_deadlock_is_detected() -> None:
     """In 1F1B without receives posted in advance, both neighbours send and neither receives."""
 
