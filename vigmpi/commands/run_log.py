@@ -50,7 +50,7 @@ class RunLog:
                 self._report = Report(group, run, self.record, start)
         self._trace = None
         if config.trace:
-            self._trace = Trace(world, run.pipeline.config.num_spans, start.mini_batches)
+            self._trace = Trace(world, run.pipeline.config.num_actions, start.mini_batches)
         if self._report and self._trace:
             self._report.begin_trace(self._trace)
 

@@ -1,10 +1,11 @@
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.transport import Receiver, Sender
 from vigmpi.models.layer import Boundary
 from vigmpi.models.loss import cross_entropy
@@ -27,13 +28,6 @@ class Channels(NamedTuple):
     gradients_out: Sender
 
 
-class Reduction(Protocol):
-    """Sum of each layer's gradients over the replicas (see `vigmpi.comm.reductions`)."""
-
-    def start(self, bucket: int) -> None: ...
-    def finish(self) -> None: ...
-
-
 class Executor:
     """Interpreter of the actions of any schedule for one stage."""
 
@@ -47,7 +41,7 @@ class Executor:
         program: Iterable[Action],
         batch: Batch,
         record: StepRecord,
-        reduction: Reduction,
+        reduction: GradientSum,
         statistics: RunningStatistics,
     ) -> None:
         """Run a training step; its last sends may still be pending on return."""
@@ -115,7 +109,7 @@ class _TrainingStep(_Step):
         channels: Channels,
         batch: Batch,
         record: StepRecord,
-        reduction: Reduction,
+        reduction: GradientSum,
         statistics: RunningStatistics,
     ) -> None:
         super().__init__(stage, channels, batch, record)

@@ -2,6 +2,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
+from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Receiver, Route, Sender
 from vigmpi.layout.layout import Layout
@@ -9,7 +10,7 @@ from vigmpi.models.layer import Boundary, Layer
 from vigmpi.models.model import Model
 from vigmpi.monitor.activity import Activity
 from vigmpi.pipeline.batch import Batch
-from vigmpi.pipeline.executor import Channels, Executor, Reduction
+from vigmpi.pipeline.executor import Channels, Executor
 from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage
 from vigmpi.pipeline.stopwatch import Stopwatch
@@ -21,7 +22,7 @@ from vigmpi.schedule.program import (
     make_forward_programs,
     make_programs,
     message_slots,
-    num_spans,
+    num_actions,
     peak_in_flight,
 )
 
@@ -70,9 +71,9 @@ class PipelineConfig:
         return [sum(self.layers[index].is_block for index in stage) for stage in self.stages]
 
     @property
-    def num_spans(self) -> int:
+    def num_actions(self) -> int:
         """Largest number of actions of a stage in a step."""
-        return num_spans(self.longest_programs)
+        return num_actions(self.longest_programs)
 
     def max_sizes(self, replica: int) -> list[int]:
         """Return the sizes of a replica's micro-batches in a full mini-batch."""
@@ -124,7 +125,7 @@ class Pipeline:
             return pending.result()
 
     def train(
-        self, batch: Batch, reduction: Reduction, statistics: RunningStatistics
+        self, batch: Batch, reduction: GradientSum, statistics: RunningStatistics
     ) -> StepRecord:
         """Run all forward and backward passes of a mini-batch and sum its gradients."""
         self.model.train()

@@ -20,14 +20,13 @@ class Trace:
 
     Attributes:
         clock: offsets of the ranks' clocks and their error bounds.
-        num_spans: largest number of spans of a rank in a step.
     """
 
     def __init__(self, world: MPI.Intracomm, num_actions: int, mini_batches: int = 0) -> None:
         self._world = world
         self._kinds = {kind: number for number, kind in enumerate(timed_kinds())}
-        self.num_spans = num_actions + len(self._kinds.keys() - set(Kind))
-        self._buffer = np.empty((self.num_spans, _WIDTH))
+        num_spans = num_actions + len(self._kinds.keys() - set(Kind))
+        self._buffer = np.empty((num_spans, _WIDTH))
         self.clock = compare_clocks(world)
         self._origin: float | None = None
         self._mini_batches = mini_batches

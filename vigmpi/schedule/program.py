@@ -16,15 +16,14 @@ def make_programs(schedule: Schedule, stages: int, chunks: int) -> list[Program]
         ValueError: if a stage does not take the micro-batches in ascending order, once forward
             and once backward.
     """
+    programs = []
     for stage in range(stages):
         work = list(schedule(stage, stages, chunks))
         for kind in (Kind.FORWARD, Kind.BACKWARD):
             if [a.micro_batch for a in work if a.kind is kind] != list(range(chunks)):
                 raise ValueError(f"stage {stage} does not run each {kind} once, in ascending order")
-    return [
-        tuple(with_reduction(with_messages(schedule(stage, stages, chunks), stages), stage))
-        for stage in range(stages)
-    ]
+        programs.append(tuple(with_reduction(with_messages(work, stages), stage)))
+    return programs
 
 
 def make_forward_programs(schedule: Schedule, stages: int, chunks: int) -> list[Program]:
@@ -82,7 +81,7 @@ def message_slots(upstream: Iterable[Action]) -> int:
     return peak(upstream, Kind.SEND_FEATURES, Kind.RECEIVE_GRADIENTS)
 
 
-def num_spans(programs: Iterable[Program]) -> int:
+def num_actions(programs: Iterable[Program]) -> int:
     """Return the number of actions of the stage that has most."""
     return max(map(len, programs))
 

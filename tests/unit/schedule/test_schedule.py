@@ -14,7 +14,7 @@ from vigmpi.schedule.program import (
     make_forward_programs,
     make_programs,
     message_slots,
-    num_spans,
+    num_actions,
     peak_in_flight,
 )
 
@@ -95,9 +95,9 @@ def test_an_interleaved_schedule_holds_fewer_micro_batches_and_needs_fewer_buffe
 
 
 def test_the_longest_program_gives_the_number_of_spans() -> None:
-    assert num_spans(programs("gpipe", 1, 4)) == 8 + 1
-    assert num_spans(programs("gpipe", 2, 4)) == 16 + 1
-    assert num_spans(programs("gpipe", 3, 4)) == 24 + 1
+    assert num_actions(programs("gpipe", 1, 4)) == 8 + 1
+    assert num_actions(programs("gpipe", 2, 4)) == 16 + 1
+    assert num_actions(programs("gpipe", 3, 4)) == 24 + 1
 
 
 def test_work_follows_its_stages_work_and_its_input() -> None:
