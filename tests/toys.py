@@ -16,7 +16,7 @@ from vigmpi.__main__ import run
 from vigmpi.datasets import DATASETS
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.host import resident_bytes
-from vigmpi.models import MODELS
+from vigmpi.models import MODELS, ModelEntry
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Boundary, Layer, MicroBatch
 from vigmpi.models.normalization import MicroBatchNorm
@@ -129,7 +129,7 @@ class Checkers(Dataset):
         return samples % 3
 
 
-MODELS["toy"] = "tests.toys:toy_layers"
+MODELS["toy"] = ModelEntry("tests.toys:toy_layers", "toy", ("blocks",))
 SCHEDULES["toy"] = two_in_flight
 DATASETS["toy"] = "tests.toys:Checkers"
 TIMINGS["longest_forward_s"] = Timing(

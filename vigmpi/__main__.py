@@ -8,8 +8,8 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
-from vigmpi.cli.config import PrepareConfig
-from vigmpi.cli.parse import parse_config, parse_predict, parse_prepare
+from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig
+from vigmpi.cli.parse import parse_config, parse_models, parse_predict, parse_prepare
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import InputError, RankError, RunError
@@ -20,7 +20,7 @@ from vigmpi.stop_signal import StopSignal, exiting_on_signals, ignore_late_signa
 if TYPE_CHECKING:
     from vigmpi.commands.rank_group import RankGroup
 
-_SERIAL_COMMANDS = ("predict", "prepare")
+_SERIAL_PARSERS = {"predict": parse_predict, "models": parse_models, "prepare": parse_prepare}
 
 
 def main(arguments: Sequence[str], activity: Activity) -> int:
@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
         raise InputError(unknown_command(command))
     if {"-h", "--help", "--version"} & set(flags) and activity.rank > 0:
         return 0
-    if command in _SERIAL_COMMANDS:
+    if command in _SERIAL_PARSERS:
         with exiting_on_signals():
             return _run_serial(command, flags)
     stop = StopSignal()
@@ -87,7 +87,7 @@ def _run_on_ranks(command: str, group: "RankGroup", activity: Activity, stop: St
 
 
 def _run_serial(command: str, flags: Sequence[str]) -> int:
-    config = parse_prepare(flags) if command == "prepare" else parse_predict(flags)
+    config = _SERIAL_PARSERS[command](flags)
     if (tasks := launch.num_tasks(os.environ)) > 1:
         raise InputError(
             f"too many ranks: {command} runs on one rank, but {tasks} were started. Use vigmpi "
@@ -98,10 +98,14 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
         from vigmpi.commands.prepare import prepare  # noqa: PLC0415
 
         prepare(config)
-    else:
+    elif isinstance(config, PredictConfig):
         with garbage_collection_paused():
             from vigmpi.commands.predict import predict  # noqa: PLC0415
         predict(config)
+    elif isinstance(config, ModelsConfig):
+        with garbage_collection_paused():
+            from vigmpi.commands.models import models  # noqa: PLC0415
+        models(config)
     return 0
 
 

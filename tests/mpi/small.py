@@ -1,6 +1,6 @@
 """Small model on random images, trained by the real pipeline in any layout."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.comm.waiting import wait
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
+from vigmpi.layout import split
 from vigmpi.layout.layout import Layout
-from vigmpi.layout.split import split_layers
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
@@ -87,10 +87,15 @@ def make_training(
     dataset: Dataset | None = None,
     layers: list[Layer] | None = None,
     schedule: str = "gpipe",
+    split_after: Sequence[str] | None = None,
     augmentation: Augmentation = Augmentation(),
 ) -> Training:
     layers = layers or vig_layers(CONFIG, seed=seed)
-    stages = split_layers(layers, layout.stages)
+    stages = (
+        split.split_layers(layers, layout.stages)
+        if split_after is None
+        else split.split_after(layers, layout.stages, split_after)
+    )
     pipeline_config = PipelineConfig(layout, layers, stages, batch_size, schedule)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     rank = topology.world.rank

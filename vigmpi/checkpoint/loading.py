@@ -5,8 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vigmpi.checkpoint.manifest import DamagedError, Manifest, reason_of
@@ -22,7 +24,11 @@ from vigmpi.checkpoint.state import (
 )
 from vigmpi.checkpoint.weights import read_weights
 from vigmpi.errors import InputError
+from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
+from vigmpi.models.vig.positions import resized
+
+T = TypeVar("T")
 
 
 def load(
@@ -33,7 +39,8 @@ def load(
 ) -> Checkpoint:
     """Load layers from a checkpoint, or from the first undamaged one of its `older`.
 
-    An optimizer's state is loaded if `own` includes it and the checkpoint is no weights-only file.
+    An optimizer's state is loaded if `own` includes it and a training is continued. Tables of
+    positions are interpolated if they are those of another image size.
 
     Args:
         model: layers of the complete model and the names of their tensors.
@@ -46,54 +53,93 @@ def load(
     Raises:
         InputError: if it holds another model, or if all are damaged.
     """
+    selection = _selection(checkpoint, model)
     errors: list[DamagedError] = []
     for candidate in (checkpoint, *checkpoint.older):
         try:
             with together():
-                values = _read(candidate, model, own)
+                values, notes = _read(candidate, model, own, selection)
         except DamagedError as error:
             errors.append(error)
         else:
-            copy_into(own if candidate.manifest else without_optimizer(own), values)
-            skipped = [*checkpoint.skipped, *map(reason_of, errors)]
-            return replace(candidate, skipped=skipped, older=())
+            copy_into(selection(own), values)
+            return replace(
+                candidate,
+                skipped=[*checkpoint.skipped, *map(reason_of, errors)],
+                notes=notes,
+                replace_head=checkpoint.replace_head,
+                older=(),
+            )
     raise errors[0]
+
+
+class _Selection(NamedTuple):
+    """What is loaded of a state.
+
+    Attributes:
+        head: layer that is left out, or None.
+        optimizer: whether the optimizer's state is loaded.
+    """
+
+    head: str | None
+    optimizer: bool
+
+    def __call__(self, state: ByLayer[T]) -> dict[str, dict[str, T]]:
+        selected = state if self.optimizer else without_optimizer(state)
+        return {layer: dict(named) for layer, named in selected.items() if layer != self.head}
+
+
+def _selection(checkpoint: Checkpoint, model: Names) -> _Selection:
+    trains = any(is_of_optimizer(name) for names in model.values() for name in names)
+    head = [*model][-1] if checkpoint.replace_head else None
+    return _Selection(head, trains and checkpoint.continued is not None)
 
 
 def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig) -> None:
     """Raise InputError if the checkpoint's model has another name or configuration."""
     if manifest := checkpoint.manifest:
-        found = {"model": manifest.model, **asdict(manifest.model_config)}
-        expected = {"model": model, **asdict(config)}
-        for name, value in expected.items():
-            if found[name] != value:
+        if manifest.model != model:
+            raise _another_model(checkpoint.path, f"model {manifest.model} instead of {model}")
+        found = asdict(manifest.model_config)
+        # Drop path does not change the function; tables of positions follow the image size.
+        free = {"drop_path"} | ({"image_size"} if MODELS[model].multiple > 1 else set())
+        for name, value in asdict(config).items():
+            if found[name] != value and name not in free:
                 raise _another_model(checkpoint.path, f"{name} {found[name]} instead of {value}")
 
 
-def _read(checkpoint: Checkpoint, model: Names, own: ByLayer[Tensor]) -> dict[str, np.ndarray]:
-    """Read the tensors of `own`; a weights-only file has none of an optimizer."""
+def _read(
+    checkpoint: Checkpoint, model: Names, own: ByLayer[Tensor], selection: _Selection
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Read the selected tensors of `own`; return them and how tables of positions changed."""
+    names = {layer: dict.fromkeys(tensors) for layer, tensors in model.items()}
+    expected, own = selection(names), selection(own)
     if checkpoint.manifest:
-        return _read_shards(checkpoint.path, checkpoint.manifest, model, own)
-    values = read_weights(checkpoint.path)
-    names = {name for names in model.values() for name in names if not is_of_optimizer(name)}
-    _check_names(values, names, checkpoint.path)
-    return _select(values, without_optimizer(own), checkpoint.path)
+        values = _read_shards(checkpoint.path, checkpoint.manifest, expected, own, selection)
+    else:
+        replaced = model[selection.head] if selection.head else ()
+        tensors = read_weights(checkpoint.path)
+        values = {name: value for name, value in tensors.items() if name not in replaced}
+        _check_names(values, flat(expected), checkpoint.path)
+    return _conform(values, own, checkpoint.path)
 
 
 def _read_shards(
-    folder: Path, manifest: Manifest, model: Names, own: ByLayer[Tensor]
+    folder: Path,
+    manifest: Manifest,
+    expected: ByLayer[None],
+    own: ByLayer[Tensor],
+    selection: _Selection,
 ) -> dict[str, np.ndarray]:
     """Read the tensors of `own` from the shards that hold them, and each of these shards once."""
-    layers = manifest.layers
-    if not any(is_of_optimizer(name) for names in model.values() for name in names):
-        layers = without_optimizer(layers)
-    _check_layers(layers, model, folder)
+    layers = selection(manifest.layers)
+    _check_layers(layers, expected, folder)
     shard_of = {name: index for layer in own for name, index in layers[layer].items()}
     values: dict[str, np.ndarray] = {}
     for index in sorted(set(shard_of.values())):
         tensors = read_shard(folder, manifest, index)
         values |= {name: tensor for name, tensor in tensors.items() if name in shard_of}
-    return _select(values, own, folder)
+    return values
 
 
 def _check_layers(found: Names, model: Names, source: Path) -> None:
@@ -121,20 +167,37 @@ def _check_names(found: Collection[str], expected: Collection[str], source: Path
             raise _another_model(source, f"tensor {name:.100}, which the model does not have")
 
 
-def _select(
+def _conform(
     values: Mapping[str, np.ndarray], own: ByLayer[Tensor], source: Path
-) -> dict[str, np.ndarray]:
-    """Return the values of `own` after a comparison of their shapes."""
-    tensors = flat(own)
-    for name, tensor in tensors.items():
-        found, expected = list(values[name].shape), list(tensor.shape)
-        if found != expected:
-            raise _another_model(source, f"{name} of shape {found} instead of {expected}")
-    return {name: values[name] for name in tensors}
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the values of `own` in its shapes, and a note if tables of positions were resized."""
+    conforming: dict[str, np.ndarray] = {}
+    notes = []
+    for name, tensor in flat(own).items():
+        value = conforming[name] = values[name]
+        if value.shape != tensor.shape:
+            resized = _resized(name, torch.tensor(value), tensor.shape)
+            if resized is None:
+                found, expected = list(value.shape), list(tensor.shape)
+                problem = f"{name} of shape {found} instead of {expected}"
+                raise _another_model(source, problem)
+            conforming[name] = resized.numpy()
+            sizes = ["x".join(map(str, each.shape[-2:])) for each in (value, tensor)]
+            notes.append(f"tables of positions interpolated: {name} from {' to '.join(sizes)}")
+    return conforming, notes[:1]
+
+
+def _resized(name: str, table: Tensor, shape: torch.Size) -> Tensor | None:
+    """Return a table of positions for another image size, or zeros for the moments of one."""
+    if not is_of_optimizer(name):
+        return resized(name, table, shape)
+    is_table = resized(name, table, shape) is not None
+    return table.new_zeros(shape) if is_table else None
 
 
 def _another_model(source: Path, problem: str) -> InputError:
     return InputError(
-        f"checkpoint of another model: {source} has {problem}. Use the --model, --blocks, "
-        f"--readout and --dataset that it was trained with."
+        f"checkpoint of another model: {source} has {problem}. Use the --model with its "
+        f"options and the --dataset that it was trained with, or --replace-head to train for other "
+        f"classes."
     )

@@ -11,14 +11,14 @@ from typing import Any
 
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
-from vigmpi.models.config import ModelConfig
+from vigmpi.models.config import CONVOLUTIONS, READOUTS, ModelConfig
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
 NAME = "manifest.json"
 MANIFEST_BYTES = 2**20  # 100 of the study's blocks with their optimizer state need 0.5 MB
 SHARD_BYTES = 2**32
-_FORMAT = "vigmpi checkpoint 3"
+_FORMAT = "vigmpi checkpoint 4"
 _SHARD = re.compile(r"[0-9]{1,9}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 2**20  # classes, pixels of a side, blocks
@@ -44,7 +44,8 @@ class Manifest:
         run: identifier of the run that wrote it.
         created: seconds since 1970.
         position: where the run stood.
-        settings: the run's options, by the names of the fields of `RunConfig`.
+        settings: the run's options, by the names of the fields of `RunConfig`, and the seconds of
+            its layers if its split was measured.
         model, model_config: key of `MODELS`, and the configuration that its function takes.
         class_names: name of each logit's class.
         normalization: means and standard deviations by which the image channels were
@@ -174,7 +175,9 @@ def _decode_model_config(entry: Any) -> ModelConfig:
     complete = entry.keys() == {f.name for f in fields(ModelConfig)}
     if not complete or not all(_is_count(number, _MAX_COUNT) and number for number in counts):
         raise ValueError("invalid configuration of the model")
-    return replace(config, image_size=(height, width), readout=str(config.readout))
+    if config.readout not in READOUTS or config.conv not in CONVOLUTIONS:
+        raise ValueError("unknown readout or graph convolution")
+    return replace(config, image_size=(height, width), drop_path=float(config.drop_path))
 
 
 def _decode_shard(entry: Any) -> Shard:

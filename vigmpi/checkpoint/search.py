@@ -21,20 +21,31 @@ class Checkpoint:
         skipped: reasons why newer checkpoints were skipped.
         older: what to use instead if a shard turns out to be damaged, newest first; empty for a
             checkpoint that the user named.
+        notes: what `load` changed in what it read.
+        replace_head: true to start a new training from all weights except those of the head.
     """
 
     path: Path
     manifest: Manifest | None = None
     skipped: Sequence[str] = ()
     older: Sequence["Checkpoint"] = ()
+    notes: Sequence[str] = ()
+    replace_head: bool = False
+
+    @property
+    def continued(self) -> Manifest | None:
+        """Manifest of the run that a training continues, if it continues one."""
+        return None if self.replace_head else self.manifest
 
     @property
     def position(self) -> Position:
-        return self.manifest.position if self.manifest else Position()
+        return self.continued.position if self.continued else Position()
 
     @property
     def record(self) -> Path | None:
-        """Record of the run that wrote the checkpoint; None outside of that run's folder."""
+        """Record of the run that a training continues; None outside of that run's folder."""
+        if self.replace_head:
+            return None
         folder = Path(os.path.relpath(self.path.absolute().parent))
         return folder.with_suffix(".h5") if folder.suffix == SUFFIX else None
 

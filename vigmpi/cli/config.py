@@ -9,11 +9,13 @@ from typing import Any
 from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.values import (
     comma_separated,
-    comma_separated_numbers,
     file_path,
     fraction,
+    image_size,
     positive_number,
+    proper_fraction,
     seconds,
+    split,
     whole_number,
 )
 from vigmpi.datasets import DATASETS
@@ -21,12 +23,12 @@ from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.layout.split import blocks_per_stage
 from vigmpi.models import MODELS
+from vigmpi.models.config import CONVOLUTIONS, OPTIONS, READOUTS, check_options
 from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES
 
 PROGRESS = ("auto", "bar", "lines", "off")
 BACKENDS = ("fast", "reference")
-READOUTS = ("sum", "mean")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
@@ -78,6 +80,21 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
+class ModelsConfig:
+    """Options of `vigmpi models`.
+
+    Attributes:
+        name: the model whose layers are printed; None for a table of all models.
+        image_size: height and width in pixels; None for those it was published for.
+        conv: graph convolution of the published models.
+    """
+
+    name: str | None
+    image_size: tuple[int, int] | None
+    conv: str
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Options of `vigmpi predict`.
 
@@ -115,10 +132,11 @@ class RunConfig:
         whole_number(1),
         metavar="C",
     )
-    split: tuple[int, ...] | None = _layout(
+    split: tuple[int, ...] | str | None = _layout(
         None,
-        "number of blocks on each stage, for example 4,2,2 (default: as even as possible)",
-        comma_separated_numbers,
+        "number of blocks on each stage, for example 4,2,2; or 'measured', to time every layer and "
+        "make the slowest stage as fast as possible (default: as even as possible)",
+        split,
         metavar="N,N",
     )
     split_after: tuple[str, ...] | None = _layout(
@@ -145,19 +163,34 @@ class RunConfig:
         metavar="N",
     )
     model: str = _model(
-        "study", "study: the Vision GNN of the study", choices=MODELS, metavar="NAME"
+        "study", "model to use; vigmpi models lists all of them", choices=MODELS, metavar="NAME"
     )
-    blocks: int = _model(8, "number of ViG blocks", whole_number(1), metavar="N")
+    blocks: int = _model(8, "number of blocks of the study's model", whole_number(1), metavar="N")
+    conv: str = _model(
+        "mr",
+        "graph convolution of the published models: mr (max-relative), edge (EdgeConv), sage "
+        "(GraphSAGE) or gin (GIN)",
+        choices=CONVOLUTIONS,
+        metavar="NAME",
+    )
+    drop_path: float = _model(
+        0.0,
+        "probability with which the last block leaves out a branch of a sample in training; "
+        "smaller for the blocks before it",
+        proper_fraction,
+        _TRAIN,
+        metavar="X",
+    )
     backend: str = _model(
         "fast",
-        "implementation of the model: fast (compiled kernels) or reference (PyG layers); both "
+        "implementation of the model: fast, or reference (plain layers, to compare with); both "
         "compute the same function",
         choices=BACKENDS,
         metavar="NAME",
     )
     readout: str = _model(
         "sum",
-        "pooling of an image's nodes in the head: sum (as in the study) or mean",
+        "pooling of an image's nodes in the head of the study's model: sum or mean",
         choices=READOUTS,
         metavar="NAME",
     )
@@ -175,6 +208,12 @@ class RunConfig:
         Path,
         metavar="PATH",
     )
+    image_size: tuple[int, int] | None = _data(
+        None,
+        "height and width of the images of --dataset synthetic, in pixels (default: 32)",
+        image_size,
+        metavar="N|HxW",
+    )
     download: bool = _data(False, "download the data set if it is not in the data folder")
     normalize: bool = _data(
         False, "standardize each channel with the mean and deviation of the training images"
@@ -189,6 +228,11 @@ class RunConfig:
     )
     batch_size: int = _training(
         100, "images per mini-batch on each replica", whole_number(1), metavar="N"
+    )
+    drop_last: bool = _training(
+        False,
+        "leave out the last mini-batch of an epoch if it is smaller than the others",
+        commands=_TRAIN,
     )
     epochs: int = _training(
         3,
@@ -269,6 +313,12 @@ class RunConfig:
         _TRAIN,
         metavar="PATH",
     )
+    replace_head: bool = _checkpoints(
+        False,
+        "start a new training from the weights of --resume, except those of the head, which may "
+        "have another number of classes",
+        commands=_TRAIN,
+    )
     checkpoint_dir: Path | None = _checkpoints(
         None,
         "folder for the checkpoints (default: the record's name with the suffix .checkpoints)",
@@ -338,21 +388,32 @@ class RunConfig:
         return self.batch_size * self.replicas
 
     @property
+    def model_options(self) -> dict[str, Any]:
+        """Values of the options of models, by the fields of `ModelConfig`."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    @property
     def limits(self) -> dict[Phase, int]:
         """Maximum number of mini-batches of each phase in an epoch; 0 for no limit."""
         return {Phase.TRAIN: self.steps, Phase.TEST: self.test_steps}
 
     def check(self) -> None:
         """Raise InputError if options contradict each other."""
-        manifest = self.start.manifest if self.start else None
-        if manifest and self.resume and manifest.position.epoch >= self.epochs:
+        check_options(self.model, self.model_options)
+        epoch = self.start.position.epoch if self.start else 0
+        if self.resume and epoch >= self.epochs:
             raise InputError(
                 f"nothing left to train: --resume {self.resume} has completed all {self.epochs} "
-                f"epochs. Use --epochs {manifest.position.epoch + 1} or more."
+                f"epochs. Use --epochs {epoch + 1} or more."
+            )
+        if self.replace_head and not self.start:
+            raise InputError(
+                "nothing to start from: --replace-head without weights. Use --resume PATH."
             )
         if self.split and self.split_after:
             raise InputError("incompatible options: --split and --split-after. Omit one of them.")
-        if not self.split_after:
+        has_blocks = "blocks" in MODELS[self.model].options
+        if has_blocks and not self.split_after and not isinstance(self.split, str):
             blocks_per_stage(self.blocks, self.stages, self.split)
         if self.trace and self.on_failure == "continue":
             raise InputError(

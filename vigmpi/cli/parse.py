@@ -3,21 +3,22 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, asdict, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vigmpi.checkpoint import search
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli import parsers
-from vigmpi.cli.config import PredictConfig, PrepareConfig, RunConfig
+from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
+from vigmpi.models.config import OPTIONS
 
 # Options of a single invocation, which a resumed run never inherits from its checkpoint.
 _NEVER_INHERITED = {
     *("resume", "checkpoint", "checkpoint_dir", "record", "overwrite", "download", "threads"),
-    *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure"),
+    *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure", "replace_head"),
 }
 # Options of the training run that an evaluation does not inherit either.
 _NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "split_after", "test_steps"}
@@ -40,6 +41,8 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
         flags = _as_flags(_read_toml(path), str(path), known)
         given = parsers.parse(parser, flags, known) | given
     start = _find_checkpoint(command, given)
+    if start and given.get("replace_head"):
+        start = replace(start, replace_head=True)
     inherited: dict[str, Any] = {}
     if start and start.manifest:
         settings = _inheritable(start.manifest, command, given)
@@ -60,6 +63,16 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
     given = parsers.predict_parser().parse_args(arguments)
     start = _find_required(given.checkpoint, None)
     return PredictConfig(start, tuple(given.images), given.json)
+
+
+def parse_models(arguments: Sequence[str]) -> ModelsConfig:
+    """Return the configuration of `vigmpi models`.
+
+    Raises:
+        InputError: if an option is unknown or invalid.
+        SystemExit: after `--help`.
+    """
+    return ModelsConfig(**vars(parsers.models_parser().parse_args(arguments)))
 
 
 def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
@@ -106,8 +119,11 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
     If a shard proves to be damaged, the run starts from an older checkpoint of the same run, with
     the settings of this one: its shards are read only when the ranks have built the model.
     """
-    settings = {**manifest.settings, "model": manifest.model, **asdict(manifest.model_config)}
+    options = {name: getattr(manifest.model_config, name) for name in OPTIONS}
+    settings = {**manifest.settings, "model": manifest.model, **options}
     excluded = set(_NEVER_INHERITED)
+    if "dataset" in given:
+        excluded.add("image_size")
     if command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION
     elif {"stages", "blocks", "split", "split_after"} & given.keys():
@@ -141,7 +157,9 @@ def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Fiel
             raise InputError(
                 f"wrong type in {source}: {key} = {str(value).lower()}. Set {key} to {expected}."
             )
-        if isinstance(value, bool):
+        if key == "image_size" and isinstance(value, list):
+            flags.append(f"--{name}={'x'.join(map(str, value))}")
+        elif isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, list):
             flags.append(f"--{name}={','.join(map(str, value))}")

@@ -7,13 +7,16 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vigmpi.cli.values import whole_number
+from vigmpi.cli.values import image_size, whole_number
 from vigmpi.errors import InputError
+from vigmpi.models import MODELS
+from vigmpi.models.config import CONVOLUTIONS
 
 COMMANDS = {
     "train": "train a model (the default command)",
     "evaluate": "measure the loss and accuracy of a trained model on the test images",
     "predict": "classify image files with a trained model",
+    "models": "list the models, or the layers of one",
     "prepare": "convert an archive or a folder of images to a data file",
 }
 _USAGE = "[mpirun -n RANKS] vigmpi {} [options]   (RANKS = S x R)"
@@ -43,6 +46,10 @@ _EXAMPLES = {
     "evaluate": (
         ("one rank", "vigmpi evaluate --checkpoint run.checkpoints"),
         ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.checkpoints --stages 2"),
+    ),
+    "models": (
+        ("all models", "vigmpi models"),
+        ("the layers of one", "vigmpi models pvig_ti --image-size 256"),
     ),
     "predict": (("a table", "vigmpi predict --checkpoint run.checkpoints cat.jpg dog.png"),),
     "prepare": (
@@ -122,6 +129,31 @@ def predict_parser() -> argparse.ArgumentParser:
         help="a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def models_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "models",
+        description="Print a table of all models, or the shapes, parameters, multiply-adds and "
+        "possible cuts of the layers of one, for one image and the reference backend.",
+    )
+    parser.add_argument(
+        "name", nargs="?", choices=[*MODELS], metavar="NAME", help="name of a model"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N|HxW",
+        help="height and width of the image, in pixels (default: those of the publication)",
+    )
+    parser.add_argument(
+        "--conv",
+        choices=CONVOLUTIONS,
+        default="mr",
+        metavar="NAME",
+        help="graph convolution of the published models: mr, edge, sage or gin (default: mr)",
+    )
     return parser
 
 

@@ -50,6 +50,31 @@ def fraction(text: str) -> float:
     return value
 
 
+def proper_fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a fraction of at least 0 and below 1, not {text!r}"
+        )
+    return value
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parse "N" or "HEIGHTxWIDTH", in pixels."""
+    sides = text.split("x")
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"expected N or HEIGHTxWIDTH, not {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+MEASURED = "measured"
+
+
+def split(text: str) -> tuple[int, ...] | str:
+    """Parse "measured", or the number of blocks on each stage."""
+    return text if text == MEASURED else comma_separated_numbers(text)
+
+
 def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 

@@ -39,7 +39,7 @@ class CheckpointPolicy:
         self._trainer, self._activity, self._log = trainer, run.activity, log
         self.folder = config.checkpoint_dir or log.record.with_suffix(SUFFIX)
         self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
-        continues = group.committed or (config.start and config.start.manifest)
+        continues = group.committed or (config.start and config.start.continued)
         if self._enabled and not continues:
             self._checkpoints.begin(overwrite=config.overwrite)
         dataset = run.dataset

@@ -13,11 +13,14 @@ import numpy as np
 from mpi4py import MPI
 
 from vigmpi.cli.config import RunConfig
+from vigmpi.cli.values import MEASURED
 from vigmpi.comm.collectives import allgather_rows, allgather_strings
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.layout.layout import Layout
+from vigmpi.models import MODELS
+from vigmpi.models.config import OPTIONS
 from vigmpi.pipeline.pipeline import PipelineConfig
 
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
@@ -27,11 +30,21 @@ def effective_settings(
     config: RunConfig, dataset: Dataset, pipeline_config: PipelineConfig
 ) -> dict[str, Any]:
     """Return all settings as numbers, strings and lists, including defaults chosen at run time."""
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.metadata}
+    others = set(OPTIONS).difference(MODELS[config.model].options)
+    settings = {
+        f.name: getattr(config, f.name)
+        for f in fields(config)
+        if f.metadata and f.name not in others
+    }
     settings["dataset"] = dataset.name
     settings["split"] = pipeline_config.blocks_per_stage
-    if config.split_after:
-        settings["split_after"] = list(config.split_after)
+    if config.image_size:
+        settings["image_size"] = list(config.image_size)
+    if config.split_after or config.split == MEASURED:
+        settings["split_after"] = pipeline_config.cuts
+    if pipeline_config.layer_seconds is not None:
+        forward_s, backward_s = pipeline_config.layer_seconds.T.tolist()
+        settings |= {"measured_forward_s": forward_s, "measured_backward_s": backward_s}
     return {
         name: value if isinstance(value, int | float | list) else str(value)
         for name, value in settings.items()

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from vigmpi.cli.config import RunConfig
+from vigmpi.commands.micro_batches import smallest_micro_batch
 from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
-from vigmpi.datasets.order import mini_batches, num_mini_batches
+from vigmpi.datasets.order import images_per_epoch, num_mini_batches
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS
@@ -67,10 +68,13 @@ class Report:
         self._terminal.note(text)
 
     def begin(self, start: Position) -> None:
-        num_images = self._num_images[start.phase] - start.num_images
-        limit = self._config.limits[start.phase]
-        num_steps = num_mini_batches(num_images, self._config.global_batch_size, limit, start.step)
-        self._terminal.begin(start.phase, start.epoch, self._config.epochs, start.step, num_steps)
+        config, phase = self._config, start.phase
+        batch_size, num_images = config.global_batch_size, self._num_images[phase]
+        if phase is Phase.TRAIN:
+            num_images = images_per_epoch(num_images, batch_size, drop_last=config.drop_last)
+        left = num_images - start.num_images
+        num_steps = num_mini_batches(left, batch_size, config.limits[phase], start.step)
+        self._terminal.begin(phase, start.epoch, config.epochs, start.step, num_steps)
 
     def begin_trace(self, trace: Trace) -> None:
         offset, error = trace.clock
@@ -160,11 +164,12 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
     )
     if config.start:
         yield from (f"warning: checkpoint skipped: {reason}." for reason in config.start.skipped)
+        yield from (f"note: {note}." for note in config.start.notes)
         position = f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
         yield f"start: {config.start.path}{position if config.resume else ''}"
     elif config.resume:
         yield "start: no checkpoint yet, training from the beginning"
-    if _has_single_images(config, run.dataset.num_images[Phase.TRAIN]):
+    if smallest_micro_batch(config, run.dataset.num_images[Phase.TRAIN]) == 1:
         yield _SINGLE_IMAGE.format(config.batch_size, config.chunks)
 
 
@@ -182,10 +187,3 @@ def _layout_line(config: RunConfig, run: Run) -> str:
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{plural * (number != 1)}"
-
-
-def _has_single_images(config: RunConfig, samples: int) -> bool:
-    return any(
-        1 in config.layout.micro_batch_sizes(len(mini_batch))
-        for mini_batch in mini_batches(np.arange(samples), config.global_batch_size, config.steps)
-    )

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from vigmpi.cli.config import RunConfig
+from vigmpi.cli.values import MEASURED
 from vigmpi.comm.collectives import (
     all_equal,
     allgather_rows,
@@ -15,6 +17,7 @@ from vigmpi.comm.collectives import (
     raise_collectively,
 )
 from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.commands.micro_batches import check_micro_batches
 from vigmpi.commands.provenance import rank_columns
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.datasets import default_dataset, open_dataset
@@ -22,10 +25,13 @@ from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.errors import InputError
 from vigmpi.host import threads_per_rank
-from vigmpi.layout.split import split_after, split_layers
+from vigmpi.layout.split import split_after, split_by_time, split_layers
 from vigmpi.models.config import ModelConfig
+from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model, make_layers
 from vigmpi.monitor.activity import Activity
+from vigmpi.phase import Phase
+from vigmpi.pipeline.layer_times import layer_times
 from vigmpi.pipeline.loader import Loader, LoaderConfig
 from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
 from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
@@ -62,18 +68,18 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     group.comms = topology.comms
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
-    model_config = ModelConfig(
-        num_classes=dataset.num_classes,
-        image_size=dataset.image_size,
-        blocks=config.blocks,
-        readout=config.readout,
-    )
-    pipeline_config = _pipeline_config(config, model_config, training=training)
+    model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
+    layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
+    if training:
+        check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers)
+    pipeline_config = _pipeline_config(config, layers, topology, training=training)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     with raise_collectively(topology.world):
         forecast = forecast_memory(topology, pipeline_config, model)
     augmentation = _augmentation(config, dataset, topology)
-    order = LoaderConfig(config.batch_size, config.seed, config.limits, augmentation)
+    order = LoaderConfig(
+        config.batch_size, config.seed, config.limits, augmentation, config.drop_last
+    )
     return Run(
         topology=topology,
         dataset=dataset,
@@ -90,15 +96,40 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
 
 
 def _pipeline_config(
-    config: RunConfig, model_config: ModelConfig, *, training: bool
+    config: RunConfig, layers: list[Layer], topology: Topology, *, training: bool
 ) -> PipelineConfig:
-    layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
-    if config.split_after is None:
-        stages = split_layers(layers, config.stages, config.split)
-    else:
+    """Divide the layers into stages. Collective."""
+    seconds = _stored_times(config, len(layers))
+    if config.split_after is not None:
         stages = split_after(layers, config.stages, config.split_after)
+    elif config.split == MEASURED:
+        if seconds is None:
+            seconds = _measured_times(config, layers, topology, training=training)
+        relevant = seconds if training else seconds[:, :1]
+        stages = split_by_time(layers, config.stages, relevant.sum(axis=1).tolist())
+    else:
+        assert not isinstance(config.split, str)
+        stages = split_layers(layers, config.stages, config.split)
     schedule = config.schedule if training else None
-    return PipelineConfig(config.layout, layers, stages, config.batch_size, schedule)
+    return PipelineConfig(config.layout, layers, stages, config.batch_size, schedule, seconds)
+
+
+def _stored_times(config: RunConfig, num_layers: int) -> np.ndarray | None:
+    """Return the times of the layers that the checkpoint holds, [layers, 2], if there are any."""
+    settings = config.start.manifest.settings if config.start and config.start.manifest else {}
+    seconds = [settings.get(f"measured_{name}_s", []) for name in ("forward", "backward")]
+    return np.array(seconds).T if len(seconds[0]) == len(seconds[1]) == num_layers else None
+
+
+def _measured_times(
+    config: RunConfig, layers: Sequence[Layer], topology: Topology, *, training: bool
+) -> np.ndarray:
+    """Return the times of the layers, which rank 0 measures while the others wait. Collective."""
+    seconds = np.zeros((len(layers), 2))
+    if topology.world.rank == 0:
+        num_images = max(config.layout.micro_batch_sizes(config.global_batch_size))
+        seconds = layer_times(layers, num_images, training=training)
+    return allgather_rows(topology.world, seconds)[0]
 
 
 def _set_threads(config: RunConfig, topology: Topology) -> int:
@@ -120,7 +151,7 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
     """Open the data set that rank 0 chooses and load what each rank needs. Collective."""
     name = config.dataset or default_dataset(config.data_dir)
     name = allgather_strings(topology.world, name)[0]
-    dataset = open_dataset(name, config.data_dir, config.seed)
+    dataset = open_dataset(name, config.data_dir, config.seed, config.image_size)
     world_root, host_root = topology.world.rank == 0, topology.host.rank == 0
     # Rank 0 goes first: if the hosts share the folder, the others find it prepared.
     for my_turn in (world_root, host_root and not world_root):

@@ -37,7 +37,7 @@ class RunLog:
         self._activity = run.activity
         self.start = start
         self._warned = False
-        manifest = config.start.manifest if config.start else None
+        manifest = config.start.continued if config.start else None
         group.run = self.id = _broadcast(
             world, group.run or (manifest.run if manifest else uuid.uuid4().hex)
         )

@@ -17,9 +17,21 @@ DATASETS: dict[str, str] = {
 }
 
 
-def open_dataset(name: str, data_dir: Path, seed: int) -> "Dataset":
-    """Return the data set that `DATASETS` has under this name."""
-    return resolve_name(DATASETS[name])(data_dir, seed)
+def open_dataset(
+    name: str, data_dir: Path, seed: int, image_size: tuple[int, int] | None = None
+) -> "Dataset":
+    """Return the data set that `DATASETS` has under this name.
+
+    Args:
+        image_size: height and width of its images; None for the data set's own.
+
+    Raises:
+        InputError: if its images have a fixed size and another one is asked for.
+    """
+    dataset: Dataset = resolve_name(DATASETS[name])(data_dir, seed)
+    if image_size:
+        dataset.set_image_size(image_size)
+    return dataset
 
 
 def default_dataset(data_dir: Path) -> str:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.errors import InputError
+from vigmpi.hashing import random_words
 from vigmpi.phase import Phase
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FLIP, _DOWN, _RIGHT = range(3)  # purposes of a random number
 
 
@@ -80,17 +80,7 @@ def _shifted(images: Images, limit: int, down: Indices, right: Indices) -> Image
 def draw(seed: int, epoch: int, samples: Indices, purpose: int, bound: int) -> Indices:
     """Return a random number in [0, bound) for each sample.
 
-    A hash replaces the generator, so that numbers can be drawn for any samples in any order:
-    SplitMix64's finalizer (Steele, Lea, Flood, OOPSLA 2014), applied to one word after another.
     The remainder is uniform to 1e-17 for a bound of a few pixels.
     """
-    state = np.zeros(len(samples), dtype=np.uint64)
-    for word in (seed & (2**64 - 1), epoch, purpose, samples):
-        state = _finalize(state * _GOLDEN + np.asarray(word).astype(np.uint64) + _GOLDEN)
-    return (state % np.uint64(bound)).astype(np.int64)
-
-
-def _finalize(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    words = random_words(samples, seed, epoch, purpose)
+    return (words % np.uint64(bound)).astype(np.int64)

@@ -55,6 +55,18 @@ class Dataset(ABC):
         """Text that differs between ranks if an index may refer to different images on them."""
         return f"{self.name} {self.num_classes} {self.image_size} {sorted(self.num_images.items())}"
 
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Set the height and width of generated images, before `prepare`.
+
+        Raises:
+            InputError: if the images are not generated.
+        """
+        height, width = image_size
+        raise InputError(
+            f"images of a fixed size: --image-size {height}x{width} for --dataset {self.name}. "
+            f"Omit --image-size, or use --dataset synthetic."
+        )
+
     def prepare(self, *, download: bool) -> None:  # noqa: B027
         """Check the files on this host, after downloading them if `download` is set.
 

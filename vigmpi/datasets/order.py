@@ -21,6 +21,11 @@ def fixed_permutation(num_images: int) -> Indices:
     return np.random.default_rng(num_images).permutation(num_images)
 
 
+def images_per_epoch(num_images: int, batch_size: int, *, drop_last: bool) -> int:
+    """Return how many images are used, without those of a smaller last mini-batch if asked to."""
+    return num_images - num_images % batch_size if drop_last else num_images
+
+
 def mini_batches(order: Indices, batch_size: int, limit: int, done: int = 0) -> Iterator[Indices]:
     """Divide an order into global mini-batches of `batch_size`; the last one may be smaller.
 

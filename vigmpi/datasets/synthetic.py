@@ -15,6 +15,9 @@ class Synthetic(Dataset):
     details = "striped textures generated from the seed"
     num_images = {Phase.TRAIN: 50_000, Phase.TEST: 10_000}  # noqa: RUF012
 
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        self.image_size = image_size
+
     def load(self, *, images: bool, labels: bool) -> None:
         pass
 
@@ -31,7 +34,8 @@ class Synthetic(Dataset):
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._seed, *key])))
         angle = np.pi * label / self.num_classes
         waves = 3 + label % 3
-        y, x = np.mgrid[0:1:32j, 0:1:32j]
+        height, width = self.image_size
+        y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
         across = np.cos(angle) * x + np.sin(angle) * y
         stripes = np.sin(2 * np.pi * (waves * across + random.random()))
         colour = random.uniform(0.2, 0.4, size=(3, 1, 1))

@@ -1,7 +1,7 @@
 """Division of layers over stages, and even division of images over micro-batches."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from vigmpi.errors import InputError
@@ -53,7 +53,7 @@ def blocks_per_stage(blocks: int, stages: int, split: Sequence[int] | None) -> l
     if stages > blocks:
         raise InputError(
             f"too many stages: --stages {stages} for {blocks} blocks. Use --stages {blocks} or "
-            f"fewer, or more --blocks."
+            f"fewer."
         )
     sizes = list(split) if split else even_sizes(blocks, stages)
     if len(sizes) != stages or sum(sizes) != blocks or min(sizes) < 1:
@@ -63,6 +63,45 @@ def blocks_per_stage(blocks: int, stages: int, split: Sequence[int] | None) -> l
             f"positive numbers that sum to {blocks} blocks, for example --split {example}."
         )
     return sizes
+
+
+def split_by_time(
+    layers: Sequence[SplitLayer], stages: int, seconds: Sequence[float]
+) -> list[range]:
+    """Return the layers of every stage such that the slowest stage takes least time.
+
+    Dynamic programming over the cuts, whose result is exact: the least time of the slowest of k
+    stages that end behind a layer follows from that of k - 1 stages. Among equally good splits,
+    earlier stages get fewer layers.
+
+    Args:
+        seconds: time of each layer.
+
+    Raises:
+        InputError: if there are more stages than the layers can be cut into.
+    """
+    ends = [index + 1 for index, layer in enumerate(layers[:-1]) if layer.cut]
+    if stages > len(ends) + 1:
+        raise InputError(
+            f"too many stages: --stages {stages} for {len(ends) + 1} pieces into which the layers "
+            f"can be cut. Use --stages {len(ends) + 1} or fewer."
+        )
+    ends.append(len(layers))
+    until = [0.0, *accumulate(seconds)]
+    # The slowest stage's time and the cuts of the best split of the first `end` layers.
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for _ in range(stages):
+        best = {
+            end: min(
+                (max(slowest, until[end] - until[start]), [*cuts, end])
+                for start, (slowest, cuts) in best.items()
+                if start < end
+            )
+            for end in ends
+            if end > min(best)
+        }
+    cuts = best[len(layers)][1]
+    return [range(start, end) for start, end in pairwise([0, *cuts])]
 
 
 def split_after(layers: Sequence[SplitLayer], stages: int, names: Sequence[str]) -> list[range]:

@@ -1,7 +1,47 @@
 """Models by name, as lists of layers."""
 
-# Function from a `ModelConfig`, a backend and a seed to the model's list of layers. It is named,
-# not imported: the command line needs the names, and torch takes seconds to import.
-MODELS: dict[str, str] = {
-    "study": "vigmpi.models.study.layers:layers",
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What the command line knows of a model without torch, whose import takes seconds.
+
+    Attributes:
+        layers: "module:function" of the function from a `ModelConfig`, a backend and a seed to the
+            model's list of layers.
+        description: a phrase for help texts.
+        options: fields of `ModelConfig` that the model takes beyond classes and image size.
+        multiple: number of pixels of which the height and the width of an image are multiples.
+        image_size, num_classes: those for which the model was published.
+    """
+
+    layers: str
+    description: str
+    options: tuple[str, ...] = ()
+    multiple: int = 1
+    image_size: tuple[int, int] = (32, 32)
+    num_classes: int = 10
+
+
+def _published(name: str, multiple: int, description: str) -> ModelEntry:
+    options = ("conv", "drop_path")
+    layers = f"vigmpi.models.vig.zoo:{name}"
+    return ModelEntry(layers, description, options, multiple, (224, 224), 1000)
+
+
+MODELS: dict[str, ModelEntry] = {
+    "study": ModelEntry(
+        "vigmpi.models.study.layers:layers", "Vision GNN of the study", ("blocks", "readout")
+    ),
+    "vig_ti": _published("vig_ti", 16, "ViG-Ti, isotropic"),
+    "vig_s": _published("vig_s", 16, "ViG-S, isotropic"),
+    "vig_b": _published("vig_b", 16, "ViG-B, isotropic"),
+    "pvig_ti": _published("pvig_ti", 32, "Pyramid ViG-Ti"),
+    "pvig_s": _published("pvig_s", 32, "Pyramid ViG-S"),
+    "pvig_m": _published("pvig_m", 32, "Pyramid ViG-M"),
+    "pvig_b": _published("pvig_b", 32, "Pyramid ViG-B"),
+    "vig_cifar": ModelEntry(
+        "vigmpi.models.vig.zoo:vig_cifar", "small ViG for 32-pixel images", ("drop_path",), 4
+    ),
 }

@@ -25,18 +25,18 @@ class ActivationMemory(NamedTuple):
 
 
 def activation_memory(model: Model) -> ActivationMemory:
-    """Measure the memory that autograd keeps, with a copy of the model on one and two images.
+    """Measure the memory that autograd keeps, with a copy of the model on two and three images.
 
     The backward passes run too, so that all kernels are compiled afterwards.
     """
     model = copy.deepcopy(model)  # running statistics and gradients will change
     pairs = list(zip(model.layers, model.layer_modules, strict=True))
-    one, two = (
+    two, three = (
         np.array([_kept_bytes(layer, module, num_images) for layer, module in pairs])
-        for num_images in (1, 2)
+        for num_images in (2, 3)
     )
-    image = two - one
-    return ActivationMemory(int((one - image).sum()), int(image.sum()), int(image.max()))
+    image = three - two
+    return ActivationMemory(int((two - 2 * image).sum()), int(image.sum()), int(image.max()))
 
 
 def _kept_bytes(layer: Layer, module: nn.Module, num_images: int) -> int:
@@ -49,8 +49,7 @@ def _kept_bytes(layer: Layer, module: nn.Module, num_images: int) -> int:
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        # Edge lists, which are integers, are shared by all layers and micro-batches.
-        if storage.data_ptr() not in excluded and tensor.is_floating_point():
+        if storage.data_ptr() not in excluded:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -1,18 +1,66 @@
-from dataclasses import dataclass
+"""Plain configuration of a model, and its check."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vigmpi.errors import InputError
+from vigmpi.models import MODELS
+
+READOUTS = ("sum", "mean")
+CONVOLUTIONS = ("mr", "edge", "sage", "gin")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Plain configuration of a model, from which an entry of `MODELS` makes its layers.
 
+    A model takes those of the options that its entry names; the others have their defaults.
+
     Attributes:
         num_classes: number of logits.
         image_size: height and width, in pixels.
         blocks: number of blocks.
-        readout: pooling of the nodes in the head: "sum" or "mean".
+        readout: pooling of the nodes in the head, one of `READOUTS`.
+        conv: graph convolution, one of `CONVOLUTIONS`.
+        drop_path: probability with which the last block leaves out a branch of a sample in
+            training; it grows linearly from 0 over the blocks.
     """
 
     num_classes: int = 10
     image_size: tuple[int, int] = (32, 32)
     blocks: int = 8
     readout: str = "sum"
+    conv: str = "mr"
+    drop_path: float = 0.0
+
+
+OPTIONS = tuple(field.name for field in fields(ModelConfig)[2:])
+
+
+def check_options(model: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError if an option has a value of its own that the model does not take."""
+    for name in OPTIONS:
+        if options[name] != getattr(ModelConfig, name) and name not in MODELS[model].options:
+            takers = " or ".join(key for key, entry in MODELS.items() if name in entry.options)
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"option of another model: {flag} {options[name]} for --model {model}. Omit "
+                f"{flag}, or use --model {takers}."
+            )
+
+
+def check_image_size(model: str, image_size: tuple[int, int]) -> None:
+    """Raise InputError if height or width is no multiple of what the model needs."""
+    multiple = MODELS[model].multiple
+    if any(side % multiple for side in image_size):
+        sizes = [
+            "x".join(str(max(1, side // multiple + step) * multiple) for side in image_size)
+            for step in (0, 1)
+        ]
+        height, width = image_size
+        raise InputError(
+            f"image size does not fit: {height}x{width} pixels for --model {model}. Use images "
+            f"whose height and width are multiples of {multiple}, for example "
+            f"{' or '.join(dict.fromkeys(sizes))}."
+        )

@@ -104,6 +104,7 @@ class Layer:
         prefix: what precedes the names of the module's tensors in the model's `state_dict`.
         is_block: true if `--split` counts this layer.
         cut: true if the pipeline may be cut behind this layer.
+        min_images: number of images in the smallest micro-batch that the layer can train on.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Layer:
     prefix: str = ""
     is_block: bool = False
     cut: bool = True
+    min_images: int = 1
 
 
 def check_layers(layers: Sequence[Layer]) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pkgutil import resolve_name
 from typing import Any
 
@@ -6,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from vigmpi.models import MODELS
-from vigmpi.models.config import ModelConfig
+from vigmpi.models.config import ModelConfig, check_image_size, check_options
 from vigmpi.models.layer import Layer, MicroBatch, check_layers
 
 
@@ -45,6 +46,12 @@ class Model(nn.Module):
         for name, parameter in super().named_parameters(*args, **kwargs):
             yield self._public_name(name), parameter
 
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the names and values of all parameters except fixed tables."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                yield name, parameter
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         state = super().state_dict(*args, **kwargs)
         return {self._public_name(name): tensor for name, tensor in state.items()}
@@ -66,9 +73,14 @@ def make_layers(
 
     Args:
         backend: "fast", or "reference" for the backend that tests compare with.
-        seed: seed of the initial weights.
+        seed: seed of the initial weights and of random choices in training.
+
+    Raises:
+        InputError: if the model does not take an option or the image size.
     """
-    make: Callable[..., list[Layer]] = resolve_name(MODELS[name])
+    check_options(name, asdict(config))
+    check_image_size(name, config.image_size)
+    make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
     layers = make(config, backend=backend, seed=seed)
     check_layers(layers)
     return layers

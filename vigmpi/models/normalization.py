@@ -23,6 +23,14 @@ class LinearBeforeNorm(nn.Linear):
         return F.linear(input, self.weight, self.bias.detach())
 
 
+class Conv2dBeforeNorm(nn.Conv2d):
+    """Convolution in front of a batch norm, whose bias takes no gradient for the same reason."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        bias = None if self.bias is None else self.bias.detach()
+        return self._conv_forward(input, self.weight, bias)
+
+
 class MicroBatchNorm(nn.BatchNorm1d):
     """Batch norm that can report the moments of each micro-batch.
 
@@ -50,6 +58,25 @@ class MicroBatchNorm(nn.BatchNorm1d):
         mean, variance = self.moments
         # With a momentum of 1, torch's update of the "running" statistics is a plain store.
         return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+
+    def scale_and_offset(self, count: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scale and the offset of the norm, each [features].
+
+        In training, they follow from these moments, which are recorded; in evaluation, from the
+        running statistics.
+
+        Args:
+            count: number of values of each feature.
+            mean, variance: their moments (biased variance), with gradients.
+        """
+        if self.training:
+            self.record_moments(count, mean.double(), variance.double())
+        else:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return scale, self.bias - scale * mean
 
     @torch.no_grad()
     def record_moments(self, count: int, mean: Tensor, variance: Tensor) -> None:

@@ -7,12 +7,15 @@ _ALIGNMENT = 16  # in values: buckets start at cache lines
 
 
 def gradient_buckets(model: Model) -> list[Tensor]:
-    """Make each parameter's `.grad` a view of its layer's slice of one flat tensor of zeros.
+    """Make the `.grad` of each trainable parameter a view of its layer's slice of one flat tensor.
 
     Returns:
-        The slice of each layer, empty for a layer without parameters.
+        The slice of each layer, all zeros; empty for a layer without trainable parameters.
     """
-    by_layer = [list(module.parameters()) for module in model.layer_modules]
+    by_layer = [
+        [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for module in model.layer_modules
+    ]
     sizes = [sum(p.numel() for p in parameters) for parameters in by_layer]
     strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
     flat = torch.zeros(sum(strides), dtype=model.layers[0].inputs.dtype)

@@ -9,7 +9,13 @@ import torch
 
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Indices
-from vigmpi.datasets.order import fixed_permutation, micro_batches, mini_batches, shuffled
+from vigmpi.datasets.order import (
+    fixed_permutation,
+    images_per_epoch,
+    micro_batches,
+    mini_batches,
+    shuffled,
+)
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary, MicroBatch
@@ -27,12 +33,14 @@ class LoaderConfig:
         seed: seed of the sample order.
         limits: maximum number of mini-batches of each phase per epoch (0: no limit).
         augmentation: augmentation of the training images.
+        drop_last: whether to leave out a smaller last mini-batch in training.
     """
 
     batch_size: int
     seed: int
     limits: Mapping[Phase, int]
     augmentation: Augmentation = Augmentation()
+    drop_last: bool = False
 
 
 class Loader:
@@ -57,11 +65,13 @@ class Loader:
         """Yield the remaining batches of a phase, each after starting to load the next one."""
         config, phase = self._config, start.phase
         num_images = self._dataset.num_images[phase]
+        size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
         if phase is Phase.TRAIN:
             order = shuffled(num_images, config.seed, start.epoch)
+            num_images = images_per_epoch(num_images, size, drop_last=config.drop_last)
+            order = order[:num_images]
         else:
             order = fixed_permutation(num_images)
-        size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
         epoch_images = min(num_images, size * (limit or num_images))
         upcoming: Future[Batch] | None = None
         for samples in mini_batches(order[start.num_images :], size, limit, start.step):

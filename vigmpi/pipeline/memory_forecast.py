@@ -43,7 +43,7 @@ def forecast_memory(topology: Topology, config: PipelineConfig, model: Model) ->
     growing = _growing_bytes(config, stage, sizes, tape)
     fixed, resident = _FIRST_STEP_BYTES, resident_bytes()
     if config.schedule:
-        gradients_and_adam = 3 * sum(p.nbytes for p in model.parameters())
+        gradients_and_adam = 3 * sum(p.nbytes for _, p in model.trainable_parameters())
         fixed += tape.fixed * config.peak_in_flight(stage) + gradients_and_adam
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))

@@ -2,6 +2,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Receiver, Route, Sender
@@ -37,6 +40,8 @@ class PipelineConfig:
         stages: indices of the layers on each stage.
         batch_size: images per mini-batch of one replica.
         schedule: key of `SCHEDULES`; None for forward passes only.
+        layer_seconds: forward and backward seconds of each layer, [layers, 2], from which the
+            stages were chosen; None if they were not measured.
     """
 
     layout: Layout
@@ -44,6 +49,12 @@ class PipelineConfig:
     stages: list[range]
     batch_size: int
     schedule: str | None = "gpipe"
+    layer_seconds: NDArray[np.float64] | None = None
+
+    @property
+    def cuts(self) -> list[str]:
+        """Names of the layers behind which the pipeline is cut."""
+        return [self.layers[stage.stop - 1].name for stage in self.stages[:-1]]
 
     def stage_layers(self, stage: int) -> list[Layer]:
         """Return the layers of a stage."""

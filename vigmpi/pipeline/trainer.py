@@ -50,7 +50,7 @@ class Trainer:
         arrays = [bucket.numpy() for bucket in self._buckets]
         self._gradient_sum = GRADIENT_SUMS[config.gradient_sum](self._topology.replicas, arrays)
         self._statistics = RunningStatistics(self.model, pipeline.config.layout.chunks)
-        self._optimizer = Adam(dict(self.model.named_parameters()), config.lr)
+        self._optimizer = Adam(dict(self.model.trainable_parameters()), config.lr)
 
     def step(self, pending: "Future[Batch]") -> StepRecord:
         """Train on a mini-batch. Collective.

@@ -88,6 +88,7 @@ def with_tensors(*layers: object) -> bytes:
 
 def with_config(**changes: object) -> bytes:
     config = {"num_classes": 2, "image_size": [32, 30], "blocks": 1, "readout": "sum"}
+    config |= {"conv": "mr", "drop_path": 0.0}
     return signed(model_config=config | changes)
 
 
@@ -133,6 +134,9 @@ def with_config(**changes: object) -> bytes:
         with_config(blocks=-1),
         with_config(blocks=1.5),
         with_config(width=3),
+        with_config(readout="max"),
+        with_config(conv="cnn"),
+        with_config(drop_path="much"),
         signed(layers=3),
         signed(layers={"stem": {"w": 0}}),
         signed(layers=[{"name": "stem", "tensors": {}}, {"name": "stem", "tensors": {}}]),

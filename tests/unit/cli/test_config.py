@@ -12,7 +12,7 @@ from vigmpi.cli.parse import parse_config, parse_predict
 from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
-from vigmpi.models import MODELS
+from vigmpi.models import MODELS, ModelEntry
 from vigmpi.schedule import SCHEDULES
 
 
@@ -83,7 +83,7 @@ def test_help_describes_every_option(capsys: pytest.CaptureFixture[str], command
 
 
 def test_every_named_model_data_set_and_gradient_sum_exists() -> None:
-    for target in (*MODELS.values(), *DATASETS.values()):
+    for target in (*(entry.layers for entry in MODELS.values()), *DATASETS.values()):
         assert callable(resolve_name(target))
     assert tuple(GRADIENT_SUMS) == cli_config.GRADIENT_SUMS
 
@@ -94,7 +94,8 @@ def test_a_model_data_set_or_schedule_that_is_registered_becomes_an_option(
     for option, table in (("model", MODELS), ("dataset", DATASETS), ("schedule", SCHEDULES)):
         with pytest.raises(InputError, match=f"invalid value for --{option}: 'new'"):
             parse_config([f"--{option}", "new"])
-        monkeypatch.setitem(table, "new", "a.module:function")
+        target = "a.module:function"
+        monkeypatch.setitem(table, "new", ModelEntry(target, "") if table is MODELS else target)
         assert getattr(parse_config([f"--{option}", "new"]), option) == "new"
 
 

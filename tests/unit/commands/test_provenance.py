@@ -24,9 +24,10 @@ MANIFEST = Manifest("run", 0.0, Position(), {}, "study", ModelConfig(), ["a"])
 def test_a_resumed_run_inherits_the_split_of_its_run(
     names: tuple[str, ...] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = RunConfig(stages=3, split=None if names else (4, 2, 2), split_after=names)
+    split = None if names else (4, 2, 2)
+    config = RunConfig(stages=3, split=split, split_after=names)
     layers = vig_layers(CONFIG)
-    stages = split_after(layers, 3, names) if names else split_layers(layers, 3, config.split)
+    stages = split_after(layers, 3, names) if names else split_layers(layers, 3, split)
     pipeline_config = PipelineConfig(config.layout, layers, stages, 4)
     settings = effective_settings(config, Noise(Path(), 0), pipeline_config)
     assert settings["split"] == ([3, 1, 4] if names else [4, 2, 2])

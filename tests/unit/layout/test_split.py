@@ -1,11 +1,13 @@
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vigmpi.errors import InputError
-from vigmpi.layout.split import even_sizes, split_after, split_layers
+from vigmpi.layout.split import even_sizes, split_after, split_by_time, split_layers
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
@@ -95,3 +97,35 @@ def test_a_split_that_does_not_match_stages_and_blocks_is_rejected(split: tuple[
 def test_more_stages_than_blocks_are_rejected() -> None:
     with pytest.raises(InputError, match=r": --stages 9 for 8 blocks\. Use .*\.$"):
         split_layers([*blocks(8), HEAD], 9)
+
+
+def all_splits(layers: list[Entry], stages: int) -> list[list[range]]:
+    allowed = [index + 1 for index, layer in enumerate(layers[:-1]) if layer.cut]
+    return [
+        [range(*ends) for ends in pairwise((0, *cuts, len(layers)))]
+        for cuts in combinations(allowed, stages - 1)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_split_by_time_is_the_best_of_all(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    layers = [Entry(f"{i}", cut=random.random() < 0.8) for i in range(9)]
+    seconds = random.random(9) ** 2
+    for stages in (1, 2, 3, 4):
+        splits = all_splits(layers, stages)
+        if not splits:
+            continue
+
+        def slowest(split: list[range]) -> float:
+            return max(float(seconds[stage.start : stage.stop].sum()) for stage in split)
+
+        found = split_by_time(layers, stages, seconds.tolist())
+        assert found in splits
+        assert slowest(found) == pytest.approx(min(map(slowest, splits)), rel=1e-12)
+
+
+def test_more_stages_than_pieces_are_refused() -> None:
+    layers = [Entry("a"), Entry("b", cut=False), Entry("c")]
+    with pytest.raises(InputError, match=r"--stages 3 for 2 pieces .* Use --stages 2 or fewer"):
+        split_by_time(layers, 3, [1.0, 1.0, 1.0])

@@ -2,12 +2,11 @@
 
 from types import ModuleType
 
-import numpy as np
-import torch
 from torch import nn
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
 from vigmpi.models.config import ModelConfig
+from vigmpi.models.initialization import generator
 from vigmpi.models.layer import Boundary, Layer
 from vigmpi.models.study import collapsed
 from vigmpi.models.study.config import ViGConfig
@@ -72,12 +71,11 @@ def _initialised(module: nn.Module, seed: int, index: int) -> nn.Module:
     Linear maps have the distribution of torch's Linear. Parameters are drawn in the order of
     their names, because the backends' classes differ and must start from the same weights.
     """
-    stream = np.random.SeedSequence([seed, index + 1])
-    generator = torch.Generator().manual_seed(int(stream.generate_state(1)[0]))
+    stream = generator(seed, index + 1)
     parameters = dict(module.named_parameters())
     for name in sorted(parameters):
         weight = parameters[name.rpartition(".")[0] + ".weight"]
         if weight.dim() == 2:  # the weight of a norm is a vector and stays 1
             bound = weight.shape[1] ** -0.5
-            nn.init.uniform_(parameters[name], -bound, bound, generator)
+            nn.init.uniform_(parameters[name], -bound, bound, stream)
     return module

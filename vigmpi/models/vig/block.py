@@ -1,0 +1,140 @@
+"""Block of a ViG: a Grapher, then a feed-forward network, each with a residual connection."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vigmpi.graphs.neighbours import Neighbours, nearest
+from vigmpi.hashing import random_words
+from vigmpi.models.layer import MicroBatch
+from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
+from vigmpi.models.vig.variant import NeighbourSearch
+
+FindNeighbours = Callable[[Tensor, Tensor, MicroBatch], Tensor]
+
+
+def conv_norm(
+    channels: int, outputs: int, num_values: int, *, groups: int = 1, bias: bool = True
+) -> nn.Sequential:
+    """Return a 1x1 convolution and its batch norm, over this number of values per image."""
+    conv = Conv2dBeforeNorm(channels, outputs, 1, groups=groups, bias=bias)
+    return nn.Sequential(conv, MicroBatchNorm(outputs, num_values))
+
+
+class DropPath:
+    """Random omission of a branch, independently for every sample (stochastic depth).
+
+    A kept branch is divided by the probability of keeping it.
+
+    Args:
+        rate: probability of the omission.
+        key: seed and block; the choice depends on these, the step, the sample and the branch only.
+
+    Source: Huang et al., Deep Networks with Stochastic Depth, ECCV 2016.
+    """
+
+    def __init__(self, rate: float, *key: int) -> None:
+        self._rate = rate
+        self._key = key
+
+    def __call__(self, features: Tensor, micro_batch: MicroBatch, branch: int) -> Tensor:
+        """Return the features of a branch in training, [images, channels, height, width]."""
+        if self._rate == 0:
+            return features
+        words = random_words(micro_batch.samples, *self._key, micro_batch.step, branch)
+        kept = words * 2.0**-64 >= self._rate
+        scale = torch.from_numpy(kept / (1 - self._rate)).to(features.dtype)
+        return features * scale[:, None, None, None]
+
+
+class Grapher(nn.Module):
+    """Graph convolution over the nearest neighbours.
+
+    Attributes:
+        search: parameters of the search.
+        find_neighbours: function from the features, the candidates and their micro-batch to the
+            neighbours of every node, [images, nodes, k]; `replay` exchanges it.
+
+    Args:
+        channels: number of channels.
+        num_nodes: number of nodes of an image.
+        convolution: the graph convolution, from `channels` to twice as many.
+        search: parameters of the search, limited to the candidates that exist.
+        positions: offsets of squared distances, [1, nodes, candidates], or None.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_nodes: int,
+        convolution: nn.Module,
+        search: NeighbourSearch,
+        positions: Tensor | None,
+        drop_path: DropPath,
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.relative_pos: nn.Parameter | None
+        # A parameter, as in the published code, although it is not trained.
+        table = None if positions is None else nn.Parameter(positions, requires_grad=False)
+        self.register_parameter("relative_pos", table)
+        self.fc1 = conv_norm(channels, channels, num_nodes, bias=bias)
+        self.graph_conv = nn.ModuleDict({"gconv": convolution})
+        self.fc2 = conv_norm(2 * channels, channels, num_nodes, bias=bias)
+        self.find_neighbours: FindNeighbours = self._find_nearest
+        self.search = search
+        self._drop_path = drop_path
+
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """Map features [images, channels, height, width] to features of the same shape."""
+        x = self.fc1(features)
+        window = self.search.reduction
+        y = F.avg_pool2d(x, window) if window > 1 else x
+        index = self.find_neighbours(x, y, micro_batch)
+        graph = Neighbours(index, num_candidates=y[0, 0].numel())
+        branch = self.fc2(self.graph_conv["gconv"](x, y, graph))
+        if self.training:
+            branch = self._drop_path(branch, micro_batch, 0)
+        return features + branch
+
+    def _find_nearest(self, x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        k, dilation, _ = self.search
+        return nearest(x.flatten(2), y.flatten(2), k, dilation, self.relative_pos)
+
+
+class FeedForward(nn.Module):
+    """Two pointwise layers with four times as many hidden channels."""
+
+    def __init__(
+        self,
+        channels: int,
+        num_nodes: int,
+        activation: type[nn.Module],
+        drop_path: DropPath,
+        *,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        self.fc1 = conv_norm(channels, 4 * channels, num_nodes, bias=bias)
+        self.act = activation()
+        self.fc2 = conv_norm(4 * channels, channels, num_nodes, bias=bias)
+        self._drop_path = drop_path
+
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """Map features [images, channels, height, width] to features of the same shape."""
+        branch = self.fc2(self.act(self.fc1(features)))
+        if self.training:
+            branch = self._drop_path(branch, micro_batch, 1)
+        return features + branch
+
+
+class Block(nn.Sequential):
+    def __init__(self, grapher: Grapher, ffn: FeedForward) -> None:
+        super().__init__(grapher, ffn)
+
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # type: ignore[override]
+        grapher, ffn = self
+        return ffn(grapher(features, micro_batch), micro_batch)

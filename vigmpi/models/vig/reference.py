@@ -1,0 +1,84 @@
+"""Graph convolutions in plain torch operations, the oracle for tests of the fast backend.
+
+They gather the features of all neighbours, [images, channels, nodes, k], and use the features of
+the nodes (x) and of the candidates (y) before their normalisation. The fast backend overrides what
+it computes differently.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vigmpi.graphs.neighbours import Neighbours
+
+# Function from input channels, output channels and values per image to a pointwise layer:
+# convolution, batch norm, activation.
+MakeLayer = Callable[[int, int, int], nn.Sequential]
+
+
+class MaxRelative(nn.Module):
+    """Pointwise layer of interleaved x_i and max_j (y_j - x_i)."""
+
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.nn = layer(2 * channels, 2 * channels, num_nodes)
+
+    def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        """Map the nodes [images, channels, height, width] to twice as many channels."""
+        pairs = [each.permute(0, 2, 3, 1) for each in (x, self._relative(x, y, graph))]
+        return self.nn(torch.stack(pairs, dim=-1).flatten(3).permute(0, 3, 1, 2))
+
+    def _relative(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        differences = graph.gather(y) - x.flatten(2)[..., None]
+        return differences.max(dim=-1).values.reshape(x.shape)
+
+
+class EdgeConv(nn.Module):
+    """Maximum over j of a pointwise layer of x_i and y_j - x_i."""
+
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.nn = layer(2 * channels, 2 * channels, num_edges)
+
+    def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        """Map the nodes [images, channels, height, width] to twice as many channels."""
+        neighbours = graph.gather(y)
+        own = x.flatten(2)[..., None].expand_as(neighbours)
+        edges = self.nn(torch.cat([own, neighbours - own], dim=1))
+        return edges.max(dim=-1).values.unflatten(2, x.shape[2:])
+
+
+class GraphSage(nn.Module):
+    """Pointwise layer of x_i and the maximum over j of a pointwise layer of y_j."""
+
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:
+        super().__init__()
+        self.nn1 = layer(channels, channels, num_edges)
+        self.nn2 = layer(2 * channels, 2 * channels, num_nodes)
+
+    def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        """Map the nodes [images, channels, height, width] to twice as many channels."""
+        return self.nn2(torch.cat([x, self._gathered(x, y, graph)], dim=1))
+
+    def _gathered(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        return self.nn1(graph.gather(y)).max(dim=-1).values.reshape(x.shape)
+
+
+class Gin(nn.Module):
+    """Pointwise layer of (1 + eps) x_i and the sum over j of y_j, with a learned eps."""
+
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.eps = nn.Parameter(torch.zeros(1))
+        self.nn = layer(channels, 2 * channels, num_nodes)
+
+    def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        """Map the nodes [images, channels, height, width] to twice as many channels."""
+        return self.nn((1 + self.eps) * x + self._sum(x, y, graph))
+
+    def _sum(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        return graph.gather(y).sum(dim=-1).reshape(x.shape)
+
+
+CONVOLUTIONS = {"mr": MaxRelative, "edge": EdgeConv, "sage": GraphSage, "gin": Gin}
