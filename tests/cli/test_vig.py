@@ -188,7 +188,7 @@ def test_models_are_listed_with_their_layers() -> None:
         ),
         (("--image-size", "64", "--dataset", "digits"), "--image-size 64x64 for --dataset digits"),
         (("--image-size", "0x64"), "expected N or HEIGHTxWIDTH, not '0x64'"),
-        (("--model", "vig_cifar", "--batch-size", "9", "--chunks", "5"), "Use --chunks 4 or"),
+        (("--model", "vig_cifar", "--batch-size", "9", "--chunks", "5"), "Use --chunks 3 or"),
         (("--replace-head",), "--replace-head without weights"),
         (("--model", "vig_ti", "--stages", "1", "--split", "13"), "12 blocks"),
     ],

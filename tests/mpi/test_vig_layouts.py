@@ -66,7 +66,7 @@ def assert_every_block_has_a_choice(training: Training) -> None:
             assert k * dilation < height * width // reduction**2
 
 
-def train(folder: str, model: str, side: int, splits: list[Split], number: int) -> None:
+def train(folder: str, model: str, side: int, splits: list[Split], num_steps: int) -> None:
     """Train with each split and save the losses and the weights."""
     for index, cuts in enumerate(splits):
         layout = Layout(len(cuts) + 1, 1, CHUNKS)
@@ -74,7 +74,7 @@ def train(folder: str, model: str, side: int, splits: list[Split], number: int) 
             training = make(topology, layout, BATCH_SIZE, model, side, cuts)
             assert_every_block_has_a_choice(training)
             before = {name: t.clone() for name, t in training.model.trainable_parameters()}
-            losses = steps(training, topology, number)
+            losses = steps(training, topology, num_steps)
             for name, tensor in training.model.trainable_parameters():
                 moves = name.endswith("weight") or name == "pos_embed"
                 assert not moves or (tensor != before[name]).any(), name
@@ -108,12 +108,12 @@ def load(folder: Path, index: int) -> dict[str, np.ndarray]:
 def test_losses_and_weights_are_bitwise_identical_for_any_split(
     on_ranks: OnRanks, tmp_path: Path, model: str, side: int, splits: list[Split]
 ) -> None:
-    number = 20
-    arguments = {"model": model, "side": side, "splits": splits, "number": number}
+    num_steps = 20
+    arguments = {"model": model, "side": side, "splits": splits, "num_steps": num_steps}
     on_ranks(3, train, timeout=500, folder=str(tmp_path), **arguments)
     expected = load(tmp_path, 0)
     losses = expected["losses"]
-    assert len(losses) == number + 1
+    assert len(losses) == num_steps + 1
     assert len(set(losses)) == len(losses)
     for index in range(1, len(splits)):
         state = load(tmp_path, index)

@@ -79,7 +79,7 @@ class Grapher(nn.Module):
         super().__init__()
         self.relative_pos: nn.Parameter | None
         # A parameter, as in the published code, although it is not trained.
-        table = None if positions is None else nn.Parameter(positions, requires_grad=False)
+        table = None if positions is None else nn.Parameter(positions.clone(), requires_grad=False)
         self.register_parameter("relative_pos", table)
         self.fc1 = conv_norm(channels, channels, num_nodes, bias=bias)
         self.graph_conv = nn.ModuleDict({"gconv": convolution})
