@@ -8,11 +8,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.images import random_images, write_prepared
 from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights
+from tests.weights import weights as tensors_of
 from vigmpi.checkpoint.search import find
 from vigmpi.models import MODELS
 from vigmpi.models.model import build
@@ -78,6 +80,25 @@ def test_a_measured_split_changes_no_bit_and_is_not_measured_again_on_resuming(
         np.testing.assert_array_equal(file["steps/loss"][:], expected["steps/loss"][:])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "side", "cut", "other_cut"),
+    [("vig_ti", 128, "block 2", "block 7"), ("pvig_ti", 192, "downsample 1", "block 3")],
+)
+def test_published_models_resume_on_another_split(
+    tmp_path: Path, model: str, side: int, cut: str, other_cut: str
+) -> None:
+    data = ("--dataset", "synthetic", "--image-size", f"{side}", "--model", model)
+    options = ("--batch-size", "5", "--chunks", "2", "--steps", "4", "--test-steps", "1")
+    common = (*data, *options, "--threads", "1", "--lr", "1e-3", "--progress", "off")
+    run(*common, "--epochs", "2", "--record", str(tmp_path / "one.h5"))
+    two = ("--stages", "2", "--split-after", cut, "--record", str(tmp_path / "two.h5"))
+    run(*common, "--epochs", "1", *two, ranks=2)
+    resumed = ("--resume", str(tmp_path / "two.checkpoints"), "--epochs", "2", "--threads", "1")
+    run(*resumed, "--split-after", other_cut, "--record", str(tmp_path / "b.h5"), ranks=2)
+    assert_equal_weights(newest(tmp_path / "b.h5"), newest(tmp_path / "one.h5"))
+
+
 def test_a_trained_model_is_evaluated_and_predicts(one_rank: Path, tmp_path: Path) -> None:
     checkpoint = str(one_rank.with_suffix(".checkpoints"))
     options = ("--test-steps", "2", "--record", str(tmp_path / "e.h5"), "--stages", "2")
@@ -89,8 +110,6 @@ def test_a_trained_model_is_evaluated_and_predicts(one_rank: Path, tmp_path: Pat
     assert float(loss) == pytest.approx(last.mean(), rel=1e-4)
     pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()
     path = tmp_path / "a.png"
-    from PIL import Image  # noqa: PLC0415
-
     Image.fromarray(pixels).save(path)
     [answer] = json.loads(run("predict", "--checkpoint", checkpoint, "--json", str(path)))
     assert sum(answer["classes"].values()) == pytest.approx(1, abs=1e-5)
@@ -120,8 +139,6 @@ def test_published_weights_are_fine_tuned_for_other_classes_at_another_size(
         assert "note: tables of positions interpolated: pos_embed from 56x56 to 16x24." in out
         states.append(newest(record))
     assert_equal_weights(*states)
-    from tests.weights import weights as tensors_of  # noqa: PLC0415
-
     tuned = tensors_of(states[0])
     for name, tensor in published.items():
         if name.startswith("prediction") or "running" in name or "num_batches" in name:

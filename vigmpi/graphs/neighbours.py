@@ -81,7 +81,15 @@ class Neighbours:
         Args:
             nodes: map of the shape of the result.
         """
-        return _as_map(_Maximum.apply(_rows(candidates), self._sources), nodes)
+        return _as_map(_Extreme.apply(_rows(candidates), self._sources, torch.maximum), nodes)
+
+    def minimum(self, candidates: Tensor, nodes: Tensor) -> Tensor:
+        """Return the minimum over the neighbours of every node.
+
+        Args:
+            nodes: map of the shape of the result.
+        """
+        return _as_map(_Extreme.apply(_rows(candidates), self._sources, torch.minimum), nodes)
 
     def sum(self, candidates: Tensor, nodes: Tensor) -> Tensor:
         """Return the sum over the neighbours of every node.
@@ -107,28 +115,35 @@ def _as_map(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(images, height, width, -1).permute(0, 3, 1, 2)
 
 
-class _Maximum(torch.autograd.Function):
-    """Maximum over the neighbours, one rank after another; keeps the rank of each maximum."""
+class _Extreme(torch.autograd.Function):
+    """Maximum or minimum over the neighbours, one rank after another; keeps the winners' ranks.
+
+    The first of equal values wins.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sources: Tensor) -> Tensor:
-        best = rows[sources[:, 0]]
+    def forward(ctx: Any, rows: Tensor, sources: Tensor, extreme: Any) -> Tensor:
+        first, *others = sources.T.contiguous()
+        best = rows[first]
         ranks = torch.zeros(best.shape, dtype=torch.uint8)
-        for rank, source in enumerate(sources.T[1:], start=1):
-            values = rows[source]
-            ranks.masked_fill_(values > best, rank)
-            torch.maximum(best, values, out=best)
+        values, worse = torch.empty_like(best), torch.empty(best.shape, dtype=torch.bool)
+        for rank, source in enumerate(others, start=1):
+            torch.index_select(rows, 0, source, out=values)
+            extreme(best, values, out=values)
+            torch.ne(best, values, out=worse)
+            ranks.masked_fill_(worse, rank)
+            best, values = values, best
         ctx.save_for_backward(sources, ranks)
         ctx.num_rows = len(rows)
         return best
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         sources, ranks = ctx.saved_tensors
         winners = sources.gather(1, ranks.long())
         total = gradient.new_zeros(ctx.num_rows, gradient.shape[1])
-        return total.scatter_add_(0, winners, gradient), None
+        return total.scatter_add_(0, winners, gradient), None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -136,8 +151,9 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, sources: Tensor) -> Tensor:
-        total = rows[sources[:, 0]]
-        for source in sources.T[1:]:
+        first, *others = sources.T.contiguous()
+        total = rows[first]
+        for source in others:
             total += rows[source]
         ctx.save_for_backward(sources)
         ctx.num_rows = len(rows)

@@ -54,7 +54,7 @@ def maps(channels_last: bool) -> tuple[Tensor, Tensor, Neighbours]:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_sums_and_maxima_equal_those_of_gathered_features(channels_last: bool) -> None:
+def test_sums_and_extremes_equal_those_of_gathered_features(channels_last: bool) -> None:
     x, y, graph = maps(channels_last)
     y.requires_grad_()
     gathered = graph.gather(y)
@@ -64,6 +64,7 @@ def test_sums_and_maxima_equal_those_of_gathered_features(channels_last: bool) -
     weight = torch.rand_like(x)
     for fast, plain in (
         (graph.maximum(y, x), gathered.max(dim=-1).values),
+        (graph.minimum(y, x), gathered.min(dim=-1).values),
         (graph.sum(y, x), gathered.sum(dim=-1)),
     ):
         expected = plain.reshape(x.shape)

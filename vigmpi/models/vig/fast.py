@@ -32,12 +32,12 @@ class EdgeConv(reference.EdgeConv):
         (a, scale), (b, offset) = scale.split(channels), offset.split(channels)
 
         def activated(difference: Tensor) -> Tensor:
-            return activation(_column(scale) * difference + _column(offset))
+            return activation(torch.addcmul(_column(offset), _column(scale), difference))
 
         # The activation falls, then rises: its maximum is that of one of the extremes.
         largest = activated(graph.maximum(p, x) - q)
-        smallest = activated(-graph.maximum(-p, x) - q)
-        first = activation(_column(a) * own + _column(b))
+        smallest = activated(graph.minimum(p, x) - q)
+        first = activation(torch.addcmul(_column(b), _column(a), own))
         return torch.cat([first, torch.maximum(largest, smallest)], dim=1)
 
 
