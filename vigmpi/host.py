@@ -23,7 +23,7 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    set_mmap_threshold(2**25)
+    _set_mmap_threshold(2**25)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def garbage_collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def set_mmap_threshold(size_bytes: int) -> None:
+def _set_mmap_threshold(size_bytes: int) -> None:
     """Let glibc map allocations of at least this size separately and unmap them when freed.
 
     By default, glibc raises its threshold to the largest allocation freed so far, so that the peak

@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from analysis.bench.against import processor
+from vigmpi.host import prepare_process
 from vigmpi.models import MODELS
 from vigmpi.models.model import build
 
@@ -61,6 +62,7 @@ def main() -> None:
 
 def steps(name: str, backend: str, num_images: int, rounds: int) -> tuple[list[float], int]:
     """Return the seconds of each step, and the bytes by which memory grew after all imports."""
+    prepare_process()
     torch.set_num_threads(1)
     entry = MODELS[name]
     if backend == "reference" and name == "study":

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vigmpi.host import set_mmap_threshold
-
 
 class Sample(NamedTuple):
     """Seconds of each round, and the work of one call in units such as images."""
@@ -31,18 +29,11 @@ def interleaved(
         rounds: number of timed calls of each contender.
     """
     for name, (call, _) in contenders.items():
-        _set_heap(name)
         call()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, (call, _) in contenders.items():
-            _set_heap(name)
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
     return {name: Sample(np.array(seconds[name]), contenders[name][1]) for name in contenders}
-
-
-def _set_heap(contender: str) -> None:
-    """Give each contender its fastest heap; the reference is faster with glibc's defaults."""
-    set_mmap_threshold(2**25 if "reference" in contender else 2**20)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from analysis.bench.against import processor
+from vigmpi.host import prepare_process
 from vigmpi.layout.split import split_by_time, split_layers
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer, MicroBatch
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="number of timed passes")
     parser.add_argument("--output", type=Path, default=Path("splits.h5"), help="HDF5 file to write")
     arguments = parser.parse_args()
+    prepare_process()
     torch.set_num_threads(1)
     with h5py.File(arguments.output, "w") as file:
         file.attrs.update(processor=processor(), cores=os.cpu_count(), threads=1)
