@@ -28,7 +28,7 @@ def interleaved(
         contenders: function to call and its work, by name.
         rounds: number of timed calls of each contender.
     """
-    for name, (call, _) in contenders.items():
+    for call, _ in contenders.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
