@@ -168,6 +168,7 @@ def test_a_run_that_replaces_the_head_starts_anew(one_rank: Path, tmp_path: Path
         assert file["steps/epoch"][-1] == 1
 
 
+@pytest.mark.slow
 def test_a_run_continues_at_another_image_size(tmp_path: Path) -> None:
     synthetic = ("--dataset", "synthetic", "--model", "vig_cifar", "--batch-size", "4")
     short = ("--steps", "1", "--test-steps", "1", "--progress", "lines")

@@ -110,7 +110,7 @@ def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig)
 
 def _read(
     checkpoint: Checkpoint, model: Names, own: ByLayer[Tensor], selection: _Selection
-) -> tuple[dict[str, np.ndarray], list[str]]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Read the selected tensors of `own`; return them and how tables of positions changed."""
     names = {layer: dict.fromkeys(tensors) for layer, tensors in model.items()}
     expected, own = selection(names), selection(own)
@@ -169,7 +169,7 @@ def _check_names(found: Collection[str], expected: Collection[str], source: Path
 
 def _conform(
     values: Mapping[str, np.ndarray], own: ByLayer[Tensor], source: Path
-) -> tuple[dict[str, np.ndarray], list[str]]:
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the values of `own` in its shapes, and a note if tables of positions were resized."""
     conforming: dict[str, np.ndarray] = {}
     notes = []
@@ -184,7 +184,7 @@ def _conform(
             conforming[name] = resized.numpy()
             sizes = ["x".join(map(str, each.shape[-2:])) for each in (value, tensor)]
             notes.append(f"tables of positions interpolated: {name} from {' to '.join(sizes)}")
-    return conforming, notes[:1]
+    return conforming, tuple(notes[:1])
 
 
 def _resized(name: str, table: Tensor, shape: torch.Size) -> Tensor | None:

@@ -125,6 +125,7 @@ def test_tensors_have_the_names_the_order_and_the_shapes_of_the_published_code(n
     assert trainable == fixture.text("n_trainable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", WHOLE_MODELS)
 def test_in_fp32_a_model_equals_the_published_code_on_its_graphs(name: str, backend: str) -> None:
