@@ -22,8 +22,7 @@ from torch.nn import functional as F
 
 from analysis.bench.against import processor
 from vigmpi.host import prepare_process
-from vigmpi.models import MODELS
-from vigmpi.models.model import build
+from vigmpi.models import MODELS, build
 
 BACKENDS = ("reference", "fast")
 

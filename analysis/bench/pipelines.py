@@ -29,8 +29,9 @@ from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.datasets.synthetic import Synthetic
 from vigmpi.layout.layout import Layout
 from vigmpi.layout.split import split_layers
+from vigmpi.models import build
 from vigmpi.models.config import ModelConfig
-from vigmpi.models.model import Model, build, make_layers
+from vigmpi.models.model import Model, make_layers
 from vigmpi.models.normalization import LinearBeforeNorm
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase

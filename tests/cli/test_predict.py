@@ -14,7 +14,7 @@ from tests.weights import flip_a_bit, verified_weights
 from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.search import find
 from vigmpi.datasets.digits import Digits
-from vigmpi.models.model import build
+from vigmpi.models import build
 from vigmpi.phase import Phase
 
 

@@ -16,8 +16,7 @@ from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights
 from tests.weights import weights as tensors_of
 from vigmpi.checkpoint.search import find
-from vigmpi.models import MODELS
-from vigmpi.models.model import build
+from vigmpi.models import MODELS, build
 from vigmpi.phase import Phase
 
 SMALL = ("--dataset", "digits", "--model", "vig_cifar", "--batch-size", "10", "--progress", "off")

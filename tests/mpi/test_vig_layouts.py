@@ -159,7 +159,11 @@ def compare_replicas(model: str, side: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "side"), [("vig_cifar", 32), pytest.param("pvig_ti", 64, marks=pytest.mark.slow)]
+    ("model", "side"),
+    [
+        ("vig_cifar", 32),
+        *(pytest.param(model, 64, marks=pytest.mark.slow) for model in ("vig_ti", "pvig_ti")),
+    ],
 )
 def test_replicas_equal_one_pipeline_on_the_same_graphs(
     on_ranks: OnRanks, model: str, side: int

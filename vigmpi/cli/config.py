@@ -23,12 +23,11 @@ from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.layout.split import blocks_per_stage
 from vigmpi.models import MODELS
-from vigmpi.models.config import CONVOLUTIONS, OPTIONS, READOUTS, check_options
+from vigmpi.models.config import BACKENDS, CONVOLUTIONS, OPTIONS, READOUTS, check_options
 from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES
 
 PROGRESS = ("auto", "bar", "lines", "off")
-BACKENDS = ("fast", "reference")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")

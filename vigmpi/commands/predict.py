@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.dataset import Images, scaled
 from vigmpi.datasets.decoding import decode
 from vigmpi.errors import InputError
-from vigmpi.models.model import Model, build
+from vigmpi.models import build
+from vigmpi.models.model import Model, make_model
 from vigmpi.phase import Phase
 
 _BATCH_SIZE = 100
@@ -54,7 +54,7 @@ def predict(config: PredictConfig) -> None:
 def _model(manifest: Manifest | None) -> Model:
     if manifest is None:
         return build().eval()
-    return build(manifest.model, **asdict(manifest.model_config)).eval()
+    return make_model(manifest.model, manifest.model_config).eval()
 
 
 def _normalization(manifest: Manifest | None) -> Augmentation:

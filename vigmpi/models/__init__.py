@@ -1,6 +1,11 @@
 """Models by name, as lists of layers."""
 
 from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vigmpi.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -45,3 +50,35 @@ MODELS: dict[str, ModelEntry] = {
         "vigmpi.models.vig.zoo:vig_cifar", "small ViG for 32-pixel images", ("drop_path",), 4
     ),
 }
+
+
+def build(
+    name: str = "study",
+    *,
+    backend: str = "fast",
+    conv: str = "mr",
+    num_classes: int = 10,
+    image_size: tuple[int, int] = (32, 32),
+    seed: int = 0,
+    **options: Any,
+) -> "Model":
+    """Return a complete model that maps images [images, 3, height, width] to logits.
+
+    Args:
+        name: key of `MODELS`.
+        backend: "fast", or "reference" for the backend that tests compare with.
+        conv: graph convolution of the published ViG models: "mr", "edge", "sage" or "gin".
+        num_classes: number of logits.
+        image_size: height and width, in pixels.
+        seed: seed of the initial weights and of random choices in training.
+        options: other fields of `ModelConfig`.
+
+    Raises:
+        InputError: if the model does not take an option or the image size.
+    """
+    from vigmpi.models.config import ModelConfig  # noqa: PLC0415 (it needs MODELS)
+
+    config = ModelConfig(num_classes, image_size, conv=conv, **options)
+    # Named, not imported, like the entries of `MODELS`.
+    make_model = resolve_name("vigmpi.models.model:make_model")
+    return make_model(name, config, backend=backend, seed=seed)

@@ -7,6 +7,7 @@ from typing import Any
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
 
+BACKENDS = ("fast", "reference")
 READOUTS = ("sum", "mean")
 CONVOLUTIONS = ("mr", "edge", "sage", "gin")
 

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from vigmpi.models import MODELS
-from vigmpi.models.config import ModelConfig, check_image_size, check_options
+from vigmpi.models.config import BACKENDS, ModelConfig, check_image_size, check_options
 from vigmpi.models.layer import Layer, MicroBatch, check_layers
 
 
@@ -77,7 +77,10 @@ def make_layers(
 
     Raises:
         InputError: if the model does not take an option or the image size.
+        ValueError: if there is no such backend.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
     check_options(name, asdict(config))
     check_image_size(name, config.image_size)
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
@@ -86,10 +89,6 @@ def make_layers(
     return layers
 
 
-def build(name: str = "study", *, backend: str = "fast", seed: int = 0, **config: Any) -> Model:
-    """Return a complete model that maps images [images, 3, height, width] to logits.
-
-    Args:
-        config: fields of `ModelConfig`.
-    """
-    return Model(make_layers(name, ModelConfig(**config), backend=backend, seed=seed))
+def make_model(name: str, config: ModelConfig, *, backend: str = "fast", seed: int = 0) -> Model:
+    """Return the complete model of these layers, as `make_layers` does."""
+    return Model(make_layers(name, config, backend=backend, seed=seed))

@@ -10,7 +10,7 @@ STEP = """
 import sys
 import numpy as np
 import torch
-from vigmpi.models.model import build
+from vigmpi.models import build
 
 model = build(blocks=1).train()
 images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(int(sys.argv[2])))

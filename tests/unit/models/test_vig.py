@@ -6,7 +6,8 @@ import torch
 from scipy.special import erf
 from torch import nn
 
-from vigmpi.models.model import Model, build
+from vigmpi.models import build
+from vigmpi.models.model import Model
 from vigmpi.models.normalization import MicroBatchNorm
 from vigmpi.models.study.config import ViGConfig
 from vigmpi.models.study.layers import vig_layers
@@ -115,5 +116,6 @@ def test_the_model_matches_its_formulas(training: bool, backend: str, readout: s
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ValueError, match="'fast' or 'reference', not 'collapsed'"):
-        vig_layers(SMALL, backend="collapsed")
+    for name in ("study", "vig_ti"):
+        with pytest.raises(ValueError, match=r"one of \('fast', 'reference'\), not 'collapsed'"):
+            build(name, backend="collapsed")

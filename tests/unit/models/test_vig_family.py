@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from tests.vig_fixtures import SMALL_MODELS
 from vigmpi.errors import InputError
-from vigmpi.models import MODELS
+from vigmpi.models import MODELS, build
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import MicroBatch
-from vigmpi.models.model import Model, build, make_layers
+from vigmpi.models.model import Model, make_layers
 from vigmpi.models.vig.positions import relative_positions, resized
 
 CONVOLUTIONS = ("mr", "edge", "sage", "gin")

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from tests import vig_recipe
 from tests.vig_fixtures import SMALL_MODELS, WHOLE_MODELS, Fixture, load, statistics
-from vigmpi.models import MODELS
+from vigmpi.models import MODELS, build
 from vigmpi.models.layer import MicroBatch
-from vigmpi.models.model import Model, build
+from vigmpi.models.model import Model
 from vigmpi.models.vig import fast, reference
 from vigmpi.models.vig.block import DropPath, FeedForward, Grapher
 from vigmpi.models.vig.ends import Downsample, Stem

@@ -60,8 +60,6 @@ def _implementation(backend: str) -> ModuleType:
         from vigmpi.models.study import reference  # noqa: PLC0415 (PyG takes seconds to import)
 
         return reference
-    if backend != "fast":
-        raise ValueError(f"backend must be 'fast' or 'reference', not {backend!r}")
     return collapsed
 
 
