@@ -69,7 +69,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_other_replica_repeats_the_mini_batch_and_continues(
     tmp_path: Path, reference: Path, planned: Drill, gradient_sum: str
 ) -> None:
-    flags = [*CONTINUE, "--gradient-sum", gradient_sum]
+    flags = [*CONTINUE, "--gradient-sum", gradient_sum, "--split", "measured"]
     outcome = run(planned, tmp_path / "run", mpirun(RANKS), flags=flags, python=PYTHON)
     assert outcome.status == 0, outcome.output
     assert outcome.leftover_pids == []

@@ -13,7 +13,6 @@ import numpy as np
 from mpi4py import MPI
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.values import MEASURED
 from vigmpi.comm.collectives import allgather_rows, allgather_strings
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.rank_group import RankGroup
@@ -40,7 +39,7 @@ def effective_settings(
     settings["split"] = pipeline_config.blocks_per_stage
     if config.image_size:
         settings["image_size"] = list(config.image_size)
-    if config.split_after or config.split == MEASURED:
+    if config.split_after:
         settings["split_after"] = pipeline_config.cuts
     if pipeline_config.layer_seconds is not None:
         forward_s, backward_s = pipeline_config.layer_seconds.T.tolist()

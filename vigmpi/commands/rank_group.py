@@ -56,6 +56,8 @@ class RankGroup:
         rank_losses: failures so far.
         run, ranks: identifier of the run, and the columns `ranks` of its record; empty until known.
         comms: communicators derived from `world`.
+        layer_seconds: times of the layers from which the split was chosen, [layers, 2]; None if it
+            was not measured.
     """
 
     world: MPI.Intracomm
@@ -67,6 +69,7 @@ class RankGroup:
     run: str = ""
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     comms: Sequence[MPI.Comm] = ()
+    layer_seconds: np.ndarray | None = None
 
     @classmethod
     def of_world(cls, world: MPI.Intracomm, config: RunConfig) -> "RankGroup":

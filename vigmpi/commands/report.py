@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.values import MEASURED
 from vigmpi.commands.micro_batches import smallest_micro_batch
 from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
@@ -177,7 +176,7 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
 def _layout_line(config: RunConfig, run: Run) -> str:
     ranks, pipeline_config = run.ranks, run.pipeline.config
     split = "|".join(map(str, pipeline_config.blocks_per_stage))
-    if config.split_after or config.split == MEASURED:
+    if config.split_after:
         split += f", cut behind {', '.join(pipeline_config.cuts)}"
     threads = "/".join(map(str, sorted(set(ranks["threads"]))))
     hosts = _count(len(set(ranks["host"])), "host")

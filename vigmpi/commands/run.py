@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if training:
         check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers)
-    pipeline_config = _pipeline_config(config, layers, topology, training=training)
+    pipeline_config = _pipeline_config(group, layers, topology, training=training)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     with raise_collectively(topology.world):
         forecast = forecast_memory(topology, pipeline_config, model)
@@ -96,10 +96,11 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
 
 
 def _pipeline_config(
-    config: RunConfig, layers: list[Layer], topology: Topology, *, training: bool
+    group: RankGroup, layers: list[Layer], topology: Topology, *, training: bool
 ) -> PipelineConfig:
-    """Divide the layers into stages. Collective."""
-    seconds = _stored_times(config, len(layers))
+    """Divide the layers into stages; a measured split becomes the group's. Collective."""
+    config = group.config
+    group.layer_seconds = seconds = _known_times(group, len(layers))
     if config.split_after is not None:
         stages = split_after(layers, config.stages, config.split_after)
     elif config.split == MEASURED:
@@ -111,13 +112,20 @@ def _pipeline_config(
         assert not isinstance(config.split, str)
         stages = split_layers(layers, config.stages, config.split)
     schedule = config.schedule if training else None
-    return PipelineConfig(config.layout, layers, stages, config.batch_size, schedule, seconds)
+    divided = PipelineConfig(config.layout, layers, stages, config.batch_size, schedule, seconds)
+    if config.split == MEASURED:  # ranks that continue without others keep their stages
+        group.config = replace(config, split=None, split_after=tuple(divided.cuts))
+        group.layer_seconds = seconds
+    return divided
 
 
-def _stored_times(config: RunConfig, num_layers: int) -> np.ndarray | None:
-    """Return the times of the layers that the checkpoint holds, [layers, 2], if there are any."""
-    settings = config.start.manifest.settings if config.start and config.start.manifest else {}
-    seconds = [settings.get(f"measured_{name}_s", []) for name in ("forward", "backward")]
+def _known_times(group: RankGroup, num_layers: int) -> np.ndarray | None:
+    """Return the times of the layers that this run or its checkpoint measured, [layers, 2]."""
+    start = group.config.start
+    if group.layer_seconds is not None or not (start and start.manifest):
+        return group.layer_seconds
+    names = ("measured_forward_s", "measured_backward_s")
+    seconds = [start.manifest.settings.get(name, []) for name in names]
     return np.array(seconds).T if len(seconds[0]) == len(seconds[1]) == num_layers else None
 
 

@@ -132,14 +132,14 @@ def _initialised(module: nn.Module, variant: Variant, stream: torch.Generator) -
     distribution, which is uniform.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            bound = layer.weight[0].numel() ** -0.5
-            if variant.bias:
-                nn.init.kaiming_normal_(layer.weight, generator=stream)
-            else:
-                nn.init.uniform_(layer.weight, -bound, bound, stream)
-            if layer.bias is not None and variant.bias:
-                nn.init.zeros_(layer.bias)
-            elif layer.bias is not None:
-                nn.init.uniform_(layer.bias, -bound, bound, stream)
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        if variant.bias:
+            assert layer.bias is not None
+            nn.init.kaiming_normal_(layer.weight, generator=stream)
+            nn.init.zeros_(layer.bias)
+            continue
+        bound = layer.weight[0].numel() ** -0.5
+        for parameter in layer.parameters():
+            nn.init.uniform_(parameter, -bound, bound, stream)
     return module
