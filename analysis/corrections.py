@@ -64,7 +64,8 @@ def compare_micro_batches(records: Sequence[Record]) -> str:
         stages, replicas, chunks = record.layout
         if base is None or record is base or replicas > 1:
             continue
-        if record.settings["blocks"] != base.settings["blocks"]:
+        models = [(r.settings.get("model"), r.settings.get("blocks")) for r in (base, record)]
+        if models[0] != models[1]:
             continue
         losses = [r.steps[r.steps.phase == "train"].loss.to_numpy() for r in (base, record)]
         difference = abs(losses[1] / losses[0] - 1)

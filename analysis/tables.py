@@ -125,9 +125,12 @@ def _published_mean(record: Record, phase: str) -> float | None:
 
 
 def _find_published(record: Record, part: str, phase: str) -> pd.Series | None:
-    """Return the study's row for a record's layout; its four stages had 12 blocks, as 6|2|2|2."""
+    """Return the study's row for a record's layout; its four stages had 12 blocks, as 6|2|2|2.
+
+    Only the study's model has a setting `blocks`.
+    """
     stages, replicas, chunks = record.layout
-    if int(record.settings["blocks"]) != (12 if stages == 4 else 8):
+    if int(record.settings.get("blocks", 0)) != (12 if stages == 4 else 8):
         return None
     layout = {"stages": stages, "replicas": replicas}
     if stages * replicas > 1:

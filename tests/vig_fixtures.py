@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tests import vig_recipe
-from vigmpi.models import MODELS, ModelEntry
+from vigmpi.models import ModelEntry
 from vigmpi.models.vig.layers import vig_layers
 from vigmpi.models.vig.variant import isotropic, pyramid
 
@@ -42,10 +42,6 @@ SMALL_MODELS = {
         ("pvig_mini", 32),
     )
 }
-
-
-def register_small_models() -> None:
-    MODELS.update(SMALL_MODELS)
 
 
 class Fixture:

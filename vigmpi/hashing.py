@@ -1,4 +1,4 @@
-"""Random numbers that are functions of what they are drawn for, in any order and on any rank."""
+"""Counter-based random numbers: the same on any rank and in any order."""
 
 import numpy as np
 from numpy.typing import NDArray

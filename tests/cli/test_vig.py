@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
 from tests.images import random_images, write_prepared
 from tests.launching import finish, start, vigmpi
@@ -20,6 +21,7 @@ from vigmpi.models import MODELS, build
 from vigmpi.phase import Phase
 
 SMALL = ("--dataset", "digits", "--model", "vig_cifar", "--batch-size", "10", "--progress", "off")
+RESIZED = "note: position tables interpolated to another image size:"
 LENGTH = ("--steps", "4", "--test-steps", "2", "--threads", "1")
 
 
@@ -114,11 +116,12 @@ def test_a_trained_model_is_evaluated_and_predicts(one_rank: Path, tmp_path: Pat
     assert sum(answer["classes"].values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_published_weights_are_fine_tuned_for_other_classes_at_another_size(
+def test_published_weights_are_fine_tuned_for_other_classes_and_another_size(
     tmp_path: Path,
 ) -> None:
     """The file has the published names and shapes: 1000 classes, 224 pixels."""
     published = build("pvig_ti", num_classes=1000, image_size=(224, 224), seed=7).state_dict()
+    published["pos_embed"].uniform_(-1, 1, generator=torch.Generator().manual_seed(1))
     torch.save(published, tmp_path / "pvig_ti_78.5.pth.tar")
     save_file(published, tmp_path / "pvig_ti.safetensors")
     write_prepared(tmp_path / "a.h5", random_images((64, 96), 3), 3)
@@ -135,21 +138,24 @@ def test_published_weights_are_fine_tuned_for_other_classes_at_another_size(
         options = ("--resume", str(tmp_path / name), "--replace-head", "--stages", "2")
         lr = ("--lr", "1e-12", "--record", str(record), "--progress", "lines")
         out = run(*data, *training, *options, *lr, ranks=2)
-        assert "note: tables of positions interpolated: pos_embed from 56x56 to 16x24." in out
+        assert f"{RESIZED} pos_embed from 56x56 to 16x24." in out
         states.append(newest(record))
     assert_equal_weights(*states)
     tuned = tensors_of(states[0])
     for name, tensor in published.items():
         if name.startswith("prediction") or "running" in name or "num_batches" in name:
             continue
+        expected = tensor
         if "relative_pos" in name or name == "pos_embed":
-            assert tuned[name].shape != tuple(tensor.shape)
-        else:
-            np.testing.assert_allclose(tuned[name], tensor, atol=1e-9, err_msg=name)
+            maps = tensor if name == "pos_embed" else tensor[None]
+            size = tuned[name].shape[-2:]
+            assert size != tensor.shape[-2:]
+            expected = F.interpolate(maps, size, mode="bicubic").view(tuned[name].shape)
+        np.testing.assert_allclose(tuned[name], expected, atol=1e-6, err_msg=name)
     assert tuned["prediction.4.weight"].shape == (3, 1024, 1, 1)
 
 
-def test_a_run_that_replaces_the_head_starts_anew(one_rank: Path, tmp_path: Path) -> None:
+def test_replacing_the_head_starts_a_new_run(one_rank: Path, tmp_path: Path) -> None:
     write_prepared(
         tmp_path / "a.h5", random_images((32, 32), 3, {Phase.TRAIN: 20, Phase.TEST: 4}), 3
     )
@@ -176,7 +182,7 @@ def test_a_run_continues_at_another_image_size(tmp_path: Path) -> None:
     checkpoint = str(tmp_path / "a.checkpoints")
     larger = ("--image-size", "40x48", "--record", str(tmp_path / "b.h5"))
     out = run("--resume", checkpoint, "--epochs", "2", *larger)
-    note = "note: tables of positions interpolated: pos_embed from 16x16 to 20x24."
+    note = f"{RESIZED} pos_embed from 16x16 to 20x24."
     assert note in out
     out = run("evaluate", "--checkpoint", checkpoint, "--image-size", "40x48", "--test-steps", "1")
     assert note in out
@@ -208,6 +214,7 @@ def test_models_are_listed_with_their_layers() -> None:
         (("--model", "vig_cifar", "--batch-size", "9", "--chunks", "5"), "Use --chunks 3 or"),
         (("--replace-head",), "--replace-head without weights"),
         (("--model", "vig_ti", "--stages", "1", "--split", "13"), "12 blocks"),
+        (("models", "--conv", "gin"), "option without a model"),
     ],
 )
 def test_invalid_options_of_models(arguments: tuple[str, ...], message: str) -> None:
@@ -216,6 +223,24 @@ def test_invalid_options_of_models(arguments: tuple[str, ...], message: str) -> 
     [line] = [text for text in done.stderr.splitlines() if "vigmpi" in text]
     assert message in line
     assert line.endswith(".")
+
+
+def test_a_measured_split_on_one_stage_can_be_resumed(tmp_path: Path) -> None:
+    record = ("--record", str(tmp_path / "a.h5"))
+    run(
+        *SMALL, "--steps", "1", "--test-steps", "1", "--epochs", "1", "--split", "measured", *record
+    )
+    run("--resume", str(tmp_path / "a.checkpoints"), "--epochs", "2", *record)
+
+
+def test_a_checkpoint_with_another_graph_convolution_or_model_is_refused(tmp_path: Path) -> None:
+    data = ("--dataset", "digits", "--model", "vig_ti", "--batch-size", "2", "--progress", "off")
+    short = ("--steps", "1", "--test-steps", "1", "--epochs", "1")
+    run(*data, *short, "--record", str(tmp_path / "a.h5"))
+    resumed = ("--resume", str(tmp_path / "a.checkpoints"), "--epochs", "2")
+    assert "has conv mr instead of edge" in run(*resumed, "--conv", "edge", status=2)
+    error = run(*resumed, "--model", "vig_cifar", status=2)
+    assert "checkpoint of another model" in error
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

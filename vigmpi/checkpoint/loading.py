@@ -39,8 +39,8 @@ def load(
 ) -> Checkpoint:
     """Load layers from a checkpoint, or from the first undamaged one of its `older`.
 
-    An optimizer's state is loaded if `own` includes it and a training is continued. Tables of
-    positions are interpolated if they are those of another image size.
+    An optimizer's state is loaded if `own` includes it and a training is continued. Position
+    tables of another image size are interpolated.
 
     Args:
         model: layers of the complete model and the names of their tensors.
@@ -74,7 +74,7 @@ def load(
 
 
 class _Selection(NamedTuple):
-    """What is loaded of a state.
+    """Filter of the layers and tensors to load.
 
     Attributes:
         head: layer that is left out, or None.
@@ -95,13 +95,22 @@ def _selection(checkpoint: Checkpoint, model: Names) -> _Selection:
     return _Selection(head, trains and checkpoint.continued is not None)
 
 
+def check_convolution(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Raise InputError if the checkpoint's model has another graph convolution.
+
+    Tensors of max-relative convolutions and of EdgeConv have the same names and shapes.
+    """
+    if checkpoint.manifest and (found := checkpoint.manifest.model_config.conv) != config.conv:
+        raise _another_model(checkpoint.path, f"conv {found} instead of {config.conv}")
+
+
 def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig) -> None:
     """Raise InputError if the checkpoint's model has another name or configuration."""
     if manifest := checkpoint.manifest:
         if manifest.model != model:
             raise _another_model(checkpoint.path, f"model {manifest.model} instead of {model}")
         found = asdict(manifest.model_config)
-        # Drop path does not change the function; tables of positions follow the image size.
+        # Drop path does not change the function; position tables follow the image size.
         free = {"drop_path"} | ({"image_size"} if MODELS[model].multiple > 1 else set())
         for name, value in asdict(config).items():
             if found[name] != value and name not in free:
@@ -111,7 +120,7 @@ def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig)
 def _read(
     checkpoint: Checkpoint, model: Names, own: ByLayer[Tensor], selection: _Selection
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Read the selected tensors of `own`; return them and how tables of positions changed."""
+    """Read the selected tensors of `own`; return them and which position table was resized."""
     names = {layer: dict.fromkeys(tensors) for layer, tensors in model.items()}
     expected, own = selection(names), selection(own)
     if checkpoint.manifest:
@@ -170,20 +179,21 @@ def _check_names(found: Collection[str], expected: Collection[str], source: Path
 def _conform(
     values: Mapping[str, np.ndarray], own: ByLayer[Tensor], source: Path
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the values of `own` in its shapes, and a note if tables of positions were resized."""
+    """Return the values of `own` in its shapes, and a note if position tables were resized."""
     conforming: dict[str, np.ndarray] = {}
     notes = []
     for name, tensor in flat(own).items():
         value = conforming[name] = values[name]
         if value.shape != tensor.shape:
-            resized = _resized(name, torch.tensor(value), tensor.shape)
-            if resized is None:
+            table = _resized(name, torch.tensor(value), tensor.shape)
+            if table is None:
                 found, expected = list(value.shape), list(tensor.shape)
                 problem = f"{name} of shape {found} instead of {expected}"
                 raise _another_model(source, problem)
-            conforming[name] = resized.numpy()
+            conforming[name] = table.numpy()
             sizes = ["x".join(map(str, each.shape[-2:])) for each in (value, tensor)]
-            notes.append(f"tables of positions interpolated: {name} from {' to '.join(sizes)}")
+            change = f"{name} from {' to '.join(sizes)}"
+            notes.append(f"position tables interpolated to another image size: {change}")
     return conforming, tuple(notes[:1])
 
 
@@ -197,7 +207,7 @@ def _resized(name: str, table: Tensor, shape: torch.Size) -> Tensor | None:
 
 def _another_model(source: Path, problem: str) -> InputError:
     return InputError(
-        f"checkpoint of another model: {source} has {problem}. Use the --model with its "
-        f"options and the --dataset that it was trained with, or --replace-head to train for other "
-        f"classes."
+        f"checkpoint of another model: {source} has {problem}. Use the --model, its "
+        f"options and the --dataset that it was trained with; in training, --replace-head allows "
+        f"other classes."
     )

@@ -1,4 +1,4 @@
-"""Reading a weights-only file, whose tensors have the names of the study's published code."""
+"""Reading a weights-only file, whose tensors have the names of a model's published code."""
 
 import warnings
 from pathlib import Path

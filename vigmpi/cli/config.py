@@ -133,10 +133,10 @@ class RunConfig:
     )
     split: tuple[int, ...] | str | None = _layout(
         None,
-        "number of blocks on each stage, for example 4,2,2; or 'measured', to time every layer and "
-        "make the slowest stage as fast as possible (default: as even as possible)",
+        "number of blocks on each stage, for example 4,2,2, or 'measured' to time every layer and "
+        "minimize the time of the slowest stage (default: as even as possible)",
         split,
-        metavar="N,N",
+        metavar="N,N|measured",
     )
     split_after: tuple[str, ...] | None = _layout(
         None,
@@ -174,15 +174,15 @@ class RunConfig:
     )
     drop_path: float = _model(
         0.0,
-        "probability with which the last block leaves out a branch of a sample in training; "
-        "smaller for the blocks before it",
+        "stochastic depth: probability of dropping a residual branch of the last block for a "
+        "training image; it decreases linearly to 0 at the first block",
         proper_fraction,
         _TRAIN,
         metavar="X",
     )
     backend: str = _model(
         "fast",
-        "implementation of the model: fast, or reference (plain layers, to compare with); both "
+        "implementation of the model: fast, or reference (plain layers, for comparison); both "
         "compute the same function",
         choices=BACKENDS,
         metavar="NAME",
@@ -230,7 +230,7 @@ class RunConfig:
     )
     drop_last: bool = _training(
         False,
-        "leave out the last mini-batch of an epoch if it is smaller than the others",
+        "drop the last training mini-batch of an epoch if it is smaller than the others",
         commands=_TRAIN,
     )
     epochs: int = _training(
@@ -314,8 +314,8 @@ class RunConfig:
     )
     replace_head: bool = _checkpoints(
         False,
-        "start a new training from the weights of --resume, except those of the head, which may "
-        "have another number of classes",
+        "start a new run from the weights of --resume with a newly initialized head, for example "
+        "for another number of classes",
         commands=_TRAIN,
     )
     checkpoint_dir: Path | None = _checkpoints(

@@ -72,7 +72,13 @@ def parse_models(arguments: Sequence[str]) -> ModelsConfig:
         InputError: if an option is unknown or invalid.
         SystemExit: after `--help`.
     """
-    return ModelsConfig(**vars(parsers.models_parser().parse_args(arguments)))
+    config = ModelsConfig(**vars(parsers.models_parser().parse_args(arguments)))
+    if config.name is None and (config.image_size or config.conv != "mr"):
+        raise InputError(
+            "option without a model: vigmpi models. Use vigmpi models NAME with --image-size or "
+            "--conv."
+        )
+    return config
 
 
 def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
@@ -122,8 +128,10 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
     options = {name: getattr(manifest.model_config, name) for name in OPTIONS}
     settings = {**manifest.settings, "model": manifest.model, **options}
     excluded = set(_NEVER_INHERITED)
-    if "dataset" in given:
+    if given.get("dataset", settings.get("dataset")) != settings.get("dataset"):
         excluded.add("image_size")
+    if given.get("model", manifest.model) != manifest.model:
+        excluded.update(OPTIONS)
     if command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION
     elif {"stages", "blocks", "split", "split_after"} & given.keys():
@@ -157,7 +165,7 @@ def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Fiel
             raise InputError(
                 f"wrong type in {source}: {key} = {str(value).lower()}. Set {key} to {expected}."
             )
-        if key == "image_size" and isinstance(value, list):
+        if name == "image-size" and isinstance(value, list):
             flags.append(f"--{name}={'x'.join(map(str, value))}")
         elif isinstance(value, bool):
             flags.append(f"--{name}" if value else f"--no-{name}")

@@ -135,8 +135,8 @@ def predict_parser() -> argparse.ArgumentParser:
 def models_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "models",
-        description="Print a table of all models, or the shapes, parameters, multiply-adds and "
-        "possible cuts of the layers of one, for one image and the reference backend.",
+        description="List all models or, with NAME, the layers of one: shapes, parameters, "
+        "multiply-adds per image (reference backend) and possible cuts.",
     )
     parser.add_argument(
         "name", nargs="?", choices=[*MODELS], metavar="NAME", help="name of a model"
@@ -145,7 +145,7 @@ def models_parser() -> argparse.ArgumentParser:
         "--image-size",
         type=image_size,
         metavar="N|HxW",
-        help="height and width of the image, in pixels (default: those of the publication)",
+        help="height and width of the image, in pixels (default: the published size)",
     )
     parser.add_argument(
         "--conv",

@@ -4,59 +4,70 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.datasets.order import images_per_epoch
+from vigmpi.datasets.order import images_left
 from vigmpi.errors import InputError
 from vigmpi.models.layer import Layer
+from vigmpi.phase import Phase
+from vigmpi.position import Position
 
 
-def smallest_micro_batch(config: RunConfig, num_images: int) -> int:
-    """Return the size of the smallest training micro-batch that is not empty; 0 without any.
+def smallest_micro_batch(config: RunConfig, num_images: int, start: Position = Position()) -> int:
+    """Return the size of the smallest non-empty training micro-batch, or 0 if there is none.
 
     Args:
         num_images: number of training images.
+        start: position in the epoch; what follows it counts.
     """
     batch_size = config.global_batch_size
-    used = images_per_epoch(num_images, batch_size, drop_last=config.drop_last)
-    full, last = divmod(used, batch_size)
-    if 0 < config.steps <= full:
-        last = 0
+    left = images_left(num_images, start.num_images, batch_size, drop_last=config.drop_last)
+    full, last = divmod(left, batch_size)
+    if config.steps and full >= (steps := max(0, config.steps - start.step)):
+        full, last = steps, 0
     mini_batches = {batch_size * bool(full), last}
     sizes = {size for images in mini_batches for size in config.layout.micro_batch_sizes(images)}
     return min(sizes - {0}, default=0)
 
 
-def check_micro_batches(config: RunConfig, num_images: int, layers: Sequence[Layer]) -> None:
+def check_micro_batches(
+    config: RunConfig, num_images: int, layers: Sequence[Layer], start: Position = Position()
+) -> None:
     """Raise InputError if an epoch has no mini-batch, or a micro-batch too small for a layer.
 
     Args:
         num_images: number of training images.
+        start: position at which the run starts.
     """
-    smallest, needed = smallest_micro_batch(config, num_images), _needed(layers)
-    if not smallest:
+    if not smallest_micro_batch(config, num_images):
         raise InputError(
             f"no mini-batch left: --drop-last with {config.global_batch_size} images per "
             f"mini-batch and {num_images} training images. Use a smaller --batch-size, or "
             f"--no-drop-last."
         )
+    starts = [Position(), start] if start.phase is Phase.TRAIN else [Position()]
+    needed = max(layer.min_images for layer in layers)
+    smallest = _smallest(config, num_images, starts)
     if smallest < needed:
-        remedies = list(_remedies(config, num_images, needed))
+        remedies = list(_remedies(config, num_images, starts, needed))
         raise InputError(
-            f"micro-batches too small: --batch-size {config.batch_size} --chunks {config.chunks} "
-            f"makes one of {smallest} of the {num_images} training images, and --model "
-            f"{config.model} needs {needed} to train. Use "
+            f"micro-batches too small: --batch-size {config.batch_size} with --chunks "
+            f"{config.chunks} leaves a training micro-batch with {smallest} of {num_images} "
+            f"images, but --model {config.model} needs at least {needed}. Use "
             f"{' or '.join(remedies) or 'a larger --batch-size'}."
         )
 
 
-def _needed(layers: Sequence[Layer]) -> int:
-    return max(layer.min_images for layer in layers)
+def _smallest(config: RunConfig, num_images: int, starts: Sequence[Position]) -> int:
+    sizes = {smallest_micro_batch(config, num_images, start) for start in starts}
+    return min(sizes - {0}, default=0)
 
 
-def _remedies(config: RunConfig, num_images: int, needed: int) -> Iterator[str]:
+def _remedies(
+    config: RunConfig, num_images: int, starts: Sequence[Position], needed: int
+) -> Iterator[str]:
     """Yield options that avoid the small micro-batches, each of them alone."""
 
     def helps(other: RunConfig) -> bool:
-        return smallest_micro_batch(other, num_images) >= needed
+        return _smallest(other, num_images, starts) >= needed
 
     if helps(replace(config, drop_last=True)):
         yield "--drop-last"

@@ -13,7 +13,7 @@ from vigmpi.commands.micro_batches import smallest_micro_batch
 from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
-from vigmpi.datasets.order import images_per_epoch, num_mini_batches
+from vigmpi.datasets.order import images_left, num_mini_batches
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS
@@ -69,10 +69,10 @@ class Report:
 
     def begin(self, start: Position) -> None:
         config, phase = self._config, start.phase
-        batch_size, num_images = config.global_batch_size, self._num_images[phase]
-        if phase is Phase.TRAIN:
-            num_images = images_per_epoch(num_images, batch_size, drop_last=config.drop_last)
-        left = num_images - start.num_images
+        batch_size = config.global_batch_size
+        drop_last = config.drop_last and phase is Phase.TRAIN
+        images = self._num_images[phase], start.num_images
+        left = images_left(*images, batch_size, drop_last=drop_last)
         num_steps = num_mini_batches(left, batch_size, config.limits[phase], start.step)
         self._terminal.begin(phase, start.epoch, config.epochs, start.step, num_steps)
 

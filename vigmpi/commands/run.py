@@ -25,7 +25,7 @@ from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.errors import InputError
 from vigmpi.host import threads_per_rank
-from vigmpi.layout.split import split_after, split_by_time, split_layers
+from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model, make_layers
@@ -35,6 +35,7 @@ from vigmpi.pipeline.layer_times import layer_times
 from vigmpi.pipeline.loader import Loader, LoaderConfig
 from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
 from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
+from vigmpi.position import Position
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if training:
-        check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers)
+        check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers, _start(group))
     pipeline_config = _pipeline_config(group, layers, topology, training=training)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     with raise_collectively(topology.world):
@@ -95,6 +96,13 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     )
 
 
+def _start(group: RankGroup) -> Position:
+    """Return the position at which training will start, unless its checkpoint is damaged."""
+    if group.committed:
+        return group.committed.position
+    return group.config.start.position if group.config.start else Position()
+
+
 def _pipeline_config(
     group: RankGroup, layers: list[Layer], topology: Topology, *, training: bool
 ) -> PipelineConfig:
@@ -104,6 +112,7 @@ def _pipeline_config(
     if config.split_after is not None:
         stages = split_after(layers, config.stages, config.split_after)
     elif config.split == MEASURED:
+        check_number_of_stages(layers, config.stages)
         if seconds is None:
             seconds = _measured_times(config, layers, topology, training=training)
         relevant = seconds if training else seconds[:, :1]

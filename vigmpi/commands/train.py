@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from mpi4py import MPI
 
+from vigmpi.checkpoint.loading import check_convolution
 from vigmpi.checkpoint.starting import start_from
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import all_ranks
@@ -57,6 +58,8 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
 def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
     """Load the state of this rank's stage, if there is any, and return the run's position."""
     if not group.committed:
+        if group.config.start:
+            check_convolution(group.config.start, run.model_config)
         start = start_from(group.config.start, run.topology, trainer.state())
         group.config = replace(group.config, start=start)
         return start.position if start else Position()

@@ -21,9 +21,15 @@ def fixed_permutation(num_images: int) -> Indices:
     return np.random.default_rng(num_images).permutation(num_images)
 
 
-def images_per_epoch(num_images: int, batch_size: int, *, drop_last: bool) -> int:
-    """Return how many images are used, without those of a smaller last mini-batch if asked to."""
-    return num_images - num_images % batch_size if drop_last else num_images
+def images_left(num_images: int, done: int, batch_size: int, *, drop_last: bool) -> int:
+    """Return the number of images that the rest of an epoch uses.
+
+    Args:
+        done: number of images that preceded them in the epoch.
+        drop_last: whether to leave out an incomplete last mini-batch.
+    """
+    left = num_images - done
+    return left - left % batch_size if drop_last else left
 
 
 def mini_batches(order: Indices, batch_size: int, limit: int, done: int = 0) -> Iterator[Indices]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 @torch.no_grad()
@@ -24,8 +25,8 @@ def nearest(
 
     Source: Han et al., Vision GNN, NeurIPS 2022.
     """
-    x = torch.nn.functional.normalize(features.mT, dim=2)
-    y = torch.nn.functional.normalize(candidates.mT, dim=2)
+    x = F.normalize(features.mT, dim=2)
+    y = F.normalize(candidates.mT, dim=2)
     # |x|^2 is left out: it changes no order.
     squares = y.square().sum(dim=2)[:, None]
     if offsets is not None:
@@ -72,7 +73,8 @@ class Neighbours:
 
     def gather(self, candidates: Tensor) -> Tensor:
         """Return the features of every node's neighbours, [images, channels, nodes, k]."""
-        rows = _rows(candidates)[self._sources]
+        # The gradient of an embedding is summed in the order of the edges, on any thread.
+        rows = F.embedding(self._sources, _rows(candidates))
         return rows.unflatten(0, (len(self.index), -1)).permute(0, 3, 1, 2)
 
     def maximum(self, candidates: Tensor, nodes: Tensor) -> Tensor:

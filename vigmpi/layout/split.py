@@ -80,13 +80,8 @@ def split_by_time(
     Raises:
         InputError: if there are more stages than the layers can be cut into.
     """
-    ends = [index + 1 for index, layer in enumerate(layers[:-1]) if layer.cut]
-    if stages > len(ends) + 1:
-        raise InputError(
-            f"too many stages: --stages {stages} for {len(ends) + 1} pieces into which the layers "
-            f"can be cut. Use --stages {len(ends) + 1} or fewer."
-        )
-    ends.append(len(layers))
+    check_number_of_stages(layers, stages)
+    ends = [*_possible_ends(layers), len(layers)]
     until = [0.0, *accumulate(seconds)]
     # The slowest stage's time and the cuts of the best split of the first `end` layers.
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
@@ -102,6 +97,21 @@ def split_by_time(
         }
     cuts = best[len(layers)][1]
     return [range(start, end) for start, end in pairwise([0, *cuts])]
+
+
+def check_number_of_stages(layers: Sequence[SplitLayer], stages: int) -> None:
+    """Raise InputError if there are more stages than the layers can be cut into."""
+    pieces = len(_possible_ends(layers)) + 1
+    if stages > pieces:
+        raise InputError(
+            f"too many stages: --stages {stages} for a model that can be cut into at most "
+            f"{pieces}. Use --stages {pieces} or fewer."
+        )
+
+
+def _possible_ends(layers: Sequence[SplitLayer]) -> list[int]:
+    """Return the number of layers in front of each possible cut."""
+    return [index + 1 for index, layer in enumerate(layers[:-1]) if layer.cut]
 
 
 def split_after(layers: Sequence[SplitLayer], stages: int, names: Sequence[str]) -> list[range]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """What the command line knows of a model without torch, whose import takes seconds.
+    """Entry of `MODELS`, readable without importing torch, which takes seconds.
 
     Attributes:
         layers: "module:function" of the function from a `ModelConfig`, a backend and a seed to the

@@ -40,25 +40,24 @@ OPTIONS = tuple(field.name for field in fields(ModelConfig)[2:])
 
 
 def check_options(model: str, options: Mapping[str, Any]) -> None:
-    """Raise InputError if an option has a value of its own that the model does not take."""
+    """Raise InputError if an option that the model does not take differs from its default."""
     for name in OPTIONS:
         if options[name] != getattr(ModelConfig, name) and name not in MODELS[model].options:
-            takers = " or ".join(key for key, entry in MODELS.items() if name in entry.options)
+            takers = ", ".join(key for key, entry in MODELS.items() if name in entry.options)
             flag = f"--{name.replace('_', '-')}"
             raise InputError(
                 f"option of another model: {flag} {options[name]} for --model {model}. Omit "
-                f"{flag}, or use --model {takers}."
+                f"{flag}, or use one of these models: {takers}."
             )
 
 
 def check_image_size(model: str, image_size: tuple[int, int]) -> None:
-    """Raise InputError if height or width is no multiple of what the model needs."""
+    """Raise InputError if the height or width is not a multiple of what the model needs."""
     multiple = MODELS[model].multiple
     if any(side % multiple for side in image_size):
-        sizes = [
-            "x".join(str(max(1, side // multiple + step) * multiple) for side in image_size)
-            for step in (0, 1)
-        ]
+        smaller = [max(1, side // multiple) * multiple for side in image_size]
+        larger = [-(-side // multiple) * multiple for side in image_size]
+        sizes = ["x".join(map(str, sides)) for sides in (smaller, larger)]
         height, width = image_size
         raise InputError(
             f"image size does not fit: {height}x{width} pixels for --model {model}. Use images "

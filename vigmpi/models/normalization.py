@@ -5,6 +5,8 @@ updated once per mini-batch from the merged moments of its micro-batches, so tha
 depend on the division into micro-batches.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,17 +61,18 @@ class MicroBatchNorm(nn.BatchNorm1d):
         # With a momentum of 1, torch's update of the "running" statistics is a plain store.
         return F.batch_norm(input, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
 
-    def scale_and_offset(self, count: int, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def scale_and_offset(
+        self, count: int, moments: Callable[[], tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Return the scale and the offset of the norm, each [features].
-
-        In training, they follow from these moments, which are recorded; in evaluation, from the
-        running statistics.
 
         Args:
             count: number of values of each feature.
-            mean, variance: their moments (biased variance), with gradients.
+            moments: function that returns their mean and biased variance with gradients. It is
+                called in training only, and the moments are recorded.
         """
         if self.training:
+            mean, variance = moments()
             self.record_moments(count, mean.double(), variance.double())
         else:
             assert self.running_mean is not None

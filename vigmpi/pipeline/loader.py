@@ -11,7 +11,7 @@ from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Indices
 from vigmpi.datasets.order import (
     fixed_permutation,
-    images_per_epoch,
+    images_left,
     micro_batches,
     mini_batches,
     shuffled,
@@ -68,7 +68,8 @@ class Loader:
         size, limit = config.batch_size * self._layout.replicas, config.limits[phase]
         if phase is Phase.TRAIN:
             order = shuffled(num_images, config.seed, start.epoch)
-            num_images = images_per_epoch(num_images, size, drop_last=config.drop_last)
+            before, drop_last = start.num_images, config.drop_last
+            num_images = before + images_left(num_images, before, size, drop_last=drop_last)
             order = order[:num_images]
         else:
             order = fixed_permutation(num_images)

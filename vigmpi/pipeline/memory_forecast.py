@@ -74,8 +74,8 @@ def _growing_bytes(
 
 
 def _too_large(config: PipelineConfig, forecast: Forecast, fitting: int) -> InputError:
-    remedy = "fewer --chunks or --blocks, or more hosts"
-    if fitting >= config.layout.chunks:
+    remedy = "more --stages, a smaller model, or more hosts"
+    if fitting >= config.layout.chunks * max(layer.min_images for layer in config.layers):
         remedy = f"--batch-size {fitting}"
     return InputError(
         f"not enough memory for --batch-size {config.batch_size}: it needs "

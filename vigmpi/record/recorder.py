@@ -23,7 +23,7 @@ _METADATA_BYTES = 2**16
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
     "replica": "replica of the pipeline",
-    "layer": "layer of the model: a block or the head",
+    "layer": "layer of the model: stem, block, downsampling or head",
     "mini_batch": "mini-batch of the run, from 0, in training and tests",
 }
 

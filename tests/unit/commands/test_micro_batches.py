@@ -7,18 +7,19 @@ import pytest
 
 from vigmpi.cli.config import RunConfig
 from vigmpi.commands.micro_batches import check_micro_batches, smallest_micro_batch
-from vigmpi.datasets.order import images_per_epoch, micro_batches, mini_batches
+from vigmpi.datasets.order import images_left, micro_batches, mini_batches
 from vigmpi.errors import InputError
+from vigmpi.position import Position
 
 LAYERS: Any = [SimpleNamespace(min_images=1), SimpleNamespace(min_images=2)]
 
 
-def sizes_of_an_epoch(config: RunConfig, num_images: int) -> list[int]:
-    size = config.global_batch_size
-    used = images_per_epoch(num_images, size, drop_last=config.drop_last)
+def sizes_after(config: RunConfig, num_images: int, start: Position = Position()) -> list[int]:
+    size, before = config.global_batch_size, start.num_images
+    left = images_left(num_images, before, size, drop_last=config.drop_last)
     return [
         len(micro_batch)
-        for mini_batch in mini_batches(np.arange(used), size, config.steps)
+        for mini_batch in mini_batches(np.arange(left), size, config.steps, start.step)
         for replica in micro_batches(mini_batch, config.replicas, config.chunks)
         for micro_batch in replica
         if len(micro_batch)
@@ -37,8 +38,9 @@ def test_the_smallest_micro_batch_is_that_of_the_whole_epoch(steps: int, drop_la
                 steps=steps,
                 drop_last=drop_last,
             )
-            expected = min(sizes_of_an_epoch(config, num_images), default=0)
-            assert smallest_micro_batch(config, num_images) == expected
+            for start in (Position(), Position(step=2, num_images=min(num_images, 8))):
+                expected = min(sizes_after(config, num_images, start), default=0)
+                assert smallest_micro_batch(config, num_images, start) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,13 @@ def test_micro_batches_of_one_image_are_refused_with_a_remedy_that_helps(
         flag, _, value = remedy.removeprefix("--").partition(" ")
         change: dict[str, Any] = {flag.replace("-", "_"): int(value) if value else True}
         check_micro_batches(replace(config, **change), num_images, LAYERS)
+
+
+def test_the_rest_of_an_epoch_is_checked_when_a_run_resumes_with_another_batch_size() -> None:
+    config = RunConfig(batch_size=29)
+    check_micro_batches(config, 50, LAYERS)
+    with pytest.raises(InputError, match="leaves a training micro-batch with 1 of 50 images"):
+        check_micro_batches(config, 50, LAYERS, Position(step=2, num_images=20))
 
 
 def test_an_epoch_without_a_full_mini_batch_is_refused() -> None:

@@ -127,5 +127,8 @@ def test_a_split_by_time_is_the_best_of_all(seed: int) -> None:
 
 def test_more_stages_than_pieces_are_refused() -> None:
     layers = [Entry("a"), Entry("b", cut=False), Entry("c")]
-    with pytest.raises(InputError, match=r"--stages 3 for 2 pieces .* Use --stages 2 or fewer"):
+    with pytest.raises(
+        InputError,
+        match=r"--stages 3 for a model that can be cut into at most 2. Use --stages 2 or fewer",
+    ):
         split_by_time(layers, 3, [1.0, 1.0, 1.0])

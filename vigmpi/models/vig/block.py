@@ -40,7 +40,7 @@ class DropPath:
         self._key = key
 
     def __call__(self, features: Tensor, micro_batch: MicroBatch, branch: int) -> Tensor:
-        """Return the features of a branch in training, [images, channels, height, width]."""
+        """Return the branch with dropped samples set to zero and the others rescaled."""
         if self._rate == 0:
             return features
         words = random_words(micro_batch.samples, *self._key, micro_batch.step, branch)
@@ -54,8 +54,7 @@ class Grapher(nn.Module):
 
     Attributes:
         search: parameters of the search.
-        find_neighbours: function from the features, the candidates and their micro-batch to the
-            neighbours of every node, [images, nodes, k]; `replay` exchanges it.
+        find_neighbours: what is called instead of `find_nearest`, or None; see `replay`.
 
     Args:
         channels: number of channels.
@@ -84,7 +83,7 @@ class Grapher(nn.Module):
         self.fc1 = conv_norm(channels, channels, num_nodes, bias=bias)
         self.graph_conv = nn.ModuleDict({"gconv": convolution})
         self.fc2 = conv_norm(2 * channels, channels, num_nodes, bias=bias)
-        self.find_neighbours: FindNeighbours = self._find_nearest
+        self.find_neighbours: FindNeighbours | None = None
         self.search = search
         self._drop_path = drop_path
 
@@ -93,14 +92,19 @@ class Grapher(nn.Module):
         x = self.fc1(features)
         window = self.search.reduction
         y = F.avg_pool2d(x, window) if window > 1 else x
-        index = self.find_neighbours(x, y, micro_batch)
+        index = (self.find_neighbours or self.find_nearest)(x, y, micro_batch)
         graph = Neighbours(index, num_candidates=y[0, 0].numel())
         branch = self.fc2(self.graph_conv["gconv"](x, y, graph))
         if self.training:
             branch = self._drop_path(branch, micro_batch, 0)
         return features + branch
 
-    def _find_nearest(self, x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+    def find_nearest(self, x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        """Return the neighbours of every node, [images, nodes, k], by the search.
+
+        Args:
+            x, y: features of nodes and candidates, [images, channels, height, width].
+        """
         k, dilation, _ = self.search
         return nearest(x.flatten(2), y.flatten(2), k, dilation, self.relative_pos)
 

@@ -5,6 +5,8 @@ computed for nodes and candidates instead, and its batch norm over the edges fro
 README.md derives the formulas.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +29,13 @@ class EdgeConv(reference.EdgeConv):
         own = F.conv2d(x, weight_x, groups=groups)
         p = F.conv2d(y, weight_difference, groups=groups)
         q = F.conv2d(x, weight_difference, groups=groups)
-        moments = map(torch.cat, zip(_node_moments(own), _edge_moments(p, q, graph), strict=True))
-        scale, offset = _scale_and_offset(conv, norm, graph.num_edges, *moments)
+
+        def moments() -> tuple[Tensor, Tensor]:
+            pairs = zip(_node_moments(own), _edge_moments(p, q, graph), strict=True)
+            mean, variance = map(torch.cat, pairs)
+            return mean, variance
+
+        scale, offset = _scale_and_offset(conv, norm, graph.num_edges, moments)
         (a, scale), (b, offset) = scale.split(channels), offset.split(channels)
 
         def activated(difference: Tensor) -> Tensor:
@@ -45,11 +52,14 @@ class GraphSage(reference.GraphSage):
     def _gathered(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         conv, norm, activation = _pointwise(self.nn1)
         values = F.conv2d(y, conv.weight, groups=conv.groups)
-        degrees = graph.in_degrees(y)
-        mean = (degrees * values).sum(dim=(0, 2, 3)) / graph.num_edges
-        centred = values - _column(mean)
-        variance = (degrees * centred.square()).sum(dim=(0, 2, 3)) / graph.num_edges
-        scale, offset = _scale_and_offset(conv, norm, graph.num_edges, mean, variance)
+
+        def moments() -> tuple[Tensor, Tensor]:
+            degrees = graph.in_degrees(y)
+            mean = (degrees * values).sum(dim=(0, 2, 3)) / graph.num_edges
+            centred = values - _column(mean)
+            return mean, (degrees * centred.square()).sum(dim=(0, 2, 3)) / graph.num_edges
+
+        scale, offset = _scale_and_offset(conv, norm, graph.num_edges, moments)
         return graph.maximum(activation(_column(scale) * values + _column(offset)), x)
 
 
@@ -69,11 +79,24 @@ def _pointwise(layer: nn.Sequential) -> tuple[Conv2dBeforeNorm, MicroBatchNorm, 
 
 
 def _scale_and_offset(
-    conv: Conv2dBeforeNorm, norm: MicroBatchNorm, count: int, mean: Tensor, variance: Tensor
+    conv: Conv2dBeforeNorm,
+    norm: MicroBatchNorm,
+    count: int,
+    moments: Callable[[], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
-    """Return the norm as a scale and an offset of the convolution's output without its bias."""
+    """Return the norm as a scale and an offset of the convolution's output without its bias.
+
+    Args:
+        count: number of values of each channel.
+        moments: function that returns mean and biased variance of that output, for training.
+    """
     bias = 0 if conv.bias is None else conv.bias.detach()
-    scale, offset = norm.scale_and_offset(count, mean + bias, variance)
+
+    def with_bias() -> tuple[Tensor, Tensor]:
+        mean, variance = moments()
+        return mean + bias, variance
+
+    scale, offset = norm.scale_and_offset(count, with_bias)
     return scale, offset + scale * bias
 
 

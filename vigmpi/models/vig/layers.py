@@ -114,7 +114,7 @@ def make_grapher(
         layer = conv_norm(inputs, outputs, num_values, groups=variant.groups, bias=variant.bias)
         return layer.append(_activation(variant)())
 
-    graph_conv = convolution(pointwise, channels, num_nodes, num_nodes * search.k)
+    graph_conv = convolution(pointwise, channels, num_nodes, search.k)
     return Grapher(channels, num_nodes, graph_conv, search, positions, drop_path, bias=variant.bias)
 
 

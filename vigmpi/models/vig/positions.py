@@ -1,6 +1,6 @@
-"""Tables of positions: fixed relative ones, and their conversion to another image size."""
+"""Position tables: fixed relative ones, and their conversion to another image size."""
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 _ROWS_AT_A_TIME = 256  # the table before its reduction may be larger than the model
 
 
-@cache
+@lru_cache(maxsize=1)  # the blocks of a level are built one after another
 def relative_positions(height: int, width: int, channels: int, reduction: int) -> Tensor:
     """Return the offsets of squared distances that make nearby nodes neighbours.
 
@@ -41,7 +41,7 @@ def relative_positions(height: int, width: int, channels: int, reduction: int) -
 
 
 def resized(name: str, table: Tensor, shape: torch.Size) -> Tensor | None:
-    """Return a table of positions for another image size; None if the tensor is no such table.
+    """Return a position table for another image size; None if the tensor is no such table.
 
     Args:
         name: name of the tensor in the model's `state_dict`.

@@ -20,7 +20,7 @@ MakeLayer = Callable[[int, int, int], nn.Sequential]
 class MaxRelative(nn.Module):
     """Pointwise layer of interleaved x_i and max_j (y_j - x_i)."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
         super().__init__()
         self.nn = layer(2 * channels, 2 * channels, num_nodes)
 
@@ -37,9 +37,9 @@ class MaxRelative(nn.Module):
 class EdgeConv(nn.Module):
     """Maximum over j of a pointwise layer of x_i and y_j - x_i."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:
         super().__init__()
-        self.nn = layer(2 * channels, 2 * channels, num_edges)
+        self.nn = layer(2 * channels, 2 * channels, num_nodes * k)
 
     def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         """Map the nodes [images, channels, height, width] to twice as many channels."""
@@ -52,9 +52,9 @@ class EdgeConv(nn.Module):
 class GraphSage(nn.Module):
     """Pointwise layer of x_i and the maximum over j of a pointwise layer of y_j."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:
         super().__init__()
-        self.nn1 = layer(channels, channels, num_edges)
+        self.nn1 = layer(channels, channels, num_nodes * k)
         self.nn2 = layer(2 * channels, 2 * channels, num_nodes)
 
     def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
@@ -68,7 +68,7 @@ class GraphSage(nn.Module):
 class Gin(nn.Module):
     """Pointwise layer of (1 + eps) x_i and the sum over j of y_j, with a learned eps."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, num_edges: int) -> None:  # noqa: ARG002
+    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
         super().__init__()
         self.eps = nn.Parameter(torch.zeros(1))
         self.nn = layer(channels, 2 * channels, num_nodes)

@@ -42,7 +42,7 @@ def _graphers(model: Model) -> Iterator[tuple[str, Grapher]]:
 class _Recording:
     def __init__(self, name: str, grapher: Grapher, graphs: Graphs) -> None:
         self._name, self._grapher, self._graphs = name, grapher, graphs
-        self._search = grapher.find_neighbours
+        self._search = grapher.find_neighbours or grapher.find_nearest
 
     def __call__(self, x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:
         index = self._search(x, y, micro_batch)
