@@ -54,6 +54,13 @@ def _set_mmap_threshold(size_bytes: int) -> None:
         libc.mallopt(_M_MMAP_THRESHOLD, size_bytes)
 
 
+def release_free_memory() -> None:
+    """Return freed allocations of the heap to the system, so that they are not resident."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def process_name() -> str:
     """Return the process ID and the host of this process, for messages."""
     return f"pid {os.getpid()} on {platform.node()}"

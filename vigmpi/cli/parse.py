@@ -131,7 +131,7 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
     if given.get("dataset", settings.get("dataset")) != settings.get("dataset"):
         excluded.add("image_size")
     if given.get("model", manifest.model) != manifest.model:
-        excluded.update(OPTIONS)
+        excluded.update(OPTIONS, ("split", "split_after"))
     if command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION
     elif {"stages", "blocks", "split", "split_after"} & given.keys():

@@ -39,8 +39,7 @@ def effective_settings(
     settings["split"] = pipeline_config.blocks_per_stage
     if config.image_size:
         settings["image_size"] = list(config.image_size)
-    if config.split_after:
-        settings["split_after"] = pipeline_config.cuts
+    settings["split_after"] = pipeline_config.cuts if config.split_after else None
     if pipeline_config.layer_seconds is not None:
         forward_s, backward_s = pipeline_config.layer_seconds.T.tolist()
         settings |= {"measured_forward_s": forward_s, "measured_backward_s": backward_s}

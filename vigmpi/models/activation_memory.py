@@ -17,11 +17,14 @@ class ActivationMemory(NamedTuple):
         fixed: bytes per micro-batch of any size, over all layers.
         image: additional bytes per image, over all layers.
         layer_image: additional bytes per image of the layer that saves most.
+        peak_image: largest sum of the additional bytes per image up to a layer, which counts twice.
+            A layer needs about as much working memory as it saves.
     """
 
     fixed: int
     image: int
     layer_image: int
+    peak_image: int
 
 
 def activation_memory(model: Model) -> ActivationMemory:
@@ -36,7 +39,10 @@ def activation_memory(model: Model) -> ActivationMemory:
         for num_images in (2, 3)
     )
     image = three - two
-    return ActivationMemory(int((two - 2 * image).sum()), int(image.sum()), int(image.max()))
+    peak = (np.cumsum(image) + image).max()
+    return ActivationMemory(
+        int((two - 2 * image).sum()), int(image.sum()), int(image.max()), int(peak)
+    )
 
 
 def _kept_bytes(layer: Layer, module: nn.Module, num_images: int) -> int:
