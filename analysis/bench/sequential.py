@@ -14,7 +14,7 @@ from vigmpi.kernels import hidden_layer
 from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 
 FAST_IMAGES, REFERENCE_IMAGES = 1000, 10
 
@@ -32,7 +32,7 @@ def step(
     compiled: bool = False,
 ) -> Contender:
     """Return the forward and backward pass of the complete model."""
-    model = Model(vig_layers(config, backend=backend))
+    model = Model(study_layers(config, backend=backend))
     call = torch.compile(model) if compiled else model
     x = torch.rand(num_images, config.channels, *config.image_size)
     labels = torch.arange(num_images) % config.num_classes

@@ -24,7 +24,7 @@ from vigmpi.layout.split import split_by_time, split_layers
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer, MicroBatch
 from vigmpi.models.model import Model, make_layers
-from vigmpi.pipeline.layer_times import layer_times
+from vigmpi.pipeline.layer_times import layer_times, run_once
 from vigmpi.pipeline.stage import Stage
 
 STAGES = (2, 3, 4)
@@ -106,9 +106,7 @@ def stage_times(
             inputs = layers[own.start].inputs
             features = inputs.conform(torch.rand(num_images, *inputs.shape))
             for _ in range(2):  # the first pass allocates memory and gradients
-                stage.layer_seconds[:] = 0
-                output = stage.forward(0, features, micro_batch)
-                stage.backward(0, torch.full_like(output, 1 / output.numel()), lambda _: None)
+                run_once(stage, features, micro_batch, training=True)
             column[row] = stage.layer_seconds.sum()
     return seconds[:, 1:]
 

@@ -17,7 +17,7 @@ from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.pipeline.evaluator import Evaluator
@@ -90,7 +90,7 @@ def make_training(
     split_after: Sequence[str] | None = None,
     augmentation: Augmentation = Augmentation(),
 ) -> Training:
-    layers = layers or vig_layers(CONFIG, seed=seed)
+    layers = layers or study_layers(CONFIG, seed=seed)
     stages = (
         split.split_layers(layers, layout.stages)
         if split_after is None

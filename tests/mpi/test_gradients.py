@@ -9,7 +9,7 @@ from tests.mpi.small import CONFIG, Noise, global_loss, make_training, on_first_
 from vigmpi.datasets.order import micro_batches, mini_batches, shuffled
 from vigmpi.layout.layout import Layout
 from vigmpi.models.model import Model
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.phase import Phase
 from vigmpi.pipeline.trainer import TrainerConfig
 from vigmpi.position import Position
@@ -34,7 +34,7 @@ def compare_gradients(seed: int) -> None:
         if topology := on_first_ranks(layout):
             config = TrainerConfig(lr=1e-30)
             training = make_training(topology, layout, batch_size, seed=seed, trainer=config)
-            reference = Model(vig_layers(CONFIG, backend="reference", seed=seed))
+            reference = Model(study_layers(CONFIG, backend="reference", seed=seed))
             order = shuffled(Noise.num_images[Phase.TRAIN], seed, 0)
             batches = mini_batches(order, batch_size * replicas, 0)
             for mini_batch, result in zip(batches, training.run(Position()), strict=True):

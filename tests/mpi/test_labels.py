@@ -10,7 +10,7 @@ from tests.mpi.small import CONFIG, Noise, make_training, on_first_ranks
 from vigmpi.datasets.dataset import Images, Indices
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import MicroBatch
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
@@ -46,7 +46,7 @@ def accuracy(same_order: bool) -> float:
     assert topology
     layers = [
         replace(layer, build=Identity if layer.is_block else Decoder)
-        for layer in vig_layers(CONFIG)
+        for layer in study_layers(CONFIG)
     ]
     order_seed = 0 if same_order else topology.place.stage
     dataset = Coded(Path(), 0)

@@ -22,7 +22,7 @@ from vigmpi.comm.topology import Topology
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.models.config import ModelConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.pipeline.evaluator import Evaluator
 from vigmpi.position import Position
 
@@ -194,7 +194,7 @@ def test_all_ranks_turn_to_the_next_checkpoint_if_one_of_them_finds_a_damaged_sh
 def load_another_model(folder: str) -> None:
     training = make_checkpoints(Path(folder), [1])
     topology = training.pipeline.topology
-    layers = vig_layers(replace(CONFIG, head_hidden=CONFIG.head_hidden + 1))  # on rank 1
+    layers = study_layers(replace(CONFIG, head_hidden=CONFIG.head_hidden + 1))  # on rank 1
     other = make_training(topology, TWO_STAGES, 4, layers=layers).trainer.state()
     with pytest.raises(
         InputError, match=r"has fc1\.weight of shape \[12, 3\] instead of \[13, 3\]"

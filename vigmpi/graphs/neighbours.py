@@ -32,8 +32,7 @@ def nearest(
     if offsets is not None:
         squares = squares + offsets
     distances = torch.baddbmm(squares, x, y.mT, alpha=-2)
-    ranks = k * dilation
-    return _smallest(distances, ranks)[..., ::dilation]
+    return _smallest(distances, k * dilation)[..., ::dilation]
 
 
 def _smallest(distances: Tensor, count: int) -> Tensor:
@@ -103,7 +102,8 @@ class Neighbours:
 
     def in_degrees(self, candidates: Tensor) -> Tensor:
         """Return how many nodes chose each candidate, as a map with one channel."""
-        counts = torch.bincount(self._sources.flatten(), minlength=_rows(candidates).shape[0])
+        num_rows = len(self.index) * self._num_candidates
+        counts = torch.bincount(self._sources.flatten(), minlength=num_rows)
         return _as_map(counts.to(candidates.dtype)[:, None], candidates[:, :1])
 
 

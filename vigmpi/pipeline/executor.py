@@ -11,7 +11,7 @@ from vigmpi.models.layer import Boundary
 from vigmpi.models.loss import cross_entropy
 from vigmpi.pipeline.batch import Batch
 from vigmpi.pipeline.running_statistics import RunningStatistics
-from vigmpi.pipeline.stage import Stage
+from vigmpi.pipeline.stage import Stage, ignore_layer
 from vigmpi.pipeline.stopwatch import Stopwatch
 from vigmpi.record.step_record import StepRecord
 from vigmpi.schedule.action import Action, Kind
@@ -140,7 +140,7 @@ class _TrainingStep(_Step):
 
     def _backward(self, i: int) -> None:
         last = i == len(self.batch.micro_batches) - 1
-        layer_done = self._reduction.start if last else _do_nothing
+        layer_done = self._reduction.start if last else ignore_layer
         gradient = self._stage.backward(i, self._output_gradients.pop(i), layer_done)
         # Both neighbours may now send another micro-batch: this one's buffers are free.
         self._channels.gradients_in.release(i)
@@ -158,7 +158,3 @@ class _TrainingStep(_Step):
 
 def _values(boundary: Boundary, features: Tensor) -> np.ndarray:
     return boundary.in_memory_order(features).numpy()
-
-
-def _do_nothing(layer: int) -> None:
-    """Ignore a layer to whose gradients later micro-batches will add."""

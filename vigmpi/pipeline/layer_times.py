@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vigmpi.models.layer import Layer, MicroBatch
 from vigmpi.models.model import Model
@@ -32,17 +33,18 @@ def layer_times(layers: Sequence[Layer], num_images: int, *, training: bool) -> 
         stage = Stage(model, first=index == 0)
         rounds = np.zeros((_ROUNDS + 1, 2))
         for row in rounds:
-            stage.layer_seconds[:] = 0
-            if training:
-                output = stage.forward(0, features, micro_batch)
-                stage.backward(0, torch.full_like(output, 1 / output.numel()), _do_nothing)
-            else:
-                output = stage.evaluate(features, micro_batch)
+            output = run_once(stage, features, micro_batch, training=training)
             row[:] = stage.layer_seconds[0]
         seconds[index] = np.median(rounds[1:], axis=0)
         features = output
     return seconds
 
 
-def _do_nothing(layer: int) -> None:
-    """Ignore the end of a layer's backward pass."""
+def run_once(stage: Stage, features: Tensor, micro_batch: MicroBatch, *, training: bool) -> Tensor:
+    """Run a stage and return its output; its `layer_seconds` are those of this pass."""
+    stage.layer_seconds[:] = 0
+    if not training:
+        return stage.evaluate(features, micro_batch)
+    output = stage.forward(0, features, micro_batch)
+    stage.backward(0, torch.full_like(output, 1 / output.numel()))
+    return output

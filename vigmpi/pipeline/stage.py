@@ -11,6 +11,10 @@ from vigmpi.models.layer import MicroBatch
 from vigmpi.models.model import Model
 
 
+def ignore_layer(layer: int) -> None:
+    """Ignore a layer to whose gradients later micro-batches will add."""
+
+
 class Stage:
     """Layers of one pipeline stage, with the tapes of all micro-batches in flight.
 
@@ -49,7 +53,7 @@ class Stage:
         return features
 
     def backward(
-        self, number: int, gradient: Tensor, layer_done: Callable[[int], None]
+        self, number: int, gradient: Tensor, layer_done: Callable[[int], None] = ignore_layer
     ) -> Tensor | None:
         """Add to the gradients; return the input's gradient (None on the first stage).
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.weights import flip_a_bit
 from vigmpi.checkpoint import manifest, shards
-from vigmpi.checkpoint.loading import check_configuration, load
+from vigmpi.checkpoint.loading import _resized, check_configuration, load
 from vigmpi.checkpoint.manifest import Manifest, Shard
 from vigmpi.checkpoint.search import Checkpoint, find
 from vigmpi.checkpoint.state import flat, share_of_replica, state_by_layer, without_optimizer
@@ -405,3 +405,17 @@ def assert_unreadable(path: Path, state: State, reason: str = "") -> None:
     assert str(error.value).startswith(f"cannot read the weights: {path} ({reason}")
     assert "\n" not in str(error.value)
     assert str(error.value).endswith(" saved by torch.")
+
+
+def test_the_moments_of_a_resized_position_table_start_at_zero() -> None:
+    """Interpolated second moments could be negative."""
+    table, shape = torch.rand(1, 4, 6, 5), torch.Size((1, 4, 3, 7))
+    for moment in ("exp_avg", "exp_avg_sq"):
+        found = _resized(f"optimizer.{moment}.pos_embed", table, shape)
+        assert found is not None
+        assert found.shape == shape
+        assert not found.any()
+        assert _resized(f"optimizer.{moment}.stem.weight", table, shape) is None
+    weights = _resized("pos_embed", table, shape)
+    assert weights is not None
+    assert weights.any()

@@ -13,7 +13,7 @@ from vigmpi.cli.parse import parse_config
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.layout.split import split_after, split_layers
 from vigmpi.models.config import ModelConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.pipeline.pipeline import PipelineConfig
 from vigmpi.position import Position
 
@@ -26,7 +26,7 @@ def test_a_resumed_run_inherits_the_split_of_its_run(
 ) -> None:
     split = None if names else (4, 2, 2)
     config = RunConfig(stages=3, split=split, split_after=names)
-    layers = vig_layers(CONFIG)
+    layers = study_layers(CONFIG)
     stages = split_after(layers, 3, names) if names else split_layers(layers, 3, split)
     pipeline_config = PipelineConfig(config.layout, layers, stages, 4)
     settings = effective_settings(config, Noise(Path(), 0), pipeline_config)

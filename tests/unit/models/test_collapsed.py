@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vigmpi.models.activation_memory import activation_memory
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 
 CONFIGS = [
     ViGConfig(blocks=2, image_size=(12, 9)),
@@ -29,7 +29,7 @@ class Result:
         *,
         train: bool,
     ) -> None:
-        model = Model(vig_layers(config, backend=backend)).to(dtype)
+        model = Model(study_layers(config, backend=backend)).to(dtype)
         images = images.to(dtype)
         if not train:
             model(images)
@@ -87,8 +87,8 @@ def test_evaluation_follows_every_weight_and_statistic_that_changes(
     dtype: torch.dtype, rtol: float, tolerance: float
 ) -> None:
     """Compare with the reference, with an absolute tolerance relative to the largest logit."""
-    model = Model(vig_layers(CONFIGS[0])).to(dtype).eval()
-    reference = Model(vig_layers(CONFIGS[0], backend="reference")).double().eval()
+    model = Model(study_layers(CONFIGS[0])).to(dtype).eval()
+    reference = Model(study_layers(CONFIGS[0], backend="reference")).double().eval()
     images = torch.rand(2, 3, *CONFIGS[0].image_size, dtype=dtype)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name.startswith("blocks.") and tensor.is_floating_point():
@@ -103,8 +103,10 @@ def test_evaluation_follows_every_weight_and_statistic_that_changes(
 def test_saved_activations_contain_no_hidden_layer() -> None:
     config = ViGConfig(blocks=3)
     plane = 4 * config.channels * config.num_nodes
-    assert activation_memory(Model(vig_layers(config))).image <= 4 * config.blocks * plane + 10_000
     assert (
-        activation_memory(Model(vig_layers(config, backend="reference"))).image
+        activation_memory(Model(study_layers(config))).image <= 4 * config.blocks * plane + 10_000
+    )
+    assert (
+        activation_memory(Model(study_layers(config, backend="reference"))).image
         > 500 * config.blocks * plane
     )

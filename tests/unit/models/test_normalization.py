@@ -10,7 +10,7 @@ from vigmpi.models.layer import MicroBatch
 from vigmpi.models.model import Model
 from vigmpi.models.normalization import LinearBeforeNorm, MicroBatchNorm, merge_moments
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage
 
@@ -37,7 +37,7 @@ def test_merged_moments_are_those_of_all_values(sizes: list[int], offset: float)
 
 
 def test_one_micro_batch_updates_running_statistics_as_torch_does() -> None:
-    staged, plain = Model(vig_layers(SMALL)), Model(vig_layers(SMALL))
+    staged, plain = Model(study_layers(SMALL)), Model(study_layers(SMALL))
     statistics, stage = RunningStatistics(staged, chunks=1), Stage(staged, first=True)
     for _ in range(3):
         images = torch.rand(5, 3, 4, 3)
@@ -54,7 +54,7 @@ def test_running_statistics_are_those_of_the_mini_batch(sizes: list[int]) -> Non
     """Check the first norm, whose input does not depend on the micro-batches."""
     torch.set_default_dtype(torch.float64)
     try:
-        model = Model(vig_layers(SMALL))
+        model = Model(study_layers(SMALL))
         images = 100 + torch.rand(sum(sizes), 3, 4, 3)
         statistics = RunningStatistics(model, chunks=len(sizes))
         stage = Stage(model, first=True)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vigmpi.models.loss import cross_entropy
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 
 # Operations that copy values, or compute each from one value of every operand.
 COPIES = "_to_copy clone copy_ detach diagonal expand new_empty_strided new_zeros permute select "
@@ -62,7 +62,7 @@ def assert_equal_for_any_threads(config: ViGConfig, sizes: Iterable[int]) -> Non
     print("seed", seed)
     for num_images in sizes:
         inputs = random_inputs(config, num_images, seed)
-        model = Model(vig_layers(config, seed=seed))
+        model = Model(study_layers(config, seed=seed))
         initial = {name: values.clone() for name, values in model.state_dict().items()}
         expected: dict[str, Tensor] = {}
         for threads in (1, 2, 3, 5, 8):
@@ -104,7 +104,7 @@ class SeveralThreads(TorchDispatchMode):
 def test_torch_divides_no_sum_or_product_among_threads() -> None:
     """Check the operations themselves, since not every processor's MKL shows a difference."""
     images, labels = random_inputs(SMALL, 4, seed=0)
-    model = Model(vig_layers(SMALL))
+    model = Model(study_layers(SMALL))
     with torch_threads(3), SeveralThreads() as several:
         logits = model(images)
         logits.backward(cross_entropy(logits, labels, len(images)).gradient)

@@ -10,7 +10,7 @@ from vigmpi.models import build
 from vigmpi.models.model import Model
 from vigmpi.models.normalization import MicroBatchNorm
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 
 SMALL = ViGConfig(blocks=3, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image_size=(4, 3))
 
@@ -40,7 +40,7 @@ def test_parameters_are_named_as_in_the_published_code() -> None:
 
 
 def test_a_stage_has_its_own_blocks_with_the_weights_of_the_full_model() -> None:
-    layers = vig_layers(SMALL, seed=5)
+    layers = study_layers(SMALL, seed=5)
     complete = Model(layers).state_dict()
     stages = [Model(layers[:2]).state_dict(), Model(layers[2:]).state_dict()]
     assert not stages[0].keys() & stages[1].keys()
@@ -52,7 +52,7 @@ def test_a_stage_has_its_own_blocks_with_the_weights_of_the_full_model() -> None
 
 def test_blocks_and_seeds_draw_different_weights() -> None:
     name = "grapher.graph_conv.lin_rel.weight"
-    first, second = (Model(vig_layers(SMALL, seed=seed)).layer_modules for seed in (0, 1))
+    first, second = (Model(study_layers(SMALL, seed=seed)).layer_modules for seed in (0, 1))
     a, b = (first[i].get_parameter(name) for i in (0, 1))
     assert not torch.equal(a, b)
     assert not torch.equal(a, second[0].get_parameter(name))
@@ -100,7 +100,7 @@ def dense_vig(model: Model, config: ViGConfig, images: np.ndarray) -> np.ndarray
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_matches_its_formulas(training: bool, backend: str, readout: str) -> None:
     config = replace(SMALL, readout=readout)
-    model = Model(vig_layers(config, backend=backend)).double()
+    model = Model(study_layers(config, backend=backend)).double()
     random = np.random.default_rng()
     with torch.no_grad():
         for norm in model.modules():

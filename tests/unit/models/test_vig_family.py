@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from tests.vig_fixtures import SMALL_MODELS
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS, build
 from vigmpi.models.config import ModelConfig
@@ -18,12 +17,6 @@ from vigmpi.models.model import Model, make_layers
 from vigmpi.models.vig.positions import relative_positions, resized
 
 CONVOLUTIONS = ("mr", "edge", "sage", "gin")
-
-
-@pytest.fixture(autouse=True)
-def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, entry in SMALL_MODELS.items():
-        monkeypatch.setitem(MODELS, name, entry)
 
 
 @pytest.mark.parametrize(

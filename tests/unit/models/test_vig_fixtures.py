@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests import vig_recipe
-from tests.vig_fixtures import SMALL_MODELS, WHOLE_MODELS, Fixture, load, statistics
-from vigmpi.models import MODELS, build
+from tests.vig_fixtures import WHOLE_MODELS, Fixture, load, statistics
+from vigmpi.models import build
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.model import Model
 from vigmpi.models.vig import fast, reference
@@ -26,12 +26,6 @@ from vigmpi.models.vig.variant import NeighbourSearch, Variant, isotropic, pyram
 FLOAT64, GRADIENT, ROUNDED = 1e-10, 1e-8, 2e-7  # tolerances, relative to the largest value
 ZERO = 1e-8  # of the model's largest gradient: below, a gradient is zero in truth
 BACKENDS = ("fast", "reference")
-
-
-@pytest.fixture(autouse=True)
-def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, entry in SMALL_MODELS.items():
-        monkeypatch.setitem(MODELS, name, entry)
 
 
 def make(fixture: Fixture, name: str, backend: str) -> Model:

@@ -5,7 +5,7 @@ from vigmpi.models.layer import MicroBatch
 from vigmpi.models.loss import cross_entropy
 from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
-from vigmpi.models.study.layers import vig_layers
+from vigmpi.models.study.layers import study_layers
 from vigmpi.pipeline.gradients import gradient_buckets
 from vigmpi.pipeline.stage import Stage
 
@@ -13,7 +13,7 @@ SMALL = ViGConfig(blocks=2, grapher_hidden=5, ffn_hidden=7, head_hidden=6, image
 
 
 def test_gradients_stay_views_into_one_buffer_through_backward_and_adam() -> None:
-    model = Model(vig_layers(SMALL))
+    model = Model(study_layers(SMALL))
     buckets, stage = gradient_buckets(model), Stage(model, first=True)
     optimizer = torch.optim.Adam(model.parameters())
     views = {name: p.grad.data_ptr() for name, p in model.named_parameters() if p.grad is not None}

@@ -21,10 +21,10 @@ def layers(config: ModelConfig, *, backend: str = "fast", seed: int = 0) -> list
         readout=config.readout,
         image_size=config.image_size,
     )
-    return vig_layers(sizes, backend=backend, seed=seed)
+    return study_layers(sizes, backend=backend, seed=seed)
 
 
-def vig_layers(
+def study_layers(
     config: ViGConfig = ViGConfig(), *, backend: str = "fast", seed: int = 0
 ) -> list[Layer]:
     """Return the layers of a model with these dimensions.
