@@ -82,7 +82,7 @@ class Record:
             if "trace" not in file:
                 return pd.DataFrame()
             group = file["trace"]
-            kinds = np.array([str(kind) for kind in group.attrs["kinds"]])
+            kinds = np.array([_text(kind) for kind in group.attrs["kinds"]])
             columns = ("mini_batch", "rank", "kind", "micro_batch", "start_s", "end_s")
             frame = pd.DataFrame({name: group[name][:] for name in columns})
         frame["kind"] = kinds[frame.kind]
@@ -115,11 +115,16 @@ def _open(path: Path) -> h5py.File:
         raise InputError(
             f"record cannot be read: {path} ({reason}). Give the path of a file that vigmpi wrote."
         ) from error
-    found = file.attrs.get("format", "none")
+    found = _text(file.attrs.get("format", "none"))
     if found != FORMAT:
         file.close()
         raise InputError(
-            f"unsupported record format: {path} has format {str(found)!r}, expected {FORMAT!r}. "
+            f"unsupported record format: {path} has format {found!r}, expected {FORMAT!r}. "
             f"Repeat the run with this version of vigmpi and --record FILE."
         )
     return file
+
+
+def _text(value: Any) -> str:
+    """Return a string attribute; older records have variable-length strings, which are no bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)

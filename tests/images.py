@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from vigmpi.hdf5_strings import fixed_string
 from vigmpi.phase import Phase
 
 COUNTS = {Phase.TRAIN: 12, Phase.TEST: 5}
@@ -25,10 +26,6 @@ def random_images(
         )
         for phase, count in counts.items()
     }
-
-
-def fixed(text: str) -> np.ndarray:
-    return np.array(text.encode(), h5py.string_dtype("utf-8", len(text.encode())))
 
 
 def write_prepared(
@@ -53,9 +50,9 @@ def write_prepared(
                 content = {"data": values} if filled else {"shape": values[0], "dtype": values[1]}
                 file.create_dataset(f"{phase}/{name}", **content, dcpl=early)
         file["classes"] = np.array([f"class {i}".encode() for i in range(num_classes)])
-        file.attrs["format"] = fixed("vigmpi images 1")
-        file.attrs["source"] = fixed("a test")
-        file.attrs["images_sha256"] = fixed("0" * 64)
+        file.attrs["format"] = fixed_string("vigmpi images 1")
+        file.attrs["source"] = fixed_string("a test")
+        file.attrs["images_sha256"] = fixed_string("0" * 64)
         file.attrs["mean"], file.attrs["std"] = np.array([0.5, 0.25, 0.125]), np.full(3, 0.5)
         if modify:
             modify(file)

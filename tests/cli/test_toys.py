@@ -94,7 +94,7 @@ def test_the_record_has_the_new_timing_column(folder: Path) -> None:
 def test_the_trace_has_every_action_of_the_schedule_in_order(folder: Path) -> None:
     with h5py.File(folder / "two.h5") as file:
         trace = {name: file["trace"][name][:] for name in ("mini_batch", "rank", "kind")}
-        numbers, kinds = file["trace/micro_batch"][:], file["trace"].attrs["kinds"]
+        numbers, kinds = file["trace/micro_batch"][:], file["trace"].attrs["kinds"].astype(str)
         for rank, program in enumerate(PROGRAMS):
             chosen = (trace["mini_batch"] == 0) & (trace["rank"] == rank)
             spans = list(zip(kinds[trace["kind"][chosen]], numbers[chosen], strict=True))

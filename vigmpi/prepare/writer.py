@@ -2,7 +2,7 @@ import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import h5py
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from vigmpi.datasets.dataset import channel_counts, mean_and_std
 from vigmpi.datasets.prepared_header import FORMAT
 from vigmpi.errors import InputError, error_reason
+from vigmpi.hdf5_strings import fixed_string
 from vigmpi.phase import Phase
 from vigmpi.prepare.source import ImageBatch
 
@@ -70,11 +71,13 @@ class PreparedFileWriter:
         names = np.array([name.encode(errors="backslashreplace") for name in class_names])
         with h5py.File(self._temporary, "r+", locking=False) as file:
             file.create_dataset("classes", data=names, track_times=False)
-            file["classes"].attrs["description"] = fixed("name of each class; a label is an index")
+            file["classes"].attrs["description"] = fixed_string(
+                "name of each class; a label is an index"
+            )
             counts, digest = _summary(file)
             file.attrs["mean"], file.attrs["std"] = mean_and_std(counts)
             for name, text in {**attributes, "images_sha256": digest}.items():
-                file.attrs[name] = fixed(text)
+                file.attrs[name] = fixed_string(text)
         os.fsync(self._descriptor)
         self._temporary.replace(self._path)
         _sync_folder(self._path.parent)
@@ -89,12 +92,6 @@ class PreparedFileWriter:
         self._temporary.unlink(missing_ok=True)
 
 
-def fixed(text: str) -> Any:
-    """Return a fixed-length string: HDF5 stores others on a heap without checksums."""
-    content = text.encode(errors="backslashreplace")
-    return np.array(content, h5py.string_dtype("utf-8", max(1, len(content))))
-
-
 def _create(path: Path, num_images: dict[Phase, int], size: tuple[int, int]) -> dict[str, int]:
     """Create a file with space for all rows and return the offset of each dataset.
 
@@ -102,7 +99,7 @@ def _create(path: Path, num_images: dict[Phase, int], size: tuple[int, int]) -> 
     """
     offsets = {}
     with h5py.File(path, "x", locking=False, libver=("v110", "v110")) as file:
-        file.attrs["format"] = fixed(FORMAT)
+        file.attrs["format"] = fixed_string(FORMAT)
         for phase, count in num_images.items():
             for name, shape, dtype, description in (
                 ("images", (count, 3, *size), "u1", "[images, RGB, height, width]"),
@@ -113,7 +110,7 @@ def _create(path: Path, num_images: dict[Phase, int], size: tuple[int, int]) -> 
                 early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
                 early.set_obj_track_times(False)
                 data = file.create_dataset(f"{phase}/{name}", shape, dtype, dcpl=early)
-                data.attrs["description"] = fixed(description)
+                data.attrs["description"] = fixed_string(description)
                 offsets[data.name.strip("/")] = data.id.get_offset()
     return offsets
 

@@ -1,11 +1,12 @@
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from vigmpi.errors import InputError
+from vigmpi.hdf5_strings import read_string
 from vigmpi.record.columns import FORMAT, LAYERS, STEPS, TRACE
 from vigmpi.record.timings import timing_columns
 
@@ -18,12 +19,14 @@ class PreviousRecord(NamedTuple):
 
     Attributes:
         rows: the values written up to the checkpoint, by name of the dataset.
-        attributes: the attributes of the file.
+        started: when the run started.
+        resumed_at: numbers of mini-batches after which the run resumed.
         kinds: the names of the trace's kinds of action; empty without a trace.
     """
 
     rows: Mapping[str, np.ndarray]
-    attributes: Mapping[str, Any]
+    started: str
+    resumed_at: list[int]
     kinds: list[str]
 
 
@@ -44,17 +47,20 @@ def read_previous_record(
     remedy = "Use --record FILE to start a new record, or --overwrite to replace it."
     try:
         with h5py.File(path, "r", locking=False) as file:
-            attributes = dict(file.attrs)
-            if (version := attributes.get("format", "no version")) != FORMAT:
+            version = read_string(file.attrs, "format") or "no version"
+            if version != FORMAT:
                 raise InputError(
-                    f'unsupported record format: {path} has "{version!s:.40}", this version reads '
+                    f'unsupported record format: {path} has "{version:.40}", this version reads '
                     f'"{FORMAT}". {remedy}'
                 )
-            if attributes.get("run") != run:
+            if read_string(file.attrs, "run") != run:
                 raise InputError(f"record belongs to another run: {path}. {remedy}")
             if not all(np.array_equal(file[name][:], axis) for name, axis in axes.items()):
                 raise InputError(f"record has another layout: {path}. {remedy}")
-            return PreviousRecord(_rows(file, mini_batches), attributes, _kinds(file))
+            started = read_string(file.attrs, "started") or ""
+            resumed_at = [int(number) for number in file.attrs.get("resumed_at", ())]
+            rows = _rows(file, mini_batches)
+            return PreviousRecord(rows, started, resumed_at, _kinds(file))
     except _DAMAGED as error:
         raise InputError(f"cannot read the record: {path} ({error}). {remedy}") from error
 
@@ -77,4 +83,9 @@ def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
 
 
 def _kinds(file: h5py.File) -> list[str]:
-    return [str(kind) for kind in file["trace"].attrs["kinds"]] if "trace" in file else []
+    if "trace" not in file:
+        return []
+    attributes = file["trace"].attrs
+    if attributes.get_id("kinds").dtype.kind != "S":
+        raise ValueError("names of a trace's actions have a variable length")
+    return [kind.decode() for kind in attributes["kinds"]]

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError, RankError, error_reason
+from vigmpi.hdf5_strings import fixed_string, fixed_strings
 from vigmpi.layout.layout import Layout
 from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
@@ -76,9 +77,12 @@ class Recorder:
         # Open datasets are kept: on deletion h5py writes their buffers and ignores errors.
         self._extendible: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or previous is not None)
-        self._file.attrs["format"] = FORMAT
         for group, attrs in attributes.items():
             self._file.require_group(f"/{group}").attrs.update(attrs)
+        # What a resumed run reads has a fixed length.
+        self._file.attrs["format"] = fixed_string(FORMAT)
+        for name in ("run", "started"):
+            self._file.attrs[name] = fixed_string(attributes[""][name])
         self._make_axes(axes)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
@@ -99,7 +103,7 @@ class Recorder:
         if previous:
             self._copy_rows(previous)
         if resume_from:
-            resumed_at = previous.attributes.get("resumed_at", []) if previous else []
+            resumed_at = previous.resumed_at if previous else []
             self._file.attrs["resumed_at"] = [*resumed_at, resume_from]
         self.flush()
         new.rename(path)
@@ -195,7 +199,7 @@ class Recorder:
                 self._append(name, values)
         if len(ends := previous.rows.get("trace/end_s", ())):
             self._trace_from_s = max(ends)
-        self._file.attrs["started"] = previous.attributes["started"]
+        self._file.attrs["started"] = fixed_string(previous.started)
 
     @contextmanager
     def _reserved_space(self, size_bytes: int = 0) -> Iterator[None]:
@@ -240,7 +244,7 @@ class Recorder:
     def _make_trace(self, kinds: Sequence[str]) -> None:
         for column in TRACE:
             self._make("trace", column, ["span"])
-        self._file["trace"].attrs["kinds"] = list(kinds)
+        self._file["trace"].attrs["kinds"] = fixed_strings(kinds)
 
     def _make(self, group: str, column: Column, axes: Sequence[str]) -> None:
         fixed = [len(self._file[axis]) for axis in axes[1:]]

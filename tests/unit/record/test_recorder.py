@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vigmpi.errors import InputError
+from vigmpi.hdf5_strings import read_string
 from vigmpi.layout.layout import Layout
 from vigmpi.phase import Phase
 from vigmpi.record import recorder as module
@@ -20,7 +21,8 @@ RANK_VALUES = {c.name: np.array([0, 1]) for c in RANKS} | {"host": np.array([b"a
 
 
 def make(path: Path, *, overwrite: bool = False) -> Recorder:
-    attributes: dict[str, dict[str, Any]] = {"": {"description": "x"}, "configuration": {"lr": 0.1}}
+    run = {"run": "7", "started": "today"}
+    attributes: dict[str, dict[str, Any]] = {"": run, "configuration": {"lr": 0.1}}
     return Recorder(path, attributes, LAYOUT, RANK_VALUES, LAYER_NAMES, overwrite=overwrite)
 
 
@@ -45,7 +47,7 @@ def test_rows_are_read_back_with_units_axes_and_attributes(tmp_path: Path) -> No
         add(recorder, number)
     recorder.close(replicas_bit_equal=True)
     with h5py.File(tmp_path / "a.h5") as file:
-        assert file.attrs["format"] == FORMAT
+        assert read_string(file.attrs, "format") == FORMAT
         assert file.attrs["steps_done"] == 600
         assert file.attrs["replicas_bit_equal"]
         assert file["configuration"].attrs["lr"] == 0.1
@@ -80,7 +82,7 @@ def test_spans_are_read_back_in_the_order_in_which_they_were_added(tmp_path: Pat
         for column, values in zip(TRACE, spans.T, strict=True):
             assert (file["trace"][column.name][:] == values).all()
             assert file["trace"][column.name].attrs["unit"] == column.unit
-        assert file["trace"].attrs["kinds"].tolist() == ["F", "B"]
+        assert file["trace"].attrs["kinds"].tolist() == [b"F", b"B"]
         assert file["trace/clock_offset_s"][:].tolist() == [0.0, 0.5]
 
 
