@@ -91,23 +91,17 @@ def load(folder: Path, index: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("model", "side", "splits"),
+    ("model", "side", "splits", "num_steps"),
     [
-        ("vig_cifar", 32, [(), ("block 1",)]),
-        pytest.param("vig_cifar", 32, [(), ("stem", "block 3")], marks=pytest.mark.slow),
-        pytest.param("vig_ti", 128, [(), ("block 0", "block 10")], marks=pytest.mark.slow),
-        pytest.param(
-            "pvig_ti",
-            192,
-            [(), ("stem", "downsample 2")],
-            marks=pytest.mark.slow,
-        ),
+        ("vig_cifar", 32, [(), ("block 1",)], 20),
+        pytest.param("vig_cifar", 32, [(), ("stem", "block 3")], 20, marks=pytest.mark.slow),
+        pytest.param("vig_ti", 128, [(), ("block 0", "block 10")], 6, marks=pytest.mark.slow),
+        pytest.param("pvig_ti", 192, [(), ("stem", "downsample 2")], 6, marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_weights_are_bitwise_identical_for_any_split(
-    on_ranks: OnRanks, tmp_path: Path, model: str, side: int, splits: list[Split]
+    on_ranks: OnRanks, tmp_path: Path, model: str, side: int, splits: list[Split], num_steps: int
 ) -> None:
-    num_steps = 20
     arguments = {"model": model, "side": side, "splits": splits, "num_steps": num_steps}
     ranks = 1 + max(map(len, splits))
     on_ranks(ranks, train, timeout=500, folder=str(tmp_path), **arguments)
