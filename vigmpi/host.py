@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_M_MMAP_THRESHOLD = -3  # from malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
 def prepare_process() -> None:
@@ -23,7 +23,7 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    _set_mmap_threshold(2**22)
+    _configure_heap(2**22)
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def garbage_collection_paused() -> Iterator[None]:
         gc.enable()
 
 
-def _set_mmap_threshold(size_bytes: int) -> None:
+def _configure_heap(threshold_bytes: int) -> None:
     """Let glibc map allocations of at least this size separately and unmap them when freed.
 
     By default, glibc raises its threshold to the largest allocation freed so far, so that the peak
@@ -49,10 +49,14 @@ def _set_mmap_threshold(size_bytes: int) -> None:
     begins with page faults: with a threshold of 1 MiB, steps of ViG models took 1.2 to 1.3 times
     as long as with 4 MiB. With 32 MiB, fragmentation added up to 60 % to the memory of a run
     (measured with glibc 2.36).
+
+    The end of the heap is not given back when it becomes free, or each step would begin with page
+    faults again; `release_free_memory` does so.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, size_bytes)
+        libc.mallopt(_M_MMAP_THRESHOLD, threshold_bytes)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def release_free_memory() -> None:

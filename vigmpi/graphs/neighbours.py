@@ -1,6 +1,10 @@
-"""Graphs of the nearest neighbours: their search, and sums and maxima over neighbours."""
+"""Graphs of the nearest neighbours: their search, and sums and maxima over neighbours.
 
-from functools import cached_property
+Compiled kernels compute everything but `Neighbours.gather`, of which the reference backend and
+tests make use. `vigmpi/kernels/README.md` derives them.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,10 +12,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from vigmpi.kernels import nearest as search
+from vigmpi.kernels import neighbourhoods
+from vigmpi.kernels.arrays import as_array, as_map, compute_dtype, rows
+from vigmpi.kernels.threads import over_images
 
-@torch.no_grad()
+
 def nearest(
-    features: Tensor, candidates: Tensor, k: int, dilation: int, offsets: Tensor | None = None
+    nodes: Tensor, candidates: Tensor, k: int, dilation: int, offsets: Tensor | None = None
 ) -> Tensor:
     """Return the nearest candidates of every node, [images, nodes, k], nearest first.
 
@@ -19,31 +27,18 @@ def nearest(
     0, dilation, 2 * dilation, ...; among equally distant candidates, the lower index comes first.
 
     Args:
-        features: [images, channels, nodes].
-        candidates: [images, channels, candidates].
+        nodes, candidates: maps [images, channels, height, width]; bfloat16 is searched in float32.
         offsets: numbers that are added to the squared distances, [1, nodes, candidates].
 
     Source: Han et al., Vision GNN, NeurIPS 2022.
     """
-    x = F.normalize(features.mT, dim=2)
-    y = F.normalize(candidates.mT, dim=2)
-    # |x|^2 is left out: it changes no order.
-    squares = y.square().sum(dim=2)[:, None]
-    if offsets is not None:
-        squares = squares + offsets
-    distances = torch.baddbmm(squares, x, y.mT, alpha=-2)
-    return _smallest(distances, k * dilation)[..., ::dilation]
-
-
-def _smallest(distances: Tensor, count: int) -> Tensor:
-    """Return the indices of the smallest distances in ascending order, lower index first."""
-    num_candidates = distances.shape[-1]
-    # One more than needed shows whether the last one has an equal.
-    values, indices = distances.topk(min(count + 1, num_candidates), largest=False)
-    tied = (values[..., 1:] == values[..., :-1]).any(dim=-1)
-    if tied.any():  # topk orders equal values arbitrarily
-        indices[tied] = distances[tied].argsort(stable=True)[:, : indices.shape[-1]]
-    return indices[..., :count]
+    dtype = compute_dtype(nodes)
+    x, y = (rows(features).to(dtype) for features in (nodes, candidates))
+    index = torch.zeros(*x.shape[:2], k, dtype=torch.int64)
+    table = x.new_empty(0, y.shape[1]) if offsets is None else offsets[0].to(dtype)
+    arrays = (tensor.numpy() for tensor in (x, y, table))
+    over_images(search.nearest, len(x), *arrays, dilation, index.numpy())
+    return index
 
 
 class Neighbours:
@@ -64,17 +59,19 @@ class Neighbours:
     def num_edges(self) -> int:
         return self.index.numel()
 
-    @cached_property
-    def _sources(self) -> Tensor:
-        """Row of every edge's candidate in the list of all images' candidates, [nodes, k]."""
-        first = torch.arange(len(self.index)) * self._num_candidates
-        return (self.index + first[:, None, None]).flatten(0, 1)
-
     def gather(self, candidates: Tensor) -> Tensor:
         """Return the features of every node's neighbours, [images, channels, nodes, k]."""
         # The gradient of an embedding is summed in the order of the edges, on any thread.
-        rows = F.embedding(self._sources, _rows(candidates))
-        return rows.unflatten(0, (len(self.index), -1)).permute(0, 3, 1, 2)
+        values = F.embedding(self._sources, candidates.flatten(2).mT.flatten(0, 1))
+        return values.unflatten(0, (len(self.index), -1)).permute(0, 3, 1, 2)
+
+    def max_relative(self, nodes: Tensor, candidates: Tensor) -> Tensor:
+        """Return x_c and max_j (y_jc - x_c), interleaved, [images, 2 channels, height, width].
+
+        Args:
+            nodes, candidates: maps of x and y.
+        """
+        return _MaxRelative.apply(nodes, candidates, self.index)
 
     def maximum(self, candidates: Tensor, nodes: Tensor) -> Tensor:
         """Return the maximum over the neighbours of every node.
@@ -82,7 +79,7 @@ class Neighbours:
         Args:
             nodes: map of the shape of the result.
         """
-        return _as_map(_Extreme.apply(_rows(candidates), self._sources, torch.maximum), nodes)
+        return _Extreme.apply(candidates, nodes, self.index, 1)
 
     def minimum(self, candidates: Tensor, nodes: Tensor) -> Tensor:
         """Return the minimum over the neighbours of every node.
@@ -90,7 +87,7 @@ class Neighbours:
         Args:
             nodes: map of the shape of the result.
         """
-        return _as_map(_Extreme.apply(_rows(candidates), self._sources, torch.minimum), nodes)
+        return _Extreme.apply(candidates, nodes, self.index, -1)
 
     def sum(self, candidates: Tensor, nodes: Tensor) -> Tensor:
         """Return the sum over the neighbours of every node.
@@ -98,74 +95,129 @@ class Neighbours:
         Args:
             nodes: map of the shape of the result.
         """
-        return _as_map(_Sum.apply(_rows(candidates), self._sources), nodes)
+        return _Sum.apply(candidates, nodes, self.index)
+
+    def edge_moments(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of p_j - q_i over all edges, float64, [channels].
+
+        Args:
+            p: map of the candidates.
+            q: map of the nodes.
+        """
+        return _EdgeMoments.apply(p, q, self.index)
 
     def in_degrees(self, candidates: Tensor) -> Tensor:
         """Return how many nodes chose each candidate, as a map with one channel."""
         num_rows = len(self.index) * self._num_candidates
-        counts = torch.bincount(self._sources.flatten(), minlength=num_rows)
-        return _as_map(counts.to(candidates.dtype)[:, None], candidates[:, :1])
+        counts = torch.bincount(self._sources.flatten(), minlength=num_rows).to(candidates.dtype)
+        return as_map(counts.view(len(self.index), -1, 1), candidates)
+
+    @property
+    def _sources(self) -> Tensor:
+        """Row of every edge's candidate in the list of all images' candidates, [nodes, k]."""
+        first = torch.arange(len(self.index)) * self._num_candidates
+        return (self.index + first[:, None, None]).flatten(0, 1)
 
 
-def _rows(features: Tensor) -> Tensor:
-    """Return a map as a list of nodes, [images * nodes, channels]."""
-    return features.flatten(2).mT.flatten(0, 1)
+class _MaxRelative(torch.autograd.Function):
+    """Keeps the winners' ranks, a byte per node and channel."""
 
+    @staticmethod
+    def forward(ctx: Any, nodes: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
+        x, y = rows(nodes), rows(candidates)
+        out = x.new_empty(*x.shape[:2], 2 * x.shape[2])
+        winners = torch.empty(x.shape, dtype=torch.uint8)
+        _run(neighbourhoods.max_relative, x, y, index, out, winners)
+        ctx.save_for_backward(index, winners)
+        ctx.shape = candidates.shape
+        return as_map(out, nodes)
 
-def _as_map(rows: Tensor, like: Tensor) -> Tensor:
-    images, _, height, width = like.shape
-    return rows.view(images, height, width, -1).permute(0, 3, 1, 2)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        index, winners = ctx.saved_tensors
+        g = rows(gradient)
+        dx, dy = g.new_empty(winners.shape), _totals(ctx.shape, g)
+        _run(neighbourhoods.max_relative_adjoint, g, index, winners, dx, dy)
+        return as_map(dx, gradient), _rounded(dy, ctx.shape, g), None
 
 
 class _Extreme(torch.autograd.Function):
-    """Maximum or minimum over the neighbours, one rank after another; keeps the winners' ranks.
-
-    The first of equal values wins.
-    """
+    """Maximum (sign 1) or minimum (sign -1); keeps the winners' ranks."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sources: Tensor, extreme: Any) -> Tensor:
-        first, *others = sources.T.contiguous()
-        best = rows[first]
-        ranks = torch.zeros(best.shape, dtype=torch.uint8)
-        values, worse = torch.empty_like(best), torch.empty(best.shape, dtype=torch.bool)
-        for rank, source in enumerate(others, start=1):
-            torch.index_select(rows, 0, source, out=values)
-            extreme(best, values, out=values)
-            torch.ne(best, values, out=worse)
-            ranks.masked_fill_(worse, rank)
-            best, values = values, best
-        ctx.save_for_backward(sources, ranks)
-        ctx.num_rows = len(rows)
-        return best
+    def forward(ctx: Any, candidates: Tensor, nodes: Tensor, index: Tensor, sign: int) -> Tensor:
+        y = rows(candidates)
+        out = y.new_empty(*index.shape[:2], y.shape[2])
+        winners = torch.empty(out.shape, dtype=torch.uint8)
+        _run(neighbourhoods.extreme_kernel(sign), y, index, out, winners)
+        ctx.save_for_backward(index, winners)
+        ctx.shape = candidates.shape
+        return as_map(out, nodes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        index, winners = ctx.saved_tensors
+        g = rows(gradient)
+        dy = _totals(ctx.shape, g)
+        _run(neighbourhoods.extreme_adjoint, g, index, winners, dy)
+        return _rounded(dy, ctx.shape, g), None, None, None
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, candidates: Tensor, nodes: Tensor, index: Tensor) -> Tensor:
+        y = rows(candidates)
+        out = torch.empty(*index.shape[:2], y.shape[2], dtype=compute_dtype(y))
+        _run(neighbourhoods.neighbour_sum, y, index, out)
+        ctx.save_for_backward(index)
+        ctx.shape = candidates.shape
+        return as_map(out.to(y.dtype), nodes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        sources, ranks = ctx.saved_tensors
-        winners = sources.gather(1, ranks.long())
-        total = gradient.new_zeros(ctx.num_rows, gradient.shape[1])
-        return total.scatter_add_(0, winners, gradient), None, None
+        [index] = ctx.saved_tensors
+        g = rows(gradient)
+        dy = _totals(ctx.shape, g)
+        _run(neighbourhoods.neighbour_sum_adjoint, g, index, dy)
+        return _rounded(dy, ctx.shape, g), None, None
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the neighbours, one rank after another."""
-
+class _EdgeMoments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sources: Tensor) -> Tensor:
-        first, *others = sources.T.contiguous()
-        total = rows[first]
-        for source in others:
-            total += rows[source]
-        ctx.save_for_backward(sources)
-        ctx.num_rows = len(rows)
-        return total
+    def forward(ctx: Any, p: Tensor, q: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        # Values near the mean, so that the variance from sums of squares does not cancel.
+        shift = (p[0, :, 0, 0] - q[0, :, 0, 0]).to(compute_dtype(p))
+        sums = torch.empty(len(index), 2, len(shift), dtype=torch.float64)
+        _run(neighbourhoods.edge_sums, rows(p), rows(q), index, shift, sums)
+        mean, squares = sums.sum(dim=0) / index.numel()
+        ctx.save_for_backward(p, q, index, shift, mean)
+        return mean + shift, (squares - mean.square()).clamp(min=0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        [sources] = ctx.saved_tensors
-        total = gradient.new_zeros(ctx.num_rows, gradient.shape[1])
-        for source in sources.T:
-            total.index_add_(0, source, gradient)
-        return total, None
+    def backward(ctx: Any, dmean: Tensor, dvariance: Tensor) -> tuple[Tensor, Tensor, None]:
+        p, q, index, shift, mean = ctx.saved_tensors
+        slope = 2 * dvariance / index.numel()
+        constant = dmean / index.numel() - slope * mean
+        weights = (weight.to(shift.dtype) for weight in (constant, slope))
+        dp, dq = _totals(p.shape, p), _totals(q.shape, q)
+        _run(neighbourhoods.edge_sums_adjoint, rows(p), rows(q), index, shift, *weights, dp, dq)
+        return _rounded(dp, p.shape, p), _rounded(dq, q.shape, q), None
+
+
+def _run(kernel: Callable[..., Any], *tensors: Tensor) -> None:
+    """Run a kernel on all images, of which there are as many as in the first tensor."""
+    over_images(kernel, len(tensors[0]), *map(as_array, tensors))
+
+
+def _totals(shape: torch.Size, like: Tensor) -> Tensor:
+    """Return memory for sums over edges, [images, nodes, channels], in the type of computation."""
+    images, channels, height, width = shape
+    return torch.empty(images, height * width, channels, dtype=compute_dtype(like))
+
+
+def _rounded(totals: Tensor, shape: torch.Size, like: Tensor) -> Tensor:
+    return totals.to(like.dtype).unflatten(1, shape[2:]).permute(0, 3, 1, 2)

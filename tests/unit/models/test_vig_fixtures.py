@@ -15,10 +15,14 @@ from tests.vig_fixtures import WHOLE_MODELS, Fixture, load, statistics
 from vigmpi.models import build
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.model import Model
-from vigmpi.models.vig import fast, reference
-from vigmpi.models.vig.block import DropPath, FeedForward, Grapher
-from vigmpi.models.vig.ends import Downsample, Stem
-from vigmpi.models.vig.layers import make_grapher
+from vigmpi.models.vig.block import DropPath, Grapher
+from vigmpi.models.vig.layers import (
+    OPERATIONS,
+    make_downsample,
+    make_feed_forward,
+    make_grapher,
+    make_stem,
+)
 from vigmpi.models.vig.positions import relative_positions, resized
 from vigmpi.models.vig.replay import Graphs, record_graphs, replay_graphs
 from vigmpi.models.vig.variant import NeighbourSearch, Variant, isotropic, pyramid
@@ -141,19 +145,20 @@ def test_in_fp32_a_model_equals_the_published_code_on_its_graphs(name: str, back
 
 def unit(name: str, shape: list[int], backend: str) -> nn.Module:
     """Return the module that a unit of the fixtures was computed with."""
-    _, *features = shape
+    _, channels, height, width = shape
+    operations = OPERATIONS[backend]
     if name.startswith("stem"):
         variant = isotropic(48, 4) if "isotropic" in name else pyramid((32,), (1,))
-        side = features[1] // variant.patch
-        return Stem(variant.stem, (variant.channels[0], side, side), nn.GELU, bias=True)
-    if name.startswith("downsample"):
-        return Downsample(16, (32, features[1] // 2, features[2] // 2), bias=True)
-    if name.startswith("ffn"):
-        return FeedForward(features[0], features[1] * features[2], nn.GELU, DropPath(0), bias=True)
-    conv = name.split("_")[1]
+        nodes = height // variant.patch, width // variant.patch
+        return make_stem(variant, (variant.channels[0], *nodes), operations)
     variant = pyramid((32,), (1,)) if "relpos" in name else isotropic(32, 1)
-    convolutions = (fast if backend == "fast" else reference).CONVOLUTIONS
-    module = make_grapher(variant, tuple(features), search(name), convolutions[conv], DropPath(0))
+    if name.startswith("downsample"):
+        return make_downsample(variant, 16, (32, height // 2, width // 2), operations)
+    features = channels, height, width
+    if name.startswith("ffn"):
+        return make_feed_forward(variant, features, operations, DropPath(0))
+    conv = name.split("_")[1]
+    module = make_grapher(variant, features, search(name), operations, conv, DropPath(0))
     if "on_16x16" in name:
         assert module.relative_pos is not None
         table = relative_positions(14, 14, 32, 2)

@@ -6,21 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vigmpi.graphs.neighbours import Neighbours, nearest
+from vigmpi.graphs.neighbours import Neighbours
 from vigmpi.hashing import random_words
 from vigmpi.models.layer import MicroBatch
-from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
+from vigmpi.models.vig.backend import MakePointwise
 from vigmpi.models.vig.variant import NeighbourSearch
 
 FindNeighbours = Callable[[Tensor, Tensor, MicroBatch], Tensor]
-
-
-def conv_norm(
-    channels: int, outputs: int, num_values: int, *, groups: int = 1, bias: bool = True
-) -> nn.Sequential:
-    """Return a 1x1 convolution and its batch norm, over this number of values per image."""
-    conv = Conv2dBeforeNorm(channels, outputs, 1, groups=groups, bias=bias)
-    return nn.Sequential(conv, MicroBatchNorm(outputs, num_values))
 
 
 class DropPath:
@@ -39,14 +31,13 @@ class DropPath:
         self._rate = rate
         self._key = key
 
-    def __call__(self, features: Tensor, micro_batch: MicroBatch, branch: int) -> Tensor:
-        """Return the branch with dropped samples set to zero and the others rescaled."""
+    def factor(self, micro_batch: MicroBatch, branch: int) -> Tensor | None:
+        """Return the factor of every sample's branch, [images]; None stands for 1."""
         if self._rate == 0:
-            return features
+            return None
         words = random_words(micro_batch.samples, *self._key, micro_batch.step, branch)
         kept = words * 2.0**-64 >= self._rate
-        scale = torch.from_numpy(kept / (1 - self._rate)).to(features.dtype)
-        return features * scale[:, None, None, None]
+        return torch.from_numpy(kept / (1 - self._rate))
 
 
 class Grapher(nn.Module):
@@ -59,7 +50,9 @@ class Grapher(nn.Module):
     Args:
         channels: number of channels.
         num_nodes: number of nodes of an image.
+        pointwise: function that returns pointwise layers.
         convolution: the graph convolution, from `channels` to twice as many.
+        nearest: function that searches for neighbours.
         search: parameters of the search, limited to the candidates that exist.
         positions: offsets of squared distances, [1, nodes, candidates], or None.
     """
@@ -68,23 +61,24 @@ class Grapher(nn.Module):
         self,
         channels: int,
         num_nodes: int,
+        pointwise: MakePointwise,
         convolution: nn.Module,
+        nearest: Callable[..., Tensor],
         search: NeighbourSearch,
         positions: Tensor | None,
         drop_path: DropPath,
-        *,
-        bias: bool,
     ) -> None:
         super().__init__()
         self.relative_pos: nn.Parameter | None
         # A parameter, as in the published code, although it is not trained.
         table = None if positions is None else nn.Parameter(positions.clone(), requires_grad=False)
         self.register_parameter("relative_pos", table)
-        self.fc1 = conv_norm(channels, channels, num_nodes, bias=bias)
+        self.fc1 = pointwise(channels, channels, num_nodes)
         self.graph_conv = nn.ModuleDict({"gconv": convolution})
-        self.fc2 = conv_norm(2 * channels, channels, num_nodes, bias=bias)
+        self.fc2 = pointwise(2 * channels, channels, num_nodes)
         self.find_neighbours: FindNeighbours | None = None
         self.search = search
+        self._nearest = nearest
         self._drop_path = drop_path
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:
@@ -94,10 +88,8 @@ class Grapher(nn.Module):
         y = F.avg_pool2d(x, window) if window > 1 else x
         index = (self.find_neighbours or self.find_nearest)(x, y, micro_batch)
         graph = Neighbours(index, num_candidates=y[0, 0].numel())
-        branch = self.fc2(self.graph_conv["gconv"](x, y, graph))
-        if self.training:
-            branch = self._drop_path(branch, micro_batch, 0)
-        return features + branch
+        factor = self._drop_path.factor(micro_batch, 0) if self.training else None
+        return self.fc2(self.graph_conv["gconv"](x, y, graph), features, factor)
 
     def find_nearest(self, x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Return the neighbours of every node, [images, nodes, k], by the search.
@@ -106,7 +98,7 @@ class Grapher(nn.Module):
             x, y: features of nodes and candidates, [images, channels, height, width].
         """
         k, dilation, _ = self.search
-        return nearest(x.flatten(2), y.flatten(2), k, dilation, self.relative_pos)
+        return self._nearest(x, y, k, dilation, self.relative_pos)
 
 
 class FeedForward(nn.Module):
@@ -116,23 +108,19 @@ class FeedForward(nn.Module):
         self,
         channels: int,
         num_nodes: int,
-        activation: type[nn.Module],
+        pointwise: MakePointwise,
+        activation: str,
         drop_path: DropPath,
-        *,
-        bias: bool,
     ) -> None:
         super().__init__()
-        self.fc1 = conv_norm(channels, 4 * channels, num_nodes, bias=bias)
-        self.act = activation()
-        self.fc2 = conv_norm(4 * channels, channels, num_nodes, bias=bias)
+        self.fc1 = pointwise(channels, 4 * channels, num_nodes, activation=activation)
+        self.fc2 = pointwise(4 * channels, channels, num_nodes)
         self._drop_path = drop_path
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:
         """Map features [images, channels, height, width] to features of the same shape."""
-        branch = self.fc2(self.act(self.fc1(features)))
-        if self.training:
-            branch = self._drop_path(branch, micro_batch, 1)
-        return features + branch
+        factor = self._drop_path.factor(micro_batch, 1) if self.training else None
+        return self.fc2(self.fc1(features), features, factor)
 
 
 class Block(nn.Sequential):

@@ -1,19 +1,29 @@
 """Layers of a ViG that are not blocks: stem, downsampling between levels, heads."""
 
 from collections.abc import Sequence
+from math import prod
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
+from vigmpi.models.vig.backend import ConvNorm
 
 
-def _strided(channels: int, outputs: int, stride: int, num_pixels: int, bias: bool) -> list:
-    """Return a 3x3 convolution and its batch norm, over this number of output pixels."""
-    conv = Conv2dBeforeNorm(channels, outputs, 3, stride, padding=1, bias=bias)
-    return [conv, MicroBatchNorm(outputs, num_pixels)]
+class MakeStrided(Protocol):
+    """Function that returns a 3x3 convolution and its batch norm, over `num_pixels` per image."""
+
+    def __call__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        num_pixels: int,
+        *,
+        activation: str = "none",
+    ) -> ConvNorm: ...
 
 
 class Stem(nn.Module):
@@ -22,33 +32,41 @@ class Stem(nn.Module):
     Args:
         convolutions: output channels and stride of each convolution.
         shape: channels, height and width of the map of nodes.
+        strided: function that returns the convolutions.
+        activation: activation of all but the last.
     """
 
     def __init__(
         self,
         convolutions: Sequence[tuple[int, int]],
         shape: tuple[int, ...],
-        activation: type[nn.Module],
-        *,
-        bias: bool,
+        strided: MakeStrided,
+        activation: str,
     ) -> None:
         super().__init__()
         self.pos_embed = nn.Parameter(torch.zeros(1, *shape))
         num_nodes = shape[1] * shape[2]
-        modules: list[nn.Module] = []
+        layers: list[ConvNorm] = []
         inputs = 3
         for index, (outputs, stride) in enumerate(convolutions):
-            if index > 0:
-                modules.append(activation())
-            later_strides = [later for _, later in convolutions[index + 1 :]]
-            side = int(np.prod(later_strides, dtype=int))
-            modules += _strided(inputs, outputs, stride, num_nodes * side**2, bias)
+            side = prod(later for _, later in convolutions[index + 1 :])
+            last = index == len(convolutions) - 1
+            name = "none" if last else activation
+            layers.append(strided(inputs, outputs, stride, num_nodes * side**2, activation=name))
             inputs = outputs
-        self.stem = nn.ModuleDict({"convs": nn.Sequential(*modules)})
+        self._layers = tuple(layers)  # registered by the names of the published code
+        modules = {
+            str(3 * index + offset): module
+            for index, layer in enumerate(layers)
+            for offset, module in enumerate(layer)
+        }
+        self.stem = nn.ModuleDict({"convs": nn.ModuleDict(modules)})
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map images [images, 3, height, width] to [images, channels, height, width] of nodes."""
-        return self.stem["convs"](features) + self.pos_embed
+        for layer in self._layers:
+            features = layer(features)
+        return features + self.pos_embed
 
 
 class Downsample(nn.Module):
@@ -58,9 +76,9 @@ class Downsample(nn.Module):
         shape: channels, height and width of its output.
     """
 
-    def __init__(self, channels: int, shape: tuple[int, ...], *, bias: bool) -> None:
+    def __init__(self, channels: int, shape: tuple[int, ...], strided: MakeStrided) -> None:
         super().__init__()
-        self.conv = nn.Sequential(*_strided(channels, shape[0], 2, shape[1] * shape[2], bias))
+        self.conv = strided(channels, shape[0], 2, shape[1] * shape[2])
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map features [images, channels, 2 height, 2 width] to [images, *shape]."""

@@ -1,29 +1,95 @@
-"""Graph convolutions that keep no features of edges, [images, channels, nodes, k], for backward.
+"""Operations of a ViG on compiled kernels, without features of edges [images, channels, nodes, k].
 
-Maxima and sums run over the neighbours of one rank after another. A pointwise layer of edges is
-computed for nodes and candidates instead, and its batch norm over the edges from their moments.
-README.md derives the formulas.
+A convolution's batch norm, activation and residual connection are one operation. A pointwise layer
+of edges is computed for nodes and candidates instead, and its batch norm over the edges from their
+moments. README.md derives the formulas.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from vigmpi.graphs.neighbours import Neighbours
+from vigmpi.graphs.neighbours import Neighbours, nearest
+from vigmpi.kernels.arrays import rows
+from vigmpi.kernels.fused_layers import (
+    activated_norm,
+    add_to_residual,
+    pointwise,
+    pointwise_of_norm,
+)
+from vigmpi.kernels.norm_activation import Norm, Statistics, make_norm
 from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
 from vigmpi.models.vig import reference
+from vigmpi.models.vig.backend import Backend, ConvNorm
+
+
+class Activated(NamedTuple):
+    """Activated output of a `FusedConvNorm`, which the next layer computes from z.
+
+    Attributes:
+        z: output of the convolution.
+        gamma, beta: weight and bias of the norm.
+    """
+
+    z: Tensor
+    gamma: Tensor
+    beta: Tensor
+    norm: Norm
+
+    def compute(self) -> Tensor:
+        return activated_norm(*self)
+
+
+class FusedConvNorm(ConvNorm):
+    def forward(  # type: ignore[override]
+        self,
+        features: Tensor | Activated,
+        residual: Tensor | None = None,
+        factor: Tensor | None = None,
+    ) -> Tensor | Activated:
+        conv, norm = _parts(self)
+        z = _convolve(conv, features)
+        # The norm subtracts the bias of the convolution again.
+        bias = 0 if conv.bias is None else conv.bias.detach().double().numpy()
+        running = None
+        if not norm.training:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+            running = Statistics(mean - bias, variance)
+        weights = norm.weight, norm.bias
+        fixed = make_norm(rows(z), *weights, norm.eps, running, self.activation)
+        if norm.training:
+            mean, variance = fixed.statistics
+            moments = torch.from_numpy(mean + bias), torch.from_numpy(variance)
+            norm.record_moments(z[:, 0].numel(), *moments)
+        if residual is not None:
+            return add_to_residual(residual, z, *weights, fixed, factor)
+        activated = Activated(z, *weights, fixed)
+        return activated.compute() if self.activation == "none" else activated
+
+
+def _convolve(conv: Conv2dBeforeNorm, features: Tensor | Activated) -> Tensor:
+    if conv.kernel_size != (1, 1):
+        x = features.compute() if isinstance(features, Activated) else features
+        return F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
+    weight = conv.weight.flatten(1)
+    if isinstance(features, Activated):
+        return pointwise_of_norm(*features, weight, conv.groups)
+    return pointwise(features, weight, conv.groups)
 
 
 class MaxRelative(reference.MaxRelative):
-    def _relative(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
-        return graph.maximum(y, x) - x  # the same bits, because rounding is monotone
+    def _pairs(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+        return graph.max_relative(x, y)
 
 
 class EdgeConv(reference.EdgeConv):
     def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
-        conv, norm, activation = _pointwise(self.nn)
+        conv, norm = _parts(self.nn)
         channels, groups = x.shape[1], conv.groups // 2
         weight_x, weight_difference = conv.weight.split(channels)
         own = F.conv2d(x, weight_x, groups=groups)
@@ -31,12 +97,13 @@ class EdgeConv(reference.EdgeConv):
         q = F.conv2d(x, weight_difference, groups=groups)
 
         def moments() -> tuple[Tensor, Tensor]:
-            pairs = zip(_node_moments(own), _edge_moments(p, q, graph), strict=True)
+            pairs = zip(_node_moments(own), graph.edge_moments(p, q), strict=True)
             mean, variance = map(torch.cat, pairs)
             return mean, variance
 
         scale, offset = _scale_and_offset(conv, norm, graph.num_edges, moments)
         (a, scale), (b, offset) = scale.split(channels), offset.split(channels)
+        activation = reference.ACTIVATIONS[self.nn.activation]
 
         def activated(difference: Tensor) -> Tensor:
             return activation(torch.addcmul(_column(offset), _column(scale), difference))
@@ -50,7 +117,8 @@ class EdgeConv(reference.EdgeConv):
 
 class GraphSage(reference.GraphSage):
     def _gathered(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
-        conv, norm, activation = _pointwise(self.nn1)
+        conv, norm = _parts(self.nn1)
+        activation = reference.ACTIVATIONS[self.nn1.activation]
         values = F.conv2d(y, conv.weight, groups=conv.groups)
 
         def moments() -> tuple[Tensor, Tensor]:
@@ -70,12 +138,14 @@ class Gin(reference.Gin):
 
 CONVOLUTIONS = {"mr": MaxRelative, "edge": EdgeConv, "sage": GraphSage, "gin": Gin}
 
+BACKEND = Backend(FusedConvNorm, CONVOLUTIONS, nearest)
 
-def _pointwise(layer: nn.Sequential) -> tuple[Conv2dBeforeNorm, MicroBatchNorm, nn.Module]:
-    conv, norm, activation = layer
+
+def _parts(layer: ConvNorm) -> tuple[Conv2dBeforeNorm, MicroBatchNorm]:
+    conv, norm = layer
     assert isinstance(conv, Conv2dBeforeNorm)
     assert isinstance(norm, MicroBatchNorm)
-    return conv, norm, activation
+    return conv, norm
 
 
 def _scale_and_offset(
@@ -97,32 +167,14 @@ def _scale_and_offset(
         return mean + bias, variance
 
     scale, offset = norm.scale_and_offset(count, with_bias)
-    return scale, offset + scale * bias
+    scale, offset = (vector.to(conv.weight.dtype) for vector in (scale, offset + scale * bias))
+    return scale, offset
 
 
 def _node_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel, which are those over equally many edges."""
     variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
-    return mean, variance
-
-
-def _edge_moments(p: Tensor, q: Tensor, graph: Neighbours) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of p_j - q_i over all edges, of each channel.
-
-    Args:
-        p: map of the candidates.
-        q: map of the nodes.
-    """
-    axes = (0, 2, 3)
-    degrees = graph.in_degrees(p)
-    p_mean = (degrees * p).sum(dim=axes) / graph.num_edges
-    q_mean = q.mean(dim=axes)
-    # Centred values lose few digits in the difference of the squares' sums.
-    p, q = p - _column(p_mean), q - _column(q_mean)
-    k = graph.index.shape[2]
-    squares = degrees * p.square()
-    rest = q * (k * q - 2 * graph.sum(p, q))
-    return p_mean - q_mean, (squares.sum(dim=axes) + rest.sum(dim=axes)) / graph.num_edges
+    return mean.double(), variance.double()
 
 
 def _column(values: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ from torch import nn
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.initialization import generator
 from vigmpi.models.layer import Boundary, Layer
+from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
 from vigmpi.models.vig import fast, reference
-from vigmpi.models.vig.block import Block, DropPath, FeedForward, Grapher, conv_norm
+from vigmpi.models.vig.backend import Backend, ConvNorm
+from vigmpi.models.vig.block import Block, DropPath, FeedForward, Grapher
 from vigmpi.models.vig.ends import Downsample, LinearHead, PerceptronHead, Stem
 from vigmpi.models.vig.positions import relative_positions
 from vigmpi.models.vig.variant import NeighbourSearch, Variant
 
-_CONVOLUTIONS = {"fast": fast.CONVOLUTIONS, "reference": reference.CONVOLUTIONS}
+OPERATIONS = {"fast": fast.BACKEND, "reference": reference.BACKEND}
 
 
 def vig_layers(
@@ -27,6 +29,7 @@ def vig_layers(
         backend: "fast", or "reference" (plain torch operations).
         seed: seed of the initial weights and of drop path.
     """
+    operations = OPERATIONS[backend]
     height, width = (side // variant.patch for side in config.image_size)
     maps = [
         Boundary((channels, height >> level, width >> level), channels_last=True)
@@ -51,14 +54,15 @@ def vig_layers(
 
         layers.append(Layer(name, build, inputs, outputs, prefix, is_block, min_images=min_images))
 
-    add("stem", "", maps[0], partial(_stem, variant, maps[0]))
+    add("stem", "", maps[0], partial(make_stem, variant, maps[0].shape, operations))
     for block in range(variant.num_blocks):
         level = variant.level(block)
         if block > 0 and level > variant.level(block - 1):
             prefix = f"backbone.{block + level - 1}."
-            make = partial(_downsample, variant, level, maps[level])
+            inputs, outputs = maps[level - 1].shape[0], maps[level].shape
+            make = partial(make_downsample, variant, inputs, outputs, operations)
             add(f"downsample {level}", prefix, maps[level], make)
-        make = partial(_block, variant, config, block, maps[level], backend, seed)
+        make = partial(_block, variant, config, block, maps[level], operations, seed)
         add(f"block {block}", f"backbone.{block + level}.", maps[level], make, is_block=True)
     # The norm of the head sees one value per image and channel: it needs two images in training.
     logits = Boundary((config.num_classes,))
@@ -66,35 +70,80 @@ def vig_layers(
     return layers
 
 
-def _activation(variant: Variant) -> type[nn.Module]:
-    return nn.ReLU if variant.relu else nn.GELU
+def _activation(variant: Variant) -> str:
+    return "relu" if variant.relu else "gelu"
 
 
-def _stem(variant: Variant, outputs: Boundary) -> nn.Module:
-    return Stem(variant.stem, outputs.shape, _activation(variant), bias=variant.bias)
+def make_stem(variant: Variant, shape: tuple[int, ...], backend: Backend) -> nn.Module:
+    """Return a stem.
+
+    Args:
+        shape: channels, height and width of its output.
+    """
+    return Stem(variant.stem, shape, partial(_strided, variant, backend), _activation(variant))
 
 
-def _downsample(variant: Variant, level: int, outputs: Boundary) -> nn.Module:
-    return Downsample(variant.channels[level - 1], outputs.shape, bias=variant.bias)
+def make_downsample(
+    variant: Variant, channels: int, shape: tuple[int, ...], backend: Backend
+) -> nn.Module:
+    """Return a convolution between two levels.
+
+    Args:
+        channels: number of channels of its input.
+        shape: channels, height and width of its output.
+    """
+    return Downsample(channels, shape, partial(_strided, variant, backend))
+
+
+def _strided(
+    variant: Variant,
+    backend: Backend,
+    inputs: int,
+    outputs: int,
+    stride: int,
+    num_pixels: int,
+    *,
+    activation: str = "none",
+) -> ConvNorm:
+    conv = Conv2dBeforeNorm(inputs, outputs, 3, stride, padding=1, bias=variant.bias)
+    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_pixels), activation)
+
+
+def _pointwise(
+    variant: Variant,
+    backend: Backend,
+    inputs: int,
+    outputs: int,
+    num_values: int,
+    *,
+    groups: int = 1,
+    activation: str = "none",
+) -> ConvNorm:
+    conv = Conv2dBeforeNorm(inputs, outputs, 1, groups=groups, bias=variant.bias)
+    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_values), activation)
 
 
 def _block(
-    variant: Variant, config: ModelConfig, block: int, features: Boundary, backend: str, seed: int
+    variant: Variant,
+    config: ModelConfig,
+    block: int,
+    features: Boundary,
+    backend: Backend,
+    seed: int,
 ) -> nn.Module:
     rate = config.drop_path * block / max(variant.num_blocks - 1, 1)
     drop_path = DropPath(rate, seed, block)
-    convolution = _CONVOLUTIONS[backend][config.conv]
-    grapher = make_grapher(variant, features.shape, variant.search(block), convolution, drop_path)
-    channels, height, width = features.shape
-    ffn = FeedForward(channels, height * width, _activation(variant), drop_path, bias=variant.bias)
-    return Block(grapher, ffn)
+    search = variant.search(block)
+    grapher = make_grapher(variant, features.shape, search, backend, config.conv, drop_path)
+    return Block(grapher, make_feed_forward(variant, features.shape, backend, drop_path))
 
 
 def make_grapher(
     variant: Variant,
     shape: tuple[int, ...],
     search: NeighbourSearch,
-    convolution: type[nn.Module],
+    backend: Backend,
+    conv: str,
     drop_path: DropPath,
 ) -> Grapher:
     """Return the first half of a block.
@@ -102,6 +151,7 @@ def make_grapher(
     Args:
         shape: channels, height and width of its features.
         search: parameters of its search, which are limited to the candidates that exist.
+        conv: name of the graph convolution.
     """
     channels, height, width = shape
     num_nodes = height * width
@@ -110,16 +160,29 @@ def make_grapher(
     if variant.relative_positions:
         positions = relative_positions(height, width, channels, search.reduction)
 
-    def pointwise(inputs: int, outputs: int, num_values: int) -> nn.Sequential:
-        layer = conv_norm(inputs, outputs, num_values, groups=variant.groups, bias=variant.bias)
-        return layer.append(_activation(variant)())
+    pointwise = partial(_pointwise, variant, backend)
+    layer = partial(pointwise, groups=variant.groups, activation=_activation(variant))
+    convolution = backend.convolutions[conv](layer, channels, num_nodes, search.k)
+    return Grapher(
+        channels, num_nodes, pointwise, convolution, backend.nearest, search, positions, drop_path
+    )
 
-    graph_conv = convolution(pointwise, channels, num_nodes, search.k)
-    return Grapher(channels, num_nodes, graph_conv, search, positions, drop_path, bias=variant.bias)
+
+def make_feed_forward(
+    variant: Variant, shape: tuple[int, ...], backend: Backend, drop_path: DropPath
+) -> FeedForward:
+    """Return the second half of a block.
+
+    Args:
+        shape: channels, height and width of its features.
+    """
+    channels, height, width = shape
+    pointwise, activation = partial(_pointwise, variant, backend), _activation(variant)
+    return FeedForward(channels, height * width, pointwise, activation, drop_path)
 
 
 def _head(variant: Variant, config: ModelConfig) -> nn.Module:
-    channels, activation = variant.channels[-1], _activation(variant)
+    channels, activation = variant.channels[-1], nn.ReLU if variant.relu else nn.GELU
     if variant.hidden is None:
         return LinearHead(channels, config.num_classes, activation)
     return PerceptronHead(channels, variant.hidden, config.num_classes, activation)

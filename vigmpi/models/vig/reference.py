@@ -1,20 +1,63 @@
-"""Graph convolutions in plain torch operations, the oracle for tests of the fast backend.
+"""Operations of a ViG in plain torch, the oracle for tests of the fast backend.
 
-They gather the features of all neighbours, [images, channels, nodes, k], and use the features of
-the nodes (x) and of the candidates (y) before their normalisation. The fast backend overrides what
-it computes differently.
+The search stores all distances. The graph convolutions gather the features of all neighbours,
+[images, channels, nodes, k], and use the features of the nodes (x) and of the candidates (y) before
+their normalisation. The fast backend overrides what it computes differently.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vigmpi.graphs.neighbours import Neighbours
+from vigmpi.models.vig.backend import Backend, ConvNorm
 
-# Function from input channels, output channels and values per image to a pointwise layer:
-# convolution, batch norm, activation.
-MakeLayer = Callable[[int, int, int], nn.Sequential]
+# Function from input channels, output channels and values per image to a pointwise layer.
+MakeLayer = Callable[[int, int, int], ConvNorm]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda values: values,
+    "relu": F.relu,
+    "gelu": F.gelu,
+}
+
+
+class PlainConvNorm(ConvNorm):
+    def forward(
+        self, features: Tensor, residual: Tensor | None = None, factor: Tensor | None = None
+    ) -> Tensor:
+        conv, norm = self
+        branch = ACTIVATIONS[self.activation](norm(conv(features)))
+        if factor is not None:
+            branch = branch * factor.to(branch.dtype)[:, None, None, None]
+        return branch if residual is None else residual + branch
+
+
+@torch.no_grad()
+def nearest(
+    nodes: Tensor, candidates: Tensor, k: int, dilation: int, offsets: Tensor | None = None
+) -> Tensor:
+    """Return what `graphs.neighbours.nearest` does."""
+    x, y = (F.normalize(features.flatten(2).mT, dim=2) for features in (nodes, candidates))
+    # |x|^2 is left out: it changes no order.
+    squares = y.square().sum(dim=2)[:, None]
+    if offsets is not None:
+        squares = squares + offsets
+    distances = torch.baddbmm(squares, x, y.mT, alpha=-2)
+    return _smallest(distances, k * dilation)[..., ::dilation]
+
+
+def _smallest(distances: Tensor, count: int) -> Tensor:
+    """Return the indices of the smallest distances in ascending order, lower index first."""
+    num_candidates = distances.shape[-1]
+    # One more than needed shows whether the last one has an equal.
+    values, indices = distances.topk(min(count + 1, num_candidates), largest=False)
+    tied = (values[..., 1:] == values[..., :-1]).any(dim=-1)
+    if tied.any():  # topk orders equal values arbitrarily
+        indices[tied] = distances[tied].argsort(stable=True)[:, : indices.shape[-1]]
+    return indices[..., :count]
 
 
 class MaxRelative(nn.Module):
@@ -26,12 +69,13 @@ class MaxRelative(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         """Map the nodes [images, channels, height, width] to twice as many channels."""
-        pairs = [each.permute(0, 2, 3, 1) for each in (x, self._relative(x, y, graph))]
-        return self.nn(torch.stack(pairs, dim=-1).flatten(3).permute(0, 3, 1, 2))
+        return self.nn(self._pairs(x, y, graph))
 
-    def _relative(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
+    def _pairs(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         differences = graph.gather(y) - x.flatten(2)[..., None]
-        return differences.max(dim=-1).values.reshape(x.shape)
+        relative = differences.max(dim=-1).values.reshape(x.shape)
+        pairs = [each.permute(0, 2, 3, 1) for each in (x, relative)]
+        return torch.stack(pairs, dim=-1).flatten(3).permute(0, 3, 1, 2)
 
 
 class EdgeConv(nn.Module):
@@ -82,3 +126,5 @@ class Gin(nn.Module):
 
 
 CONVOLUTIONS = {"mr": MaxRelative, "edge": EdgeConv, "sage": GraphSage, "gin": Gin}
+
+BACKEND = Backend(PlainConvNorm, CONVOLUTIONS, nearest)

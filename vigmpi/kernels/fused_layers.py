@@ -1,0 +1,157 @@
+"""Differentiable 1x1 convolutions, batch norms and activations on channels-last maps.
+
+A layer's batch norm and activation are computed when the next layer reads them, and again in its
+backward pass, so that normalised and activated features are never kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vigmpi.kernels.arrays import as_map, rows
+from vigmpi.kernels.norm_activation import Norm, add_norm, apply_norm, norm_adjoint
+from vigmpi.kernels.pointwise import product, product_adjoint, weight_adjoint
+from vigmpi.kernels.scratch import scratch
+
+
+def pointwise(features: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Return the 1x1 convolution of a map.
+
+    Args:
+        weight: [outputs, channels / groups].
+    """
+    return _Pointwise.apply(features, weight, groups)
+
+
+def pointwise_of_norm(
+    z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm, weight: Tensor, groups: int
+) -> Tensor:
+    """Return the 1x1 convolution of activation(norm(z)); only z is kept for the backward pass.
+
+    Args:
+        gamma, beta: weight and bias of the norm, which get its gradients.
+    """
+    return _PointwiseOfNorm.apply(z, gamma, beta, weight, norm, groups)
+
+
+def activated_norm(z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm) -> Tensor:
+    """Return activation(norm(z))."""
+    return _ActivatedNorm.apply(z, gamma, beta, norm)
+
+
+def add_to_residual(
+    residual: Tensor, z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm, factor: Tensor | None
+) -> Tensor:
+    """Return residual + factor norm(z).
+
+    Args:
+        factor: number per image, [images]; None stands for 1.
+    """
+    return _AddToResidual.apply(residual, z, gamma, beta, norm, factor)
+
+
+class _Pointwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, groups: int) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.groups = groups
+        x = rows(features)
+        out = x.new_empty(*x.shape[:2], len(weight))
+        return as_map(product(x, weight, groups, out), features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, weight = ctx.saved_tensors
+        x, g = rows(features), rows(gradient)
+        dx = product_adjoint(g, weight, ctx.groups, torch.empty_like(x))
+        return as_map(dx, features), weight_adjoint(g, x, ctx.groups), None
+
+
+class _PointwiseOfNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        gamma: Tensor,  # noqa: ARG004
+        beta: Tensor,  # noqa: ARG004
+        weight: Tensor,
+        norm: Norm,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(z, weight)
+        ctx.fixed = norm, groups
+        values = rows(z)
+        h = apply_norm(values, norm, _like("activated", values))
+        out = values.new_empty(*values.shape[:2], len(weight))
+        return as_map(product(h, weight, groups, out), z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        z, weight = ctx.saved_tensors
+        norm, groups = ctx.fixed
+        values, g = rows(z), rows(gradient)
+        h = apply_norm(values, norm, _like("activated", values))
+        dweight = weight_adjoint(g, h, groups)
+        dh = product_adjoint(g, weight, groups, _like("gradient", values))
+        dz = torch.empty_like(values)
+        dgamma, dbeta = norm_adjoint(values, norm, dh, None, dz)
+        return as_map(dz, z), dgamma, dbeta, dweight, None, None
+
+
+class _ActivatedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        gamma: Tensor,  # noqa: ARG004
+        beta: Tensor,  # noqa: ARG004
+        norm: Norm,
+    ) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.norm = norm
+        values = rows(z)
+        return as_map(apply_norm(values, norm, torch.empty_like(values)), z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        [z] = ctx.saved_tensors
+        values = rows(z)
+        dz = torch.empty_like(values)
+        dgamma, dbeta = norm_adjoint(values, ctx.norm, rows(gradient), None, dz)
+        return as_map(dz, z), dgamma, dbeta, None
+
+
+class _AddToResidual(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        residual: Tensor,
+        z: Tensor,
+        gamma: Tensor,  # noqa: ARG004
+        beta: Tensor,  # noqa: ARG004
+        norm: Norm,
+        factor: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.fixed = norm, factor
+        factors = torch.ones(len(z)) if factor is None else factor
+        return as_map(add_norm(rows(z), norm, rows(residual), factors), z)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        [z] = ctx.saved_tensors
+        norm, factor = ctx.fixed
+        values = rows(z)
+        dz = torch.empty_like(values)
+        dgamma, dbeta = norm_adjoint(values, norm, rows(gradient), factor, dz)
+        return gradient, as_map(dz, z), dgamma, dbeta, None, None
+
+
+def _like(name: str, values: Tensor) -> Tensor:
+    return scratch(name, *values.shape, dtype=values.dtype)
