@@ -66,6 +66,31 @@ def release_free_memory() -> None:
         libc.malloc_trim(0)
 
 
+def matmul_library() -> str:
+    """Return the library whose fp32 products are fastest on this processor: "blas" or "onednn".
+
+    MKL, torch's BLAS on x86, runs slower code on processors of AMD: oneDNN was 2.5 times as fast
+    there. On an Intel Xeon, MKL was as fast or faster for most layers (`analysis/README.md`).
+    """
+    return "onednn" if _processor("vendor_id") == "AuthenticAMD" else "blas"
+
+
+def has_bfloat16_instructions() -> bool:
+    """Return whether the processor multiplies bfloat16 numbers in hardware."""
+    flags = f"{_processor('flags')} {_processor('Features')}".split()
+    return not {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}.isdisjoint(flags)
+
+
+def _processor(key: str) -> str:
+    """Return a line of /proc/cpuinfo, or an empty string."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return ""
+
+
 def process_name() -> str:
     """Return the process ID and the host of this process, for messages."""
     return f"pid {os.getpid()} on {platform.node()}"

@@ -110,8 +110,11 @@ def check_configuration(checkpoint: Checkpoint, model: str, config: ModelConfig)
         if manifest.model != model:
             raise _another_model(checkpoint.path, f"model {manifest.model} instead of {model}")
         found = asdict(manifest.model_config)
-        # Drop path does not change the function; position tables follow the image size.
-        free = {"drop_path"} | ({"image_size"} if MODELS[model].multiple > 1 else set())
+        # Drop path does not change the function, precision and library only its rounding; position
+        # tables follow the image size.
+        free = {"drop_path", "precision", "matmul"} | (
+            {"image_size"} if MODELS[model].multiple > 1 else set()
+        )
         for name, value in asdict(config).items():
             if found[name] != value and name not in free:
                 raise _another_model(checkpoint.path, f"{name} {found[name]} instead of {value}")

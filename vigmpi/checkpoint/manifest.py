@@ -11,14 +11,14 @@ from typing import Any
 
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
-from vigmpi.models.config import CONVOLUTIONS, READOUTS, ModelConfig
+from vigmpi.models.config import CONVOLUTIONS, MATMULS, PRECISIONS, READOUTS, ModelConfig
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
 NAME = "manifest.json"
 MANIFEST_BYTES = 2**20  # 100 of the study's blocks with their optimizer state need 0.5 MB
 SHARD_BYTES = 2**32
-_FORMAT = "vigmpi checkpoint 4"
+_FORMAT = "vigmpi checkpoint 5"
 _SHARD = re.compile(r"[0-9]{1,9}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 2**20  # classes, pixels of a side, blocks
@@ -177,6 +177,8 @@ def _decode_model_config(entry: Any) -> ModelConfig:
         raise ValueError("invalid configuration of the model")
     if config.readout not in READOUTS or config.conv not in CONVOLUTIONS:
         raise ValueError("unknown readout or graph convolution")
+    if config.precision not in PRECISIONS or config.matmul not in MATMULS:
+        raise ValueError("unknown precision or library of products")
     return replace(config, image_size=(height, width), drop_path=float(config.drop_path))
 
 

@@ -23,7 +23,17 @@ from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.layout.split import blocks_per_stage
 from vigmpi.models import MODELS
-from vigmpi.models.config import BACKENDS, CONVOLUTIONS, OPTIONS, READOUTS, check_options
+from vigmpi.models.config import (
+    BACKENDS,
+    CONVOLUTIONS,
+    MATMULS,
+    OPTIONS,
+    PRECISIONS,
+    READOUTS,
+    ModelConfig,
+    check_options,
+    check_precision,
+)
 from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES
 
@@ -179,6 +189,20 @@ class RunConfig:
         proper_fraction,
         _TRAIN,
         metavar="X",
+    )
+    precision: str = _model(
+        "fp32",
+        "type of features, messages and products: fp32, or bf16 (bfloat16; weights, statistics, "
+        "loss and gradient sums stay fp32); not for the study's model",
+        choices=PRECISIONS,
+        metavar="NAME",
+    )
+    matmul: str | None = _model(
+        None,
+        "library of the fp32 products of pointwise layers: blas or onednn (default: by processor, "
+        "the fastest); not for the study's model",
+        choices=MATMULS,
+        metavar="NAME",
     )
     backend: str = _model(
         "fast",
@@ -389,7 +413,8 @@ class RunConfig:
     @property
     def model_options(self) -> dict[str, Any]:
         """Values of the options of models, by the fields of `ModelConfig`."""
-        return {name: getattr(self, name) for name in OPTIONS}
+        options = {name: getattr(self, name) for name in OPTIONS}
+        return options | {"matmul": self.matmul or ModelConfig.matmul}
 
     @property
     def limits(self) -> dict[Phase, int]:
@@ -399,6 +424,7 @@ class RunConfig:
     def check(self) -> None:
         """Raise InputError if options contradict each other."""
         check_options(self.model, self.model_options)
+        check_precision(self.precision, self.backend)
         epoch = self.start.position.epoch if self.start else 0
         if self.resume and epoch >= self.epochs:
             raise InputError(

@@ -24,8 +24,9 @@ from vigmpi.datasets import default_dataset, open_dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.errors import InputError
-from vigmpi.host import threads_per_rank
+from vigmpi.host import matmul_library, threads_per_rank
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
+from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model, make_layers
@@ -69,6 +70,10 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     group.comms = topology.comms
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
+    if config.matmul is None and "matmul" in MODELS[config.model].options:
+        # The same for all ranks, and kept when the run is resumed.
+        library = allgather_strings(topology.world, matmul_library())[0]
+        config = group.config = replace(config, matmul=library)
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if training:

@@ -16,24 +16,25 @@ from vigmpi.kernels.pointwise import product, product_adjoint, weight_adjoint
 from vigmpi.kernels.scratch import scratch
 
 
-def pointwise(features: Tensor, weight: Tensor, groups: int) -> Tensor:
+def pointwise(features: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
     """Return the 1x1 convolution of a map.
 
     Args:
         weight: [outputs, channels / groups].
+        matmul: library; see `pointwise.product`.
     """
-    return _Pointwise.apply(features, weight, groups)
+    return _Pointwise.apply(features, weight, groups, matmul)
 
 
 def pointwise_of_norm(
-    z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm, weight: Tensor, groups: int
+    z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm, weight: Tensor, groups: int, matmul: str
 ) -> Tensor:
     """Return the 1x1 convolution of activation(norm(z)); only z is kept for the backward pass.
 
     Args:
         gamma, beta: weight and bias of the norm, which get its gradients.
     """
-    return _PointwiseOfNorm.apply(z, gamma, beta, weight, norm, groups)
+    return _PointwiseOfNorm.apply(z, gamma, beta, weight, norm, groups, matmul)
 
 
 def activated_norm(z: Tensor, gamma: Tensor, beta: Tensor, norm: Norm) -> Tensor:
@@ -54,20 +55,19 @@ def add_to_residual(
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, groups: int) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
         ctx.save_for_backward(features, weight)
-        ctx.groups = groups
-        x = rows(features)
-        out = x.new_empty(*x.shape[:2], len(weight))
-        return as_map(product(x, weight, groups, out), features)
+        ctx.fixed = groups, matmul
+        return as_map(product(rows(features), weight, groups, matmul), features)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         features, weight = ctx.saved_tensors
-        x, g = rows(features), rows(gradient)
-        dx = product_adjoint(g, weight, ctx.groups, torch.empty_like(x))
-        return as_map(dx, features), weight_adjoint(g, x, ctx.groups), None
+        groups, matmul = ctx.fixed
+        g = rows(gradient)
+        dx = product_adjoint(g, weight, groups, matmul)
+        return as_map(dx, features), weight_adjoint(g, rows(features), groups), None, None
 
 
 class _PointwiseOfNorm(torch.autograd.Function):
@@ -80,26 +80,26 @@ class _PointwiseOfNorm(torch.autograd.Function):
         weight: Tensor,
         norm: Norm,
         groups: int,
+        matmul: str,
     ) -> Tensor:
         ctx.save_for_backward(z, weight)
-        ctx.fixed = norm, groups
+        ctx.fixed = norm, groups, matmul
         values = rows(z)
         h = apply_norm(values, norm, _like("activated", values))
-        out = values.new_empty(*values.shape[:2], len(weight))
-        return as_map(product(h, weight, groups, out), z)
+        return as_map(product(h, weight, groups, matmul), z)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         z, weight = ctx.saved_tensors
-        norm, groups = ctx.fixed
+        norm, groups, matmul = ctx.fixed
         values, g = rows(z), rows(gradient)
         h = apply_norm(values, norm, _like("activated", values))
         dweight = weight_adjoint(g, h, groups)
-        dh = product_adjoint(g, weight, groups, _like("gradient", values))
+        dh = product_adjoint(g, weight, groups, matmul, _like("gradient", values))
         dz = torch.empty_like(values)
         dgamma, dbeta = norm_adjoint(values, norm, dh, None, dz)
-        return as_map(dz, z), dgamma, dbeta, dweight, None, None
+        return as_map(dz, z), dgamma, dbeta, dweight, None, None, None
 
 
 class _ActivatedNorm(torch.autograd.Function):

@@ -1,4 +1,9 @@
-"""Products of feature rows [images, nodes, channels] with the weights of 1x1 convolutions."""
+"""Products of feature rows [images, nodes, channels] with the weights of 1x1 convolutions.
+
+"blas" stands for torch's matrix products: MKL's in fp32 on x86, oneDNN's in bfloat16. "onednn"
+computes fp32 products as 1x1 convolutions of oneDNN. The gradient of the weights, a sum over all
+nodes, is always a matrix product.
+"""
 
 from collections.abc import Iterable
 
@@ -6,28 +11,51 @@ import torch
 from torch import Tensor
 
 
-def product(x: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
-    """Write each node's weight @ x to out [images, nodes, outputs] and return out.
+def product(
+    x: Tensor, weight: Tensor, groups: int, matmul: str, out: Tensor | None = None
+) -> Tensor:
+    """Return each node's weight @ x, [images, nodes, outputs].
 
     Args:
         x: contiguous rows [images, nodes, channels].
         weight: [outputs, channels / groups].
+        matmul: "blas" or "onednn".
+        out: memory that "blas" uses for the result.
     """
+    if matmul == "onednn" and x.dtype is torch.float32:
+        return _onednn_product(x, weight, groups)
     parts = (part.T for part in weight.chunk(groups))
-    return _products(x, parts, groups, out)
+    return _products(x, parts, groups, out, len(weight))
 
 
-def product_adjoint(gradient: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
-    """Write the gradient of x, given that of the product, to out and return out."""
-    return _products(gradient, weight.chunk(groups), groups, out)
+def product_adjoint(
+    gradient: Tensor, weight: Tensor, groups: int, matmul: str, out: Tensor | None = None
+) -> Tensor:
+    """Return the gradient of x, given that of the product; see there."""
+    if matmul == "onednn" and gradient.dtype is torch.float32:
+        adjoint = weight.unflatten(0, (groups, -1)).mT.flatten(0, 1)
+        return _onednn_product(gradient, adjoint, groups)
+    return _products(gradient, weight.chunk(groups), groups, out, groups * weight.shape[1])
 
 
-def _products(x: Tensor, parts: Iterable[Tensor], groups: int, out: Tensor) -> Tensor:
+def _products(
+    x: Tensor, parts: Iterable[Tensor], groups: int, out: Tensor | None, outputs: int
+) -> Tensor:
+    if out is None:
+        out = x.new_empty(*x.shape[:2], outputs)
     columns = out.flatten(0, 1).chunk(groups, dim=1)
     values = x.flatten(0, 1).chunk(groups, dim=1)
     for target, left, right in zip(columns, values, parts, strict=True):
         torch.mm(left, right, out=target)
     return out
+
+
+def _onednn_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    image = x[:, :, None].permute(0, 3, 1, 2)  # channels-last
+    kernel, padding, ones = weight[:, :, None, None], [0, 0], [1, 1]
+    convolve = torch.ops.aten.mkldnn_convolution
+    out: Tensor = convolve(image, kernel, None, padding, ones, ones, groups)
+    return out.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
 
 
 def weight_adjoint(gradient: Tensor, x: Tensor, groups: int) -> Tensor:

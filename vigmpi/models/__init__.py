@@ -30,7 +30,7 @@ class ModelEntry:
 
 
 def _published(name: str, multiple: int, description: str) -> ModelEntry:
-    options = ("conv", "drop_path")
+    options = ("conv", "drop_path", "precision", "matmul")
     layers = f"vigmpi.models.vig.zoo:{name}"
     return ModelEntry(layers, description, options, multiple, (224, 224), 1000)
 
@@ -47,7 +47,10 @@ MODELS: dict[str, ModelEntry] = {
     "pvig_m": _published("pvig_m", 32, "Pyramid ViG-M"),
     "pvig_b": _published("pvig_b", 32, "Pyramid ViG-B"),
     "vig_cifar": ModelEntry(
-        "vigmpi.models.vig.zoo:vig_cifar", "small ViG for 32-pixel images", ("drop_path",), 4
+        "vigmpi.models.vig.zoo:vig_cifar",
+        "small ViG for 32-pixel images",
+        ("drop_path", "precision", "matmul"),
+        4,
     ),
 }
 

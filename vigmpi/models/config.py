@@ -10,6 +10,8 @@ from vigmpi.models import MODELS
 BACKENDS = ("fast", "reference")
 READOUTS = ("sum", "mean")
 CONVOLUTIONS = ("mr", "edge", "sage", "gin")
+PRECISIONS = ("fp32", "bf16")
+MATMULS = ("blas", "onednn")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class ModelConfig:
         conv: graph convolution, one of `CONVOLUTIONS`.
         drop_path: probability with which the last block leaves out a branch of a sample in
             training; it grows linearly from 0 over the blocks.
+        precision: type of features and of products with weights, one of `PRECISIONS`. Weights,
+            statistics, the search for neighbours, head, loss and gradient sums are fp32.
+        matmul: library of the fp32 products of pointwise layers, one of `MATMULS`.
     """
 
     num_classes: int = 10
@@ -34,6 +39,8 @@ class ModelConfig:
     readout: str = "sum"
     conv: str = "mr"
     drop_path: float = 0.0
+    precision: str = "fp32"
+    matmul: str = "blas"
 
 
 OPTIONS = tuple(field.name for field in fields(ModelConfig)[2:])
@@ -49,6 +56,15 @@ def check_options(model: str, options: Mapping[str, Any]) -> None:
                 f"option of another model: {flag} {options[name]} for --model {model}. Omit "
                 f"{flag}, or use one of these models: {takers}."
             )
+
+
+def check_precision(precision: str, backend: str) -> None:
+    """Raise InputError if the backend does not compute with this precision."""
+    if precision != "fp32" and backend != "fast":
+        raise InputError(
+            f"precision of another backend: --precision {precision} for --backend {backend}. Use "
+            f"--backend fast, or --precision fp32."
+        )
 
 
 def check_image_size(model: str, image_size: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class Boundary:
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        return torch.empty(0, dtype=self.dtype).numpy().dtype
+        """Data type of messages; numpy has no bfloat16, whose bits are sent as uint16."""
+        return _bits(torch.empty(0, dtype=self.dtype)).numpy().dtype
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
@@ -65,6 +66,14 @@ class Boundary:
         """Return a view [images, *shape] of values [images, *memory_shape]."""
         return values.movedim(-1, 1) if self.channels_last else values
 
+    def to_message(self, features: Tensor) -> NDArray[Any]:
+        """Return features [images, *shape] as an array [images, *memory_shape] of their bits."""
+        return _bits(self.in_memory_order(features)).numpy()
+
+    def from_message(self, message: NDArray[Any]) -> Tensor:
+        """Return the features [images, *shape] whose bits are in a message."""
+        return self.from_memory_order(torch.from_numpy(message).view(self.dtype))
+
     def conform(self, features: Tensor) -> Tensor:
         """Return features with the strides of this boundary, copied only if they have others.
 
@@ -78,6 +87,10 @@ class Boundary:
         if _is_contiguous(values) and features.data_ptr() % _ALIGNMENT_BYTES == 0:
             return features
         return self.from_memory_order(values.new_empty(values.shape).copy_(values))
+
+
+def _bits(features: Tensor) -> Tensor:
+    return features.view(torch.uint16) if features.dtype is torch.bfloat16 else features
 
 
 def _is_contiguous(values: Tensor) -> bool:

@@ -7,7 +7,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from vigmpi.models import MODELS
-from vigmpi.models.config import BACKENDS, ModelConfig, check_image_size, check_options
+from vigmpi.models.config import (
+    BACKENDS,
+    ModelConfig,
+    check_image_size,
+    check_options,
+    check_precision,
+)
 from vigmpi.models.layer import Layer, MicroBatch, check_layers
 
 
@@ -76,13 +82,15 @@ def make_layers(
         seed: seed of the initial weights and of random choices in training.
 
     Raises:
-        InputError: if the model does not take an option or the image size.
+        InputError: if the model does not take an option or the image size, or the backend not the
+            precision.
         ValueError: if there is no such backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {BACKENDS}, not {backend!r}")
     check_options(name, asdict(config))
     check_image_size(name, config.image_size)
+    check_precision(config.precision, backend)
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
     layers = make(config, backend=backend, seed=seed)
     check_layers(layers)

@@ -1,8 +1,6 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from vigmpi.comm.reductions import GradientSum
@@ -75,8 +73,8 @@ class _Step:
         }
 
     def _receive_features(self, i: int) -> None:
-        values = torch.from_numpy(self._channels.features_in.receive(i))
-        self._inputs[i] = self._channels.inputs.from_memory_order(values)
+        message = self._channels.features_in.receive(i)
+        self._inputs[i] = self._channels.inputs.from_message(message)
 
     def _forward(self, i: int) -> None:
         output = self._stage.evaluate(self._inputs.pop(i), self.batch.micro_batches[i])
@@ -94,7 +92,8 @@ class _Step:
         return loss.gradient
 
     def _send_features(self, i: int) -> None:
-        self._channels.features_out.send(i, _values(self._channels.outputs, self._outputs.pop(i)))
+        message = self._channels.outputs.to_message(self._outputs.pop(i))
+        self._channels.features_out.send(i, message)
         self._release_input(i)
 
     def _release_input(self, i: int) -> None:
@@ -135,8 +134,8 @@ class _TrainingStep(_Step):
         """Keep the receive buffer: the tape needs it until `_backward`."""
 
     def _receive_gradients(self, i: int) -> None:
-        values = torch.from_numpy(self._channels.gradients_in.receive(i))
-        self._output_gradients[i] = self._channels.outputs.from_memory_order(values)
+        message = self._channels.gradients_in.receive(i)
+        self._output_gradients[i] = self._channels.outputs.from_message(message)
 
     def _backward(self, i: int) -> None:
         last = i == len(self.batch.micro_batches) - 1
@@ -150,11 +149,7 @@ class _TrainingStep(_Step):
 
     def _send_gradients(self, i: int) -> None:
         gradient = self._input_gradients.pop(i)
-        self._channels.gradients_out.send(i, _values(self._channels.inputs, gradient))
+        self._channels.gradients_out.send(i, self._channels.inputs.to_message(gradient))
 
     def _reduce(self, i: int) -> None:  # noqa: ARG002
         self._reduction.finish()
-
-
-def _values(boundary: Boundary, features: Tensor) -> np.ndarray:
-    return boundary.in_memory_order(features).numpy()

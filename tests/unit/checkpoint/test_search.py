@@ -63,7 +63,7 @@ def test_an_unsupported_format_is_refused_in_one_line_that_names_both(tmp_path: 
                 find(name, tmp_path)
             assert str(error.value) == (
                 f'unsupported checkpoint format: {path} has "vigmpi checkpoint {number}", this '
-                f'version reads "vigmpi checkpoint 4". Use the path of another checkpoint, or omit '
+                f'version reads "vigmpi checkpoint 5". Use the path of another checkpoint, or omit '
                 f"--resume to start from the beginning."
             )
 

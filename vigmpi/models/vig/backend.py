@@ -13,13 +13,15 @@ class ConvNorm(nn.Sequential):
 
     Args:
         activation: "none", "relu" or "gelu"; "none" if a residual is added.
+        matmul: library of the products, for backends that have a choice.
     """
 
     def __init__(
-        self, conv: Conv2dBeforeNorm, norm: MicroBatchNorm, activation: str = "none"
+        self, conv: Conv2dBeforeNorm, norm: MicroBatchNorm, activation: str, matmul: str
     ) -> None:
         super().__init__(conv, norm)
         self.activation = activation
+        self.matmul = matmul
 
     def forward(
         self, features: Tensor, residual: Tensor | None = None, factor: Tensor | None = None
@@ -59,8 +61,10 @@ class Backend(NamedTuple):
             outputs and values per image to a pointwise layer, the number of channels, of nodes per
             image and of neighbours.
         nearest: search for neighbours; see `graphs.neighbours.nearest`.
+        matmul: see `ModelConfig`.
     """
 
     conv_norm: type[ConvNorm]
     convolutions: dict[str, type[nn.Module]]
     nearest: Callable[..., Tensor]
+    matmul: str = "blas"

@@ -34,6 +34,7 @@ class Stem(nn.Module):
         shape: channels, height and width of the map of nodes.
         strided: function that returns the convolutions.
         activation: activation of all but the last.
+        bf16: true if features are bfloat16 from here on.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class Stem(nn.Module):
         shape: tuple[int, ...],
         strided: MakeStrided,
         activation: str,
+        *,
+        bf16: bool,
     ) -> None:
         super().__init__()
+        self._bf16 = bf16
         self.pos_embed = nn.Parameter(torch.zeros(1, *shape))
         num_nodes = shape[1] * shape[2]
         layers: list[ConvNorm] = []
@@ -64,9 +68,11 @@ class Stem(nn.Module):
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map images [images, 3, height, width] to [images, channels, height, width] of nodes."""
+        if self._bf16:
+            features = features.bfloat16()
         for layer in self._layers:
             features = layer(features)
-        return features + self.pos_embed
+        return features + self.pos_embed.to(features.dtype)
 
 
 class Downsample(nn.Module):
@@ -103,7 +109,8 @@ class PerceptronHead(nn.Module):
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map features [images, channels, height, width] to logits [images, classes]."""
-        pooled = features.mean(dim=(2, 3), keepdim=True)
+        dtype = next(self.parameters()).dtype
+        pooled = features.mean(dim=(2, 3), keepdim=True, dtype=dtype)
         for layer in self.children():
             pooled = layer(pooled)
         return pooled.flatten(1)
@@ -120,4 +127,5 @@ class LinearHead(nn.Module):
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map features [images, channels, height, width] to logits [images, classes]."""
-        return self.linear(self.act(self.norm(features.mean(dim=(2, 3)))))
+        pooled = features.mean(dim=(2, 3), dtype=self.linear.weight.dtype)
+        return self.linear(self.act(self.norm(pooled)))

@@ -51,7 +51,7 @@ class FusedConvNorm(ConvNorm):
         factor: Tensor | None = None,
     ) -> Tensor | Activated:
         conv, norm = _parts(self)
-        z = _convolve(conv, features)
+        z = _convolve(self, features)
         # The norm subtracts the bias of the convolution again.
         bias = 0 if conv.bias is None else conv.bias.detach().double().numpy()
         running = None
@@ -72,14 +72,21 @@ class FusedConvNorm(ConvNorm):
         return activated.compute() if self.activation == "none" else activated
 
 
-def _convolve(conv: Conv2dBeforeNorm, features: Tensor | Activated) -> Tensor:
-    if conv.kernel_size != (1, 1):
-        x = features.compute() if isinstance(features, Activated) else features
-        return F.conv2d(x, conv.weight, None, conv.stride, conv.padding)
-    weight = conv.weight.flatten(1)
+def _convolve(layer: FusedConvNorm, features: Tensor | Activated) -> Tensor:
+    conv, _ = _parts(layer)
+    if conv.kernel_size == (1, 1):
+        return _product(layer, features, conv.weight, conv.groups)
+    x = features.compute() if isinstance(features, Activated) else features
+    return F.conv2d(x, conv.weight.to(x.dtype), None, conv.stride, conv.padding)
+
+
+def _product(layer: ConvNorm, features: Tensor | Activated, weight: Tensor, groups: int) -> Tensor:
+    """Return the 1x1 convolution of features with some weights of a layer."""
+    z = features.z if isinstance(features, Activated) else features
+    arguments = weight.flatten(1).to(z.dtype), groups, layer.matmul
     if isinstance(features, Activated):
-        return pointwise_of_norm(*features, weight, conv.groups)
-    return pointwise(features, weight, conv.groups)
+        return pointwise_of_norm(*features, *arguments)
+    return pointwise(z, *arguments)
 
 
 class MaxRelative(reference.MaxRelative):
@@ -92,9 +99,9 @@ class EdgeConv(reference.EdgeConv):
         conv, norm = _parts(self.nn)
         channels, groups = x.shape[1], conv.groups // 2
         weight_x, weight_difference = conv.weight.split(channels)
-        own = F.conv2d(x, weight_x, groups=groups)
-        p = F.conv2d(y, weight_difference, groups=groups)
-        q = F.conv2d(x, weight_difference, groups=groups)
+        own = _product(self.nn, x, weight_x, groups)
+        p = _product(self.nn, y, weight_difference, groups)
+        q = _product(self.nn, x, weight_difference, groups)
 
         def moments() -> tuple[Tensor, Tensor]:
             pairs = zip(_node_moments(own), graph.edge_moments(p, q), strict=True)
@@ -112,23 +119,23 @@ class EdgeConv(reference.EdgeConv):
         largest = activated(graph.maximum(p, x) - q)
         smallest = activated(graph.minimum(p, x) - q)
         first = activation(torch.addcmul(_column(b), _column(a), own))
-        return torch.cat([first, torch.maximum(largest, smallest)], dim=1)
+        return torch.cat([first, torch.maximum(largest, smallest)], dim=1).to(x.dtype)
 
 
 class GraphSage(reference.GraphSage):
     def _gathered(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         conv, norm = _parts(self.nn1)
         activation = reference.ACTIVATIONS[self.nn1.activation]
-        values = F.conv2d(y, conv.weight, groups=conv.groups)
+        values = _product(self.nn1, y, conv.weight, conv.groups).to(norm.weight.dtype)
 
         def moments() -> tuple[Tensor, Tensor]:
-            degrees = graph.in_degrees(y)
+            degrees = graph.in_degrees(values)
             mean = (degrees * values).sum(dim=(0, 2, 3)) / graph.num_edges
             centred = values - _column(mean)
             return mean, (degrees * centred.square()).sum(dim=(0, 2, 3)) / graph.num_edges
 
         scale, offset = _scale_and_offset(conv, norm, graph.num_edges, moments)
-        return graph.maximum(activation(_column(scale) * values + _column(offset)), x)
+        return graph.maximum(activation(_column(scale) * values + _column(offset)), x).to(x.dtype)
 
 
 class Gin(reference.Gin):
@@ -173,8 +180,8 @@ def _scale_and_offset(
 
 def _node_moments(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel, which are those over equally many edges."""
-    variance, mean = torch.var_mean(values, dim=(0, 2, 3), correction=0)
-    return mean.double(), variance.double()
+    variance, mean = torch.var_mean(values.double(), dim=(0, 2, 3), correction=0)
+    return mean, variance
 
 
 def _column(values: Tensor) -> Tensor:

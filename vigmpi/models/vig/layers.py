@@ -29,10 +29,12 @@ def vig_layers(
         backend: "fast", or "reference" (plain torch operations).
         seed: seed of the initial weights and of drop path.
     """
-    operations = OPERATIONS[backend]
+    operations = OPERATIONS[backend]._replace(matmul=config.matmul)
+    bf16 = config.precision == "bf16"
+    dtype = torch.bfloat16 if bf16 else torch.get_default_dtype()
     height, width = (side // variant.patch for side in config.image_size)
     maps = [
-        Boundary((channels, height >> level, width >> level), channels_last=True)
+        Boundary((channels, height >> level, width >> level), dtype, channels_last=True)
         for level, channels in enumerate(variant.channels)
     ]
     layers: list[Layer] = []
@@ -54,7 +56,7 @@ def vig_layers(
 
         layers.append(Layer(name, build, inputs, outputs, prefix, is_block, min_images=min_images))
 
-    add("stem", "", maps[0], partial(make_stem, variant, maps[0].shape, operations))
+    add("stem", "", maps[0], partial(make_stem, variant, maps[0].shape, operations, bf16=bf16))
     for block in range(variant.num_blocks):
         level = variant.level(block)
         if block > 0 and level > variant.level(block - 1):
@@ -74,13 +76,17 @@ def _activation(variant: Variant) -> str:
     return "relu" if variant.relu else "gelu"
 
 
-def make_stem(variant: Variant, shape: tuple[int, ...], backend: Backend) -> nn.Module:
+def make_stem(
+    variant: Variant, shape: tuple[int, ...], backend: Backend, *, bf16: bool = False
+) -> nn.Module:
     """Return a stem.
 
     Args:
         shape: channels, height and width of its output.
+        bf16: true if the features are bfloat16 from here on.
     """
-    return Stem(variant.stem, shape, partial(_strided, variant, backend), _activation(variant))
+    strided = partial(_strided, variant, backend)
+    return Stem(variant.stem, shape, strided, _activation(variant), bf16=bf16)
 
 
 def make_downsample(
@@ -106,7 +112,7 @@ def _strided(
     activation: str = "none",
 ) -> ConvNorm:
     conv = Conv2dBeforeNorm(inputs, outputs, 3, stride, padding=1, bias=variant.bias)
-    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_pixels), activation)
+    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_pixels), activation, backend.matmul)
 
 
 def _pointwise(
@@ -120,7 +126,7 @@ def _pointwise(
     activation: str = "none",
 ) -> ConvNorm:
     conv = Conv2dBeforeNorm(inputs, outputs, 1, groups=groups, bias=variant.bias)
-    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_values), activation)
+    return backend.conv_norm(conv, MicroBatchNorm(outputs, num_values), activation, backend.matmul)
 
 
 def _block(

@@ -119,7 +119,7 @@ class Gin(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         """Map the nodes [images, channels, height, width] to twice as many channels."""
-        return self.nn((1 + self.eps) * x + self._sum(x, y, graph))
+        return self.nn(((1 + self.eps) * x + self._sum(x, y, graph)).to(x.dtype))
 
     def _sum(self, x: Tensor, y: Tensor, graph: Neighbours) -> Tensor:
         return graph.gather(y).sum(dim=-1).reshape(x.shape)
