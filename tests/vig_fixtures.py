@@ -33,8 +33,9 @@ WHOLE_MODELS = {
     "vig_mini_mr_nodil_relu": ("vig_mini_nodil_relu", "mr"),
     "pvig_mini_mr": ("pvig_mini", "mr"),
 }
+OPTIONS = ("conv", "drop_path", "precision", "matmul")
 SMALL_MODELS = {
-    name: ModelEntry(f"tests.vig_fixtures:{name}", "small", ("conv", "drop_path"), multiple)
+    name: ModelEntry(f"tests.vig_fixtures:{name}", "small", OPTIONS, multiple)
     for name, multiple in (
         ("vig_mini", 16),
         ("vig_mini_9blocks", 16),

@@ -1,104 +1,148 @@
-"""Seconds and memory of a training step of every model, for both backends.
+"""Seconds and memory of training steps of the models, for all backends and precisions.
 
-    python -m analysis.bench.models [--models NAME ...] [--images N] [--rounds N] [--output FILE]
+    python -m analysis.bench.models [SECTION ...] [--rounds N] [--output FILE]
 
-A step is a forward and a backward pass of one mini-batch on one thread, at the image size for which
-the model was published. The backends take turns, each in a process of its own.
+A step is a forward and a backward pass of 8 images. Both sides of a comparison take turns, each in
+a process of its own. The sections are `steps` (whole models), `graphers` (the first half of a block
+alone) and `growth` (over image side, neighbours and width, with the share of the search).
 """
 
 import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from analysis.bench.against import processor
-from vigmpi.host import prepare_process
-from vigmpi.models import MODELS, build
+from analysis.bench.model_step import Case, Step, StepProcess
+from vigmpi.models import MODELS
 
-BACKENDS = ("reference", "fast")
+_BACKENDS: dict[str, dict[str, Any]] = {
+    "reference": {"backend": "reference"},
+    "fast": {"backend": "fast"},
+    "bf16": {"precision": "bf16"},
+}
+_GRAPHERS = {"vig_ti": (0, 5, 11), "vig_s": (11,), "pvig_ti": (0, 2, 4, 10)}
+_SIDES = (64, 128, 224, 320, 448)
+
+
+class Comparison(NamedTuple):
+    """Cases that take turns, by the name of the side, and the number of warm-up steps."""
+
+    sides: Mapping[str, Case]
+    warm_up: int = 1
+
+
+def steps() -> dict[str, Comparison]:
+    comparisons = {}
+    for threads in (1, 2):
+        for name, entry in MODELS.items():
+            if "precision" in entry.options and (threads == 1 or name in _GRAPHERS):
+                sides = {
+                    side: Case(name, threads=threads, **options)
+                    for side, options in _BACKENDS.items()
+                }
+                comparisons[f"{name}, {threads} threads"] = Comparison(sides)
+    return comparisons
+
+
+def graphers() -> dict[str, Comparison]:
+    return {
+        f"{name} block {block}, {threads} threads": Comparison(
+            {
+                side: Case(name, threads=threads, grapher=block, **_BACKENDS[side])
+                for side in ("reference", "fast")
+            },
+            warm_up=2,
+        )
+        for threads in (1, 2)
+        for name, blocks in _GRAPHERS.items()
+        for block in blocks
+    }
+
+
+def growth() -> dict[str, Comparison]:
+    cases = {
+        **{
+            f"{name}, side {side}": Case(name, side=side, images=max(2, 8 * 224**2 // side**2))
+            for name in ("vig_ti", "pvig_ti")
+            for side in _SIDES
+        },
+        **{f"k {k}": Case("isotropic", k=k) for k in (5, 9, 18, 36)},
+        **{f"width {width}": Case("isotropic", width=width) for width in (96, 192, 384, 768)},
+    }
+    return {name: Comparison({"fast": case}) for name, case in cases.items()}
+
+
+SECTIONS = {"steps": steps, "graphers": graphers, "growth": growth}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.bench.models",
-        description="Time a training step of every model with both backends.",
+        description="Time training steps of the models.",
     )
-    parser.add_argument("--models", nargs="+", default=[*MODELS], help="models to time")
-    parser.add_argument("--images", type=int, default=8, help="images per step")
-    parser.add_argument("--rounds", type=int, default=5, help="number of timed steps")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="steps, graphers or growth")
+    parser.add_argument("--models", nargs="+", help="names of the comparisons begin with these")
+    parser.add_argument("--rounds", type=int, default=7, help="number of timed steps")
     parser.add_argument("--output", type=Path, default=Path("models.h5"), help="HDF5 file to write")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        name, backend = arguments.one
-        print(json.dumps(steps(name, backend, arguments.images, arguments.rounds)))
-        return
-    with h5py.File(arguments.output, "w") as file:
-        file.attrs.update(processor=processor(), cores=os.cpu_count(), threads=1)
-        file.attrs.update(images=arguments.images)
-        for name in arguments.models:
-            for backend in BACKENDS:
-                command = [sys.executable, "-m", "analysis.bench.models", *sys.argv[1:]]
-                output = subprocess.run(
-                    [*command, "--one", name, backend], check=True, capture_output=True, text=True
-                ).stdout
-                seconds, memory_bytes = json.loads(output)
-                dataset = file.create_dataset(f"{name}/{backend}", data=seconds)
-                dataset.attrs.update(unit="s", added_bytes=memory_bytes)
-        print(table(file))
-    print(f"\n{arguments.rounds} steps of {arguments.images} images; {processor()}, one thread")
-    print(f"results: {arguments.output}")
+    unknown = set(arguments.sections).difference(SECTIONS)
+    if unknown:
+        parser.error(f"unknown section: {', '.join(unknown)}. Use {', '.join(SECTIONS)}.")
+    with h5py.File(arguments.output, "a") as file:
+        for section in arguments.sections or SECTIONS:
+            if section in file:
+                del file[section]
+            group = file.create_group(section, track_order=True)
+            group.attrs.update(processor=processor(), cores=os.cpu_count())
+            for name, comparison in SECTIONS[section]().items():
+                if arguments.models and not name.startswith(tuple(arguments.models)):
+                    continue
+                found = measure(comparison, arguments.rounds)
+                write(group.create_group(name, track_order=True), comparison, found)
+                print(line(name, group[name]), flush=True)
+    print(f"\n{arguments.rounds} steps; {processor()}; results: {arguments.output}")
 
 
-def steps(name: str, backend: str, num_images: int, rounds: int) -> tuple[list[float], int]:
-    """Return the seconds of each step, and the bytes by which memory grew after all imports."""
-    prepare_process()
-    torch.set_num_threads(1)
-    entry = MODELS[name]
-    if backend == "reference" and name == "study":
-        import torch_geometric.nn  # noqa: F401, PLC0415 (its import is not memory of the model)
-    before = peak_bytes()
-    model = build(
-        name, backend=backend, num_classes=entry.num_classes, image_size=entry.image_size
-    ).train()
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(num_images, 3, *entry.image_size, generator=generator)
-    labels = torch.arange(num_images) % entry.num_classes
-    seconds = []
-    for _ in range(rounds + 1):
-        model.zero_grad()
-        start = time.perf_counter()
-        F.cross_entropy(model(images), labels).backward()
-        seconds.append(time.perf_counter() - start)
-    return seconds[1:], peak_bytes() - before
+def measure(comparison: Comparison, rounds: int) -> dict[str, list[Step]]:
+    """Return the timed steps of every side."""
+    processes = {side: StepProcess(case) for side, case in comparison.sides.items()}
+    found: dict[str, list[Step]] = {side: [] for side in processes}
+    for _ in range(comparison.warm_up + rounds):
+        for side, process in processes.items():
+            found[side].append(process.step())
+    for process in processes.values():
+        process.close()
+    return {side: values[comparison.warm_up :] for side, values in found.items()}
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def write(group: h5py.Group, comparison: Comparison, found: dict[str, list[Step]]) -> None:
+    for side, values in found.items():
+        dataset = group.create_dataset(side, data=[step.seconds for step in values])
+        search_s = float(np.median([step.search_s for step in values]))
+        case = comparison.sides[side]
+        dataset.attrs.update(unit="s", search_s=search_s, added_bytes=values[-1].added_bytes)
+        dataset.attrs.update(images=case.images, threads=case.threads)
 
 
-def table(file: h5py.File) -> str:
-    """Return a Markdown table of the median seconds and the memory that a step adds."""
-    lines = [
-        "| model | reference, s | fast, s | reference, GiB | fast, GiB |",
-        "|---" * 5 + "|",
-    ]
-    for name, group in file.items():
-        seconds = " | ".join(f"{np.median(group[backend]):.3f}" for backend in BACKENDS)
-        memory = " | ".join(
-            f"{group[backend].attrs['added_bytes'] / 2**30:.2f}" for backend in BACKENDS
+def line(name: str, group: h5py.Group) -> str:
+    """Return a row of a table: medians, memory, and the first side's seconds over the others'."""
+    sides = list(group.values())
+    first = np.median(sides[0])
+    cells = [name]
+    for side in sides:
+        seconds, gib = np.median(side), side.attrs["added_bytes"] / 2**30
+        images = side.attrs["images"]
+        share = side.attrs["search_s"] / seconds
+        cells.append(
+            f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB, "
+            f"search {share:.0%}, x{first / seconds:.2f}"
         )
-        lines.append(f"| {name} | {seconds} | {memory} |")
-    return "\n".join(lines)
+    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights
 from tests.weights import weights as tensors_of
 from vigmpi.checkpoint.search import find
+from vigmpi.host import matmul_library
 from vigmpi.models import MODELS, build
 from vigmpi.phase import Phase
 
@@ -215,6 +216,16 @@ def test_models_are_listed_with_their_layers() -> None:
         (("--replace-head",), "--replace-head without weights"),
         (("--model", "vig_ti", "--stages", "1", "--split", "13"), "12 blocks"),
         (("models", "--conv", "gin"), "option without a model"),
+        (
+            ("--precision", "bf16"),
+            "--precision bf16 for --model study. Omit --precision, or use one of these models: "
+            "vig_ti",
+        ),
+        (("--matmul", "onednn"), "--matmul onednn for --model study"),
+        (
+            ("--model", "vig_cifar", "--precision", "bf16", "--backend", "reference"),
+            "--precision bf16 for --backend reference. Use --backend fast",
+        ),
     ],
 )
 def test_invalid_options_of_models(arguments: tuple[str, ...], message: str) -> None:
@@ -223,6 +234,44 @@ def test_invalid_options_of_models(arguments: tuple[str, ...], message: str) -> 
     [line] = [text for text in done.stderr.splitlines() if "vigmpi" in text]
     assert message in line
     assert line.endswith(".")
+
+
+def test_precision_and_library_are_recorded_and_kept_when_a_run_is_resumed(tmp_path: Path) -> None:
+    options = ("--model", "vig_cifar", "--dataset", "digits", "--batch-size", "8", "--chunks", "2")
+    steps = ("--steps", "2", "--test-steps", "1", "--threads", "1", "--progress", "off")
+    precision = ("--precision", "bf16", "--matmul", "onednn")
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    run(*options, *steps, *precision, "--epochs", "2", "--record", str(one))
+    run(
+        *options,
+        *steps,
+        *precision,
+        "--epochs",
+        "1",
+        "--record",
+        str(two),
+        "--stages",
+        "2",
+        ranks=2,
+    )
+    resumed = ("--resume", str(two.with_suffix(".checkpoints")), "--epochs", "2", "--threads", "1")
+    run(*resumed, "--record", str(two), ranks=2)
+    assert_equal_weights(newest(two), newest(one))
+    with h5py.File(two) as file:
+        settings = dict(file["configuration"].attrs)
+        assert (settings["precision"], settings["matmul"]) == ("bf16", "onednn")
+    image = torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    checkpoint = ("--checkpoint", str(two.with_suffix(".checkpoints")))
+    run("predict", *checkpoint, str(tmp_path / "a.png"))
+    other = ("--precision", "fp32", "--matmul", "blas", "--record", str(tmp_path / "e.h5"))
+    run("evaluate", *checkpoint, *other)
+
+
+def test_without_an_option_the_library_is_that_of_the_processor(one_rank: Path) -> None:
+    with h5py.File(one_rank) as file:
+        assert file["configuration"].attrs["matmul"] == matmul_library()
+        assert file["configuration"].attrs["precision"] == "fp32"
 
 
 def test_a_measured_split_on_one_stage_can_be_resumed(tmp_path: Path) -> None:

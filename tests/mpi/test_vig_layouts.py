@@ -1,7 +1,9 @@
 """ViG models in several layouts on real ranks."""
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +33,15 @@ class Pictures(Noise):
 
 
 def make(
-    topology: Topology, layout: Layout, batch_size: int, model: str, side: int, cuts: Split
+    topology: Topology,
+    layout: Layout,
+    batch_size: int,
+    model: str,
+    side: int,
+    cuts: Split,
+    options: Mapping[str, Any] = {},
 ) -> Training:
-    config = ModelConfig(image_size=(side, side), drop_path=0.2)
+    config = ModelConfig(image_size=(side, side), drop_path=0.2, **options)
     return make_training(
         topology,
         layout,
@@ -66,12 +74,14 @@ def assert_every_block_has_a_choice(training: Training) -> None:
             assert k * dilation < height * width // reduction**2
 
 
-def train(folder: str, model: str, side: int, splits: list[Split], num_steps: int) -> None:
+def train(
+    folder: str, model: str, side: int, splits: list[Split], num_steps: int, options: dict[str, str]
+) -> None:
     """Train with each split and save the losses and the weights."""
     for index, cuts in enumerate(splits):
         layout = Layout(len(cuts) + 1, 1, CHUNKS)
         if topology := on_first_ranks(layout):
-            training = make(topology, layout, BATCH_SIZE, model, side, cuts)
+            training = make(topology, layout, BATCH_SIZE, model, side, cuts, options)
             assert_every_block_has_a_choice(training)
             before = {name: t.clone() for name, t in training.model.trainable_parameters()}
             losses = steps(training, topology, num_steps)
@@ -91,18 +101,33 @@ def load(folder: Path, index: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("model", "side", "splits", "num_steps"),
+    ("model", "side", "splits", "num_steps", "options"),
     [
-        ("vig_cifar", 32, [(), ("block 1",)], 20),
-        pytest.param("vig_cifar", 32, [(), ("stem", "block 3")], 20, marks=pytest.mark.slow),
-        pytest.param("vig_ti", 128, [(), ("block 0", "block 10")], 6, marks=pytest.mark.slow),
-        pytest.param("pvig_ti", 192, [(), ("stem", "downsample 2")], 6, marks=pytest.mark.slow),
+        ("vig_cifar", 32, [(), ("block 1",)], 20, {}),
+        ("vig_cifar", 32, [(), ("stem", "block 3")], 20, {"precision": "bf16"}),
+        *(
+            pytest.param(model, side, splits, 6, options, marks=pytest.mark.slow)
+            for model, side, splits, options in (
+                ("vig_cifar", 32, [(), ("stem", "block 3")], {"matmul": "onednn"}),
+                ("vig_ti", 128, [(), ("block 0", "block 10")], {}),
+                ("pvig_ti", 192, [(), ("stem", "downsample 2")], {}),
+                ("pvig_ti", 96, [(), ("block 1", "downsample 3")], {"precision": "bf16"}),
+                ("vig_ti", 64, [(), ("block 3",)], {"precision": "bf16", "conv": "edge"}),
+            )
+        ),
     ],
 )
 def test_losses_and_weights_are_bitwise_identical_for_any_split(
-    on_ranks: OnRanks, tmp_path: Path, model: str, side: int, splits: list[Split], num_steps: int
+    on_ranks: OnRanks,
+    tmp_path: Path,
+    model: str,
+    side: int,
+    splits: list[Split],
+    num_steps: int,
+    options: dict[str, str],
 ) -> None:
     arguments = {"model": model, "side": side, "splits": splits, "num_steps": num_steps}
+    arguments["options"] = options
     ranks = 1 + max(map(len, splits))
     on_ranks(ranks, train, timeout=500, folder=str(tmp_path), **arguments)
     expected = load(tmp_path, 0)

@@ -14,6 +14,7 @@ from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
 from vigmpi.datasets.order import images_left, num_mini_batches
+from vigmpi.host import has_bfloat16_instructions
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS
@@ -31,6 +32,11 @@ _SINGLE_IMAGE = (
     "warning: some training micro-batches hold a single image: --batch-size {}, --chunks {}. "
     "Use fewer --chunks or a larger --batch-size, because batch norm leaves no signal of a single "
     "image and the blocks learn nothing from it."
+)
+
+_SLOW_BFLOAT16 = (
+    "warning: --precision bf16 on a processor without bfloat16 instructions: products take longer "
+    "than in fp32. Use --precision fp32, unless memory or messages are the limit."
 )
 
 
@@ -162,6 +168,8 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
         f"memory: forecast peak {gib(forecast.host)} on this host, {gib(forecast.available)} "
         f"available; {gib(ranks['forecast_rss_bytes'].max())} on the largest rank"
     )
+    if config.precision == "bf16" and not has_bfloat16_instructions():
+        yield _SLOW_BFLOAT16
     if config.start:
         yield from (f"warning: checkpoint skipped: {reason}." for reason in config.start.skipped)
         yield from (f"note: {note}." for note in config.start.notes)

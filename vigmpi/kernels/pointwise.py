@@ -23,7 +23,7 @@ def product(
         out: memory that "blas" uses for the result.
     """
     if matmul == "onednn" and x.dtype is torch.float32:
-        return _onednn_product(x, weight, groups)
+        return onednn_product(x, weight, groups)
     parts = (part.T for part in weight.chunk(groups))
     return _products(x, parts, groups, out, len(weight))
 
@@ -34,7 +34,7 @@ def product_adjoint(
     """Return the gradient of x, given that of the product; see there."""
     if matmul == "onednn" and gradient.dtype is torch.float32:
         adjoint = weight.unflatten(0, (groups, -1)).mT.flatten(0, 1)
-        return _onednn_product(gradient, adjoint, groups)
+        return onednn_product(gradient, adjoint, groups)
     return _products(gradient, weight.chunk(groups), groups, out, groups * weight.shape[1])
 
 
@@ -50,7 +50,7 @@ def _products(
     return out
 
 
-def _onednn_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+def onednn_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     image = x[:, :, None].permute(0, 3, 1, 2)  # channels-last
     kernel, padding, ones = weight[:, :, None, None], [0, 0], [1, 1]
     convolve = torch.ops.aten.mkldnn_convolution

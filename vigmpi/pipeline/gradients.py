@@ -18,7 +18,8 @@ def gradient_buckets(model: Model) -> list[Tensor]:
     ]
     sizes = [sum(p.numel() for p in parameters) for parameters in by_layer]
     strides = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
-    flat = torch.zeros(sum(strides), dtype=model.layers[0].inputs.dtype)
+    dtypes = {parameter.dtype for parameters in by_layer for parameter in parameters}
+    flat = torch.zeros(sum(strides), dtype=dtypes.pop() if dtypes else None)
     buckets = [padded[:size] for padded, size in zip(flat.split(strides), sizes, strict=True)]
     for parameters, bucket in zip(by_layer, buckets, strict=True):
         views = bucket.split([p.numel() for p in parameters])

@@ -85,7 +85,7 @@ def outputs(case: Case, fused: bool, kind: str, activation: str, training: bool)
             return activated_norm(*arguments)
         if kind == "residual":
             return add_to_residual(case.residual, *arguments, factor)
-        return pointwise_of_norm(*arguments, case.weight, groups)
+        return pointwise_of_norm(*arguments, case.weight, groups, "blas")
     normalised = plain_norm(case, running)
     if kind == "residual":
         return case.residual + factor.to(normalised.dtype)[:, None, None, None] * normalised
@@ -147,7 +147,7 @@ def test_fp32_is_as_accurate_as_plain_operations(kind: str, activation: str) -> 
 def test_products_and_their_gradients_equal_those_of_a_convolution(groups: int) -> None:
     case = make(torch.float64, 0.0, groups)
     inputs = case.z, case.weight
-    found = pointwise(*inputs, groups)
+    found = pointwise(*inputs, groups, "blas")
     expected = F.conv2d(case.z, case.weight[:, :, None, None], groups=groups)
     torch.testing.assert_close(found, expected)
     gradient = torch.randn_like(expected)

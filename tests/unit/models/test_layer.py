@@ -31,16 +31,21 @@ def test_features_get_the_strides_of_a_new_tensor(
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_message_holds_the_features_in_memory_order(channels_last: bool) -> None:
-    boundary = Boundary((3, 4, 5), channels_last=channels_last)
-    features = boundary.conform(torch.rand(2, 3, 4, 5))
-    message = boundary.in_memory_order(features)
-    assert message.is_contiguous()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_message_holds_the_features_in_memory_order(
+    dtype: torch.dtype, channels_last: bool
+) -> None:
+    boundary = Boundary((3, 4, 5), dtype, channels_last=channels_last)
+    features = boundary.conform(torch.rand(2, 3, 4, 5).to(dtype))
+    message = boundary.to_message(features)
+    assert message.flags.c_contiguous
+    assert message.dtype == boundary.numpy_dtype
     assert message.shape == (2, *boundary.memory_shape)
-    received = boundary.from_memory_order(torch.from_numpy(message.numpy().copy()))
+    assert message.nbytes == 2 * boundary.image_bytes
+    received = boundary.from_message(message.copy())
     assert torch.equal(received, features)
     assert received.stride() == features.stride()
-    assert boundary.image_bytes == 4 * 3 * 4 * 5
+    assert boundary.image_bytes == dtype.itemsize * 3 * 4 * 5
 
 
 class Scaled(nn.Module):

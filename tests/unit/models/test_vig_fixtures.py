@@ -1,7 +1,8 @@
 """The ViG family against results of the published code, in float64 and on replayed graphs."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 
 from tests import vig_recipe
 from tests.vig_fixtures import WHOLE_MODELS, Fixture, load, statistics
+from vigmpi.graphs import neighbours
+from vigmpi.kernels import norm_activation
+from vigmpi.kernels.threads import over_images
 from vigmpi.models import build
 from vigmpi.models.layer import MicroBatch
 from vigmpi.models.model import Model
@@ -110,6 +114,55 @@ def test_a_model_equals_the_published_code(name: str, backend: str) -> None:
     state = model.state_dict()
     for key, row in fixture.group("bn_after_f64"):
         assert_close(statistics(state[key]), row, FLOAT64)
+
+
+_KERNELS = {
+    "mr": {"max_relative", "max_relative_adjoint"},
+    "edge": {"extreme", "extreme_adjoint", "edge_sums", "edge_sums_adjoint"},
+    "sage": {"extreme", "extreme_adjoint"},
+    "gin": {"neighbour_sum", "neighbour_sum_adjoint"},
+}
+_COMMON = {"nearest", "sums", "normalise", "add_normalised", "adjoint", "dots", "blend"}
+
+
+@pytest.mark.parametrize("conv", _KERNELS)
+def test_the_compiled_kernels_compute_the_fixtures_in_float64(
+    conv: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All kernels run, none falls back, and an altered kernel changes the result."""
+    name = next(key for key, (_, each) in WHOLE_MODELS.items() if each == conv)
+    fixture = Fixture(name)
+    images = torch.from_numpy(vig_recipe.image(vig_recipe.SEED, fixture.text("input_shape")))
+    called: dict[str, int] = {}
+    altered = ""
+
+    def counting(kernel: Callable[..., Any], num_images: int, *arguments: Any) -> None:
+        assert all(
+            array.dtype in (np.float64, np.int64, np.uint8)
+            for array in arguments
+            if isinstance(array, np.ndarray)
+        )
+        called[kernel.__name__] = called.get(kernel.__name__, 0) + 1
+        over_images(kernel, num_images, *arguments)
+        if kernel.__name__ == altered:
+            outputs = [array for array in arguments if isinstance(array, np.ndarray)]
+            # The last array is the result, or the winners' ranks behind it.
+            outputs[-2 if outputs[-1].dtype == np.uint8 else -1][...] += 1
+
+    for module in (norm_activation, neighbours):
+        monkeypatch.setattr(module, "over_images", counting)
+
+    def results() -> Tensor:
+        model = make(fixture, name, "fast").train()
+        logits = model(images)
+        F.cross_entropy(logits, torch.arange(len(images))).backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        return torch.cat([logits.detach().flatten(), *gradients])
+
+    expected = results()
+    assert called.keys() == _COMMON | _KERNELS[conv]
+    for altered in (_COMMON | _KERNELS[conv]) - {"nearest"}:  # other rows would not exist
+        assert not results().equal(expected), altered
 
 
 @pytest.mark.parametrize("name", WHOLE_MODELS)

@@ -77,6 +77,7 @@ def _convolve(layer: FusedConvNorm, features: Tensor | Activated) -> Tensor:
     if conv.kernel_size == (1, 1):
         return _product(layer, features, conv.weight, conv.groups)
     x = features.compute() if isinstance(features, Activated) else features
+    x = x.contiguous(memory_format=torch.channels_last)  # images are not
     return F.conv2d(x, conv.weight.to(x.dtype), None, conv.stride, conv.padding)
 
 

@@ -1,0 +1,156 @@
+"""Steps of a ViG in a process of its own, one for every line that the process reads.
+
+`StepProcess` starts such a process. Several of them can take turns, so that all sides of a
+comparison see the same state of the machine, and each has its own memory.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from vigmpi.host import peak_rss_bytes, prepare_process
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a process computes.
+
+    Attributes:
+        model: key of `MODELS`, or "isotropic" for 12 blocks of `width` channels and `k` neighbours.
+        side: height and width of an image in pixels; 0 for the published size.
+        images: number of images of a step.
+        grapher: index of the block of whose Grapher alone a step consists, or None.
+    """
+
+    model: str
+    backend: str = "fast"
+    precision: str = "fp32"
+    threads: int = 1
+    images: int = 8
+    side: int = 0
+    k: int = 9
+    width: int = 192
+    grapher: int | None = None
+
+
+class Step(NamedTuple):
+    """Seconds of a step (forward, loss, backward) and of its search for neighbours, and memory.
+
+    Attributes:
+        added_bytes: growth of the peak resident size since the imports.
+    """
+
+    seconds: float
+    search_s: float
+    added_bytes: int
+
+
+class StepProcess:
+    def __init__(self, case: Case) -> None:
+        program = [sys.executable, "-m", "analysis.bench.model_step", json.dumps(asdict(case))]
+        self._process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def step(self) -> Step:
+        """Run one step.
+
+        Raises:
+            RuntimeError: if the process has failed.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        if not (answer := self._process.stdout.readline()):
+            raise RuntimeError(f"a benchmark process failed with status {self._process.wait()}")
+        return Step(*json.loads(answer))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def main(case: Case) -> None:
+    prepare_process()  # before torch is imported
+
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(case.threads)
+    search_s = [0.0]
+    before, step = peak_rss_bytes(), _make_step(case, search_s)
+    for _ in sys.stdin:
+        search_s[0] = 0.0
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+        print(json.dumps([seconds, search_s[0], peak_rss_bytes() - before]), flush=True)
+
+
+def _make_step(case: Case, search_s: list[float]) -> Any:
+    """Return the function of a step, which adds the seconds of the search to `search_s`."""
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from torch import Tensor  # noqa: PLC0415
+    from torch.nn import functional as F  # noqa: PLC0415
+
+    from vigmpi.models import MODELS  # noqa: PLC0415
+    from vigmpi.models.config import ModelConfig  # noqa: PLC0415
+    from vigmpi.models.layer import MicroBatch  # noqa: PLC0415
+    from vigmpi.models.model import Model, make_layers  # noqa: PLC0415
+    from vigmpi.models.vig.block import Grapher  # noqa: PLC0415
+    from vigmpi.models.vig.layers import vig_layers  # noqa: PLC0415
+    from vigmpi.models.vig.variant import isotropic  # noqa: PLC0415
+
+    published = MODELS["vig_ti" if case.model == "isotropic" else case.model]
+    size = (case.side, case.side) if case.side else published.image_size
+    config = ModelConfig(published.num_classes, size, precision=case.precision)
+    if case.model == "isotropic":
+        variant = replace(isotropic(case.width, 12), k=(case.k, case.k))
+        layers = vig_layers(variant, config, backend=case.backend)
+    else:
+        layers = make_layers(case.model, config, backend=case.backend)
+    random = torch.Generator().manual_seed(1)
+    micro_batch = MicroBatch(np.arange(case.images), 0)
+    if case.grapher is not None:
+        [layer] = [each for each in layers if each.name == f"block {case.grapher}"]
+        module: Any = layer.build().train()
+        [grapher] = [each for each in module.modules() if isinstance(each, Grapher)]
+        values = torch.randn(case.images, *layer.inputs.shape, generator=random)
+        features = layer.inputs.conform(values).requires_grad_()
+        gradient = torch.ones_like(features)
+
+        def grapher_step() -> None:
+            grapher.zero_grad()
+            features.grad = None
+            grapher(features, micro_batch).backward(gradient)
+
+        return grapher_step
+    model = Model(layers).train()
+
+    def timed(grapher: Grapher) -> Any:
+        def find(x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:
+            start = time.perf_counter()
+            index = grapher.find_nearest(x, y, micro_batch)
+            search_s[0] += time.perf_counter() - start
+            return index
+
+        return find
+
+    for module in model.modules():
+        if isinstance(module, Grapher):
+            module.find_neighbours = timed(module)
+    images = torch.rand(case.images, 3, *size, generator=random)
+    labels = torch.arange(case.images) % published.num_classes
+
+    def step() -> None:
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+
+    return step
+
+
+if __name__ == "__main__":
+    main(Case(**json.loads(sys.argv[1])))
