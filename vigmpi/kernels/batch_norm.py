@@ -28,6 +28,7 @@ from vigmpi.kernels.fused_gelu import SCALE, scaled_gelu, scaled_gelu_and_slope
 
 ACTIVATIONS = ("none", "relu", "gelu")
 
+# After a change of the polynomials in fused_gelu.py, remove numba's cache of these kernels.
 _UNSCALE, _HALF = np.float32(1 / SCALE), np.float32(0.5)
 _HALF_SCALE = np.float32(SCALE / 2)
 _PARTIAL = 16  # nodes whose sum is not yet float64
