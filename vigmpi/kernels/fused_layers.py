@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from vigmpi.kernels.arrays import as_map, rows
 from vigmpi.kernels.norm_activation import Norm, add_norm, apply_norm, norm_adjoint
 from vigmpi.kernels.pointwise import product, product_adjoint, weight_adjoint
-from vigmpi.kernels.scratch import scratch
+from vigmpi.kernels.scratch import reused, scratch
 
 
 def pointwise(features: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
@@ -97,7 +97,7 @@ class _PointwiseOfNorm(torch.autograd.Function):
         h = apply_norm(values, norm, _like("activated", values))
         dweight = weight_adjoint(g, h, groups)
         dh = product_adjoint(g, weight, groups, matmul, _like("gradient", values))
-        dz = torch.empty_like(values)
+        dz = reused(*values.shape, dtype=values.dtype)
         dgamma, dbeta = norm_adjoint(values, norm, dh, None, dz)
         return as_map(dz, z), dgamma, dbeta, dweight, None, None, None
 
@@ -114,14 +114,14 @@ class _ActivatedNorm(torch.autograd.Function):
         ctx.save_for_backward(z)
         ctx.norm = norm
         values = rows(z)
-        return as_map(apply_norm(values, norm, torch.empty_like(values)), z)
+        return as_map(apply_norm(values, norm, reused(*values.shape, dtype=values.dtype)), z)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         [z] = ctx.saved_tensors
         values = rows(z)
-        dz = torch.empty_like(values)
+        dz = reused(*values.shape, dtype=values.dtype)
         dgamma, dbeta = norm_adjoint(values, ctx.norm, rows(gradient), None, dz)
         return as_map(dz, z), dgamma, dbeta, None
 
@@ -148,7 +148,7 @@ class _AddToResidual(torch.autograd.Function):
         [z] = ctx.saved_tensors
         norm, factor = ctx.fixed
         values = rows(z)
-        dz = torch.empty_like(values)
+        dz = reused(*values.shape, dtype=values.dtype)
         dgamma, dbeta = norm_adjoint(values, norm, rows(gradient), factor, dz)
         return gradient, as_map(dz, z), dgamma, dbeta, None, None
 

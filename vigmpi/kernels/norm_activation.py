@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vigmpi.kernels import batch_norm
 from vigmpi.kernels.arrays import as_array, compute_dtype
-from vigmpi.kernels.scratch import scratch
+from vigmpi.kernels.scratch import reused, scratch
 from vigmpi.kernels.threads import over_images
 
 Vector = NDArray[np.float64]
@@ -84,7 +84,7 @@ def apply_norm(z: Tensor, norm: Norm, out: Tensor) -> Tensor:
 
 def add_norm(z: Tensor, norm: Norm, residual: Tensor, factor: Tensor) -> Tensor:
     """Return residual + factor norm(z), with a factor per image."""
-    out = torch.empty_like(z)
+    out = reused(*z.shape, dtype=z.dtype)
     vectors = norm.shift, norm.scale, norm.offset
     arrays = as_array(residual), factor.to(compute_dtype(z)).numpy(), as_array(out)
     over_images(batch_norm.add_normalised, len(z), as_array(z), *vectors, *arrays)

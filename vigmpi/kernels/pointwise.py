@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vigmpi.kernels.scratch import reused
+
 
 def product(
     x: Tensor, weight: Tensor, groups: int, matmul: str, out: Tensor | None = None
@@ -42,7 +44,7 @@ def _products(
     x: Tensor, parts: Iterable[Tensor], groups: int, out: Tensor | None, outputs: int
 ) -> Tensor:
     if out is None:
-        out = x.new_empty(*x.shape[:2], outputs)
+        out = reused(*x.shape[:2], outputs, dtype=x.dtype)
     columns = out.flatten(0, 1).chunk(groups, dim=1)
     values = x.flatten(0, 1).chunk(groups, dim=1)
     for target, left, right in zip(columns, values, parts, strict=True):
