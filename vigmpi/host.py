@@ -78,7 +78,7 @@ def matmul_library() -> str:
 def has_bfloat16_instructions() -> bool:
     """Return whether the processor multiplies bfloat16 numbers in hardware."""
     flags = f"{_processor('flags')} {_processor('Features')}".split()
-    return not {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}.isdisjoint(flags)
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def _processor(key: str) -> str:

@@ -37,9 +37,10 @@ class Case:
 
 
 class Step(NamedTuple):
-    """Seconds of a step (forward, loss, backward) and of its search for neighbours, and memory.
+    """Seconds of a step (forward and backward) and of its search for neighbours, and memory.
 
     Attributes:
+        search_s: 0 for a Grapher alone.
         added_bytes: growth of the peak resident size since the imports.
     """
 
@@ -79,8 +80,10 @@ def main(case: Case) -> None:
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(case.threads)
-    search_s = [0.0]
-    before, step = peak_rss_bytes(), _make_step(case, search_s)
+    import vigmpi.models.vig.zoo  # noqa: F401, PLC0415
+
+    search_s, before = [0.0], peak_rss_bytes()
+    step = _make_step(case, search_s)
     for _ in sys.stdin:
         search_s[0] = 0.0
         start = time.perf_counter()

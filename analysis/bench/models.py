@@ -95,14 +95,14 @@ def main() -> None:
         parser.error(f"unknown section: {', '.join(unknown)}. Use {', '.join(SECTIONS)}.")
     with h5py.File(arguments.output, "a") as file:
         for section in arguments.sections or SECTIONS:
-            if section in file:
-                del file[section]
-            group = file.create_group(section, track_order=True)
+            group = file.require_group(section)
             group.attrs.update(processor=processor(), cores=os.cpu_count())
             for name, comparison in SECTIONS[section]().items():
                 if arguments.models and not name.startswith(tuple(arguments.models)):
                     continue
                 found = measure(comparison, arguments.rounds)
+                if name in group:
+                    del group[name]
                 write(group.create_group(name, track_order=True), comparison, found)
                 print(line(name, group[name]), flush=True)
     print(f"\n{arguments.rounds} steps; {processor()}; results: {arguments.output}")
@@ -137,10 +137,11 @@ def line(name: str, group: h5py.Group) -> str:
     for side in sides:
         seconds, gib = np.median(side), side.attrs["added_bytes"] / 2**30
         images = side.attrs["images"]
-        share = side.attrs["search_s"] / seconds
+        search_s = side.attrs["search_s"]
+        share = f", search {search_s / seconds:.0%}" if search_s else ""
         cells.append(
-            f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB, "
-            f"search {share:.0%}, x{first / seconds:.2f}"
+            f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB{share}, "
+            f"x{first / seconds:.2f}"
         )
     return "| " + " | ".join(cells) + " |"
 

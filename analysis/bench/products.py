@@ -1,6 +1,6 @@
 """Seconds of the products of pointwise layers with both libraries of `--matmul`.
 
-    OMP_WAIT_POLICY=PASSIVE python -m analysis.bench.products [--model NAME] [--threads N]
+    python -m analysis.bench.products [--model NAME] [--threads N]
 
 For every shape of a model's pointwise layers, both libraries compute the product and the gradient
 of its input in turns, for 8 images. `host.matmul_library` is the rule that follows from the last
@@ -14,16 +14,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
-import numpy as np
-import torch
-from torch import nn
+from vigmpi.host import prepare_process
 
-from analysis.bench.against import processor
-from vigmpi.kernels.pointwise import product, product_adjoint
-from vigmpi.models import MODELS
-from vigmpi.models.config import MATMULS, ModelConfig
-from vigmpi.models.model import make_layers
+prepare_process()  # before torch is imported
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from analysis.bench.against import processor  # noqa: E402
+from vigmpi.kernels.pointwise import product, product_adjoint  # noqa: E402
+from vigmpi.models import MODELS  # noqa: E402
+from vigmpi.models.config import MATMULS, ModelConfig  # noqa: E402
+from vigmpi.models.model import make_layers  # noqa: E402
 
 _IMAGES = 8
 
@@ -42,7 +46,8 @@ def main() -> None:
         prog="python -m analysis.bench.products",
         description="Compare the libraries of products on a model's pointwise layers.",
     )
-    parser.add_argument("--model", default="pvig_ti", choices=[*MODELS], metavar="NAME")
+    models = [name for name, entry in MODELS.items() if "matmul" in entry.options]
+    parser.add_argument("--model", default="pvig_ti", choices=models, metavar="NAME")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--rounds", type=int, default=21, help="number of timed products")
     parser.add_argument("--output", type=Path, default=Path("products.h5"), help="HDF5 file")

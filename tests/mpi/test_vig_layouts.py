@@ -111,8 +111,8 @@ def load(folder: Path, index: int) -> dict[str, np.ndarray]:
                 ("vig_cifar", 32, [(), ("stem", "block 3")], {"matmul": "onednn"}),
                 ("vig_ti", 128, [(), ("block 0", "block 10")], {}),
                 ("pvig_ti", 192, [(), ("stem", "downsample 2")], {}),
-                ("pvig_ti", 96, [(), ("block 1", "downsample 3")], {"precision": "bf16"}),
-                ("vig_ti", 64, [(), ("block 3",)], {"precision": "bf16", "conv": "edge"}),
+                ("pvig_ti", 192, [(), ("block 1", "downsample 3")], {"precision": "bf16"}),
+                ("vig_ti", 128, [(), ("block 3",)], {"precision": "bf16", "conv": "edge"}),
             )
         ),
     ],

@@ -70,9 +70,10 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     group.comms = topology.comms
     threads = _set_threads(config, topology)
     dataset = _open_dataset(config, topology)
-    if config.matmul is None and "matmul" in MODELS[config.model].options:
-        # The same for all ranks, and kept when the run is resumed.
-        library = allgather_strings(topology.world, matmul_library())[0]
+    # The same on all ranks, and kept when the run is resumed. Ranks may have found different
+    # checkpoints, so that not all of them inherit a library.
+    library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
+    if "matmul" in MODELS[config.model].options:
         config = group.config = replace(config, matmul=library)
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)

@@ -17,6 +17,8 @@ from vigmpi.kernels import neighbourhoods
 from vigmpi.kernels.arrays import as_array, as_map, compute_dtype, rows
 from vigmpi.kernels.threads import over_images
 
+_MAX_NEIGHBOURS = 256
+
 
 def nearest(
     nodes: Tensor, candidates: Tensor, k: int, dilation: int, offsets: Tensor | None = None
@@ -52,6 +54,11 @@ class Neighbours:
     """
 
     def __init__(self, index: Tensor, num_candidates: int) -> None:
+        # The kernels check no bounds, and keep ranks in a byte.
+        if index.numel() and not 0 <= index.min() <= index.max() < num_candidates:
+            raise ValueError(f"a neighbour is none of the {num_candidates} candidates")
+        if index.shape[2] > _MAX_NEIGHBOURS:
+            raise ValueError(f"more than {_MAX_NEIGHBOURS} neighbours: {index.shape[2]}")
         self.index = index
         self._num_candidates = num_candidates
 
@@ -125,6 +132,8 @@ class _MaxRelative(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, nodes: Tensor, candidates: Tensor, index: Tensor) -> Tensor:
         x, y = rows(nodes), rows(candidates)
+        if index.shape[:2] != x.shape[:2]:
+            raise ValueError(f"graph of {tuple(index.shape[:2])} images and nodes for {x.shape}")
         out = x.new_empty(*x.shape[:2], 2 * x.shape[2])
         winners = torch.empty(x.shape, dtype=torch.uint8)
         _run(neighbourhoods.max_relative, x, y, index, out, winners)

@@ -26,9 +26,7 @@ from numba.extending import overload
 from vigmpi.kernels.bfloat16 import narrow, widen
 from vigmpi.kernels.fused_gelu import SCALE, scaled_gelu, scaled_gelu_and_slope
 
-ACTIVATIONS = ("none", "relu", "gelu")
-
-# After a change of the polynomials in fused_gelu.py, remove numba's cache of these kernels.
+# numba's cache does not see changes in fused_gelu.py and bfloat16.py: remove it after any.
 _UNSCALE, _HALF = np.float32(1 / SCALE), np.float32(0.5)
 _HALF_SCALE = np.float32(SCALE / 2)
 _PARTIAL = 16  # nodes whose sum is not yet float64
@@ -89,6 +87,7 @@ def normalise_kernel(activation: str) -> Callable[..., Any]:
 
     @njit(**_flags)
     def normalise(first, last, z, shift, scale, offset, y):  # type: ignore[no-untyped-def]
+        zero = shift.dtype.type(0)
         for image in range(first, last):
             for node in range(z.shape[1]):
                 row, target = z[image, node], y[image, node]
@@ -97,7 +96,7 @@ def normalise_kernel(activation: str) -> Callable[..., Any]:
                     if gelu:
                         u = _gelu(u)
                     if relu:
-                        u = u * 0 if u < 0 else u
+                        u = zero if u < zero else u
                     target[c] = narrow(u, y)
 
     return normalise
@@ -122,6 +121,7 @@ def activation_adjoint_kernel(activation: str) -> Callable[..., Any]:
 
     @njit(**_flags)
     def adjoint(first, last, z, shift, scale, offset, g, du):  # type: ignore[no-untyped-def]
+        zero = shift.dtype.type(0)
         for image in range(first, last):
             for node in range(z.shape[1]):
                 row, gradient, target = z[image, node], g[image, node], du[image, node]
@@ -131,7 +131,7 @@ def activation_adjoint_kernel(activation: str) -> Callable[..., Any]:
                     if gelu:
                         value *= _gelu_slope(u)
                     else:
-                        value = value if u > 0 else value * 0
+                        value = value if u > zero else zero
                     target[c] = narrow(value, du)
 
     return adjoint

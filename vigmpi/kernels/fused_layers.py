@@ -20,7 +20,7 @@ def pointwise(features: Tensor, weight: Tensor, groups: int, matmul: str) -> Ten
     """Return the 1x1 convolution of a map.
 
     Args:
-        weight: [outputs, channels / groups].
+        weight: [outputs, channels / groups], rounded to the type of the map for the product.
         matmul: library; see `pointwise.product`.
     """
     return _Pointwise.apply(features, weight, groups, matmul)
@@ -48,8 +48,11 @@ def add_to_residual(
     """Return residual + factor norm(z).
 
     Args:
+        norm: norm without an activation.
         factor: number per image, [images]; None stands for 1.
     """
+    if norm.activation != "none":
+        raise ValueError(f"activation {norm.activation} of a branch that is added to a residual")
     return _AddToResidual.apply(residual, z, gamma, beta, norm, factor)
 
 
@@ -58,7 +61,7 @@ class _Pointwise(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.fixed = groups, matmul
-        return as_map(product(rows(features), weight, groups, matmul), features)
+        return as_map(product(rows(features), weight.to(features.dtype), groups, matmul), features)
 
     @staticmethod
     @once_differentiable
@@ -66,8 +69,9 @@ class _Pointwise(torch.autograd.Function):
         features, weight = ctx.saved_tensors
         groups, matmul = ctx.fixed
         g = rows(gradient)
-        dx = product_adjoint(g, weight, groups, matmul)
-        return as_map(dx, features), weight_adjoint(g, rows(features), groups), None, None
+        dx = product_adjoint(g, weight.to(g.dtype), groups, matmul)
+        dweight = weight_adjoint(g, rows(features), groups).to(weight.dtype)
+        return as_map(dx, features), dweight, None, None
 
 
 class _PointwiseOfNorm(torch.autograd.Function):
@@ -86,7 +90,7 @@ class _PointwiseOfNorm(torch.autograd.Function):
         ctx.fixed = norm, groups, matmul
         values = rows(z)
         h = apply_norm(values, norm, _like("activated", values))
-        return as_map(product(h, weight, groups, matmul), z)
+        return as_map(product(h, weight.to(z.dtype), groups, matmul), z)
 
     @staticmethod
     @once_differentiable
@@ -95,8 +99,8 @@ class _PointwiseOfNorm(torch.autograd.Function):
         norm, groups, matmul = ctx.fixed
         values, g = rows(z), rows(gradient)
         h = apply_norm(values, norm, _like("activated", values))
-        dweight = weight_adjoint(g, h, groups)
-        dh = product_adjoint(g, weight, groups, matmul, _like("gradient", values))
+        dweight = weight_adjoint(g, h, groups).to(weight.dtype)
+        dh = product_adjoint(g, weight.to(g.dtype), groups, matmul, _like("gradient", values))
         dz = reused(*values.shape, dtype=values.dtype)
         dgamma, dbeta = norm_adjoint(values, norm, dh, None, dz)
         return as_map(dz, z), dgamma, dbeta, dweight, None, None, None

@@ -10,9 +10,10 @@ ascending order; the distances of a block of nodes are all that is stored. The b
 depend on its node and its candidate alone.
 
 The nearest candidates of a node are found without sorting all of them: bisection gives a threshold
-with `count` to `count + SLACK` distances at or below it. The rank of each of these is the number of
-those before it, by distance and, among equal distances, by index. Both only count, which is
-vectorised, and were faster than an insertion sort from 30 distances on.
+with `count` to `count + SLACK` distances at or below it, or, where more distances are equal, with
+only the first of these. The rank of each is the number of those before it, by distance and, among
+equal distances, by index. Both only count, which is vectorised, and were faster than an insertion
+sort from 30 distances on.
 """
 
 import numpy as np
@@ -21,7 +22,6 @@ from numba import njit
 _BLOCK = 32  # nodes
 _LANES = 32  # candidates in a tile
 _SLACK = 4
-_BISECTIONS = 24
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
@@ -51,6 +51,7 @@ def nearest(first, last, x, y, offsets, dilation, index):  # type: ignore[no-unt
     low, high = real(-1.1), real(3.1)  # no finite distance is outside
     if len(offsets) > 0:
         low, high = low + offsets.min(), high + offsets.max()
+        high = min(high, real(np.finfo(np.float32).max))  # an infinite distance is never chosen
     for image in range(first, last):
         _scale_candidates(y[image], units, squares)
         for start in range(0, num_nodes, _BLOCK):
@@ -69,7 +70,7 @@ def nearest(first, last, x, y, offsets, dilation, index):  # type: ignore[no-unt
                 if len(offsets) > 0:
                     _add_offsets(offsets[start + r], row)
                 target = index[image, start + r]
-                _select(row, low, high, count, dilation, kept, values, target)
+                _select(row, low, high, num_candidates, count, dilation, kept, values, target)
 
 
 @njit(fastmath={"contract", "reassoc"}, forceinline=True)
@@ -141,10 +142,14 @@ def _number_up_to(row, threshold):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _select(row, low, high, count, dilation, kept, values, index):  # type: ignore[no-untyped-def]
+def _select(row, low, high, num_candidates, count, dilation, kept, values, index):  # type: ignore[no-untyped-def]
     """Write the candidates of rank 0, dilation, ... up to count - 1 to index."""
-    for _ in range(_BISECTIONS):
+    room = num_candidates  # for distances above `low`
+    while True:
         middle = low + (high - low) * row.dtype.type(0.5)
+        if not low < middle < high:  # no number is in between: the distances above are equal
+            room = count - int(_number_up_to(row, low))
+            break
         number = _number_up_to(row, middle)
         if number >= count:
             high = middle
@@ -153,9 +158,12 @@ def _select(row, low, high, count, dilation, kept, values, index):  # type: igno
         else:
             low = middle
     size = 0
-    for m in range(len(row)):
+    for m in range(num_candidates):
+        above = row[m] > low
         kept[size], values[size] = m, row[m]
-        size += row[m] <= high
+        keep = (row[m] <= high) & (room > 0 if above else True)
+        room -= keep & above
+        size += keep
     for i in range(size):
         rank = int(_number_before(values, size, i))
         if rank < count and rank % dilation == 0:

@@ -2,8 +2,10 @@
 
 Features are [images, nodes or candidates, channels], and may hold bfloat16 as uint16 (`bfloat16`).
 index [images, nodes, k] names the neighbours among an image's candidates. Vector lanes hold
-channels. A channel's winner is the rank, 0 to k - 1, of the first neighbour with the extreme
-value; it takes the gradient.
+channels. A channel's winner is the rank, 0 to k - 1 <= 255, of the first neighbour with the extreme
+value; it takes the gradient. A value that is not a number wins only as the first neighbour.
+
+numba's cache does not see changes in bfloat16.py: remove it after any.
 
 Each kernel processes the images [first, last), and several threads may run it on disjoint ranges;
 an image's results do not depend on the others.
@@ -28,9 +30,10 @@ def max_relative(first, last, x, y, index, out, winners):  # type: ignore[no-unt
     The maximum is that of y_jc less x_c: the same bits, because rounding is monotone.
     """
     channels = x.shape[2]
+    best = np.empty(channels, y.dtype)
     for image in range(first, last):
         for node in range(x.shape[1]):
-            best = y[image, index[image, node, 0]].copy()
+            best[:] = y[image, index[image, node, 0]]
             winner = winners[image, node]
             winner[:] = 0
             for rank in range(1, index.shape[2]):

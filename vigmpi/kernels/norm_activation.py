@@ -14,6 +14,8 @@ from vigmpi.kernels.threads import over_images
 
 Vector = NDArray[np.float64]
 
+_SOME_ROWS = 64
+
 
 class Statistics(NamedTuple):
     """Mean and biased variance of each channel, float64, [channels]."""
@@ -31,7 +33,7 @@ class Norm(NamedTuple):
         gamma: weight, [channels].
         inverse: 1 / sqrt(variance + eps), float64.
         shift, scale, offset: the norm is scale (z - shift) + offset, in the type of computation.
-        activation: one of `batch_norm.ACTIVATIONS`.
+        activation: "none", "relu" or "gelu".
     """
 
     statistics: Statistics
@@ -45,10 +47,18 @@ class Norm(NamedTuple):
 
 
 def measure(z: Tensor) -> Statistics:
-    """Return the statistics of rows."""
+    """Return the statistics of rows.
+
+    Raises:
+        ValueError: if there is a single row, which has no unbiased variance.
+    """
     values = as_array(z)
     count = values.shape[0] * values.shape[1]
-    shift = z[0, 0].to(compute_dtype(z)).numpy()
+    if count == 1:
+        raise ValueError("batch norm in training needs more than one value per channel")
+    # Near the mean, so that the variance from sums of squares does not cancel.
+    some = z[0, :: max(1, z.shape[1] // _SOME_ROWS)]
+    shift = some.to(compute_dtype(z)).mean(dim=0).numpy()
     sums = np.empty((len(values), 2, len(shift)))
     over_images(batch_norm.sums, len(values), values, shift, sums)
     mean, squares = sums.sum(axis=0) / count
@@ -109,7 +119,7 @@ def norm_adjoint(
     sums = np.empty((len(z), 2, len(shift)))
     over_images(batch_norm.dots, len(z), du, values, shift, sums)
     factors = np.ones(len(z)) if factor is None else factor.double().numpy()
-    dbeta, products = np.tensordot(factors, sums, axes=1)
+    dbeta, products = (factors[:, None, None] * sums).sum(axis=0)
     rounding = norm.statistics.mean - shift
     dgamma = norm.inverse * (products - rounding * dbeta)
     p = norm.gamma.numpy() * norm.inverse
@@ -120,5 +130,5 @@ def norm_adjoint(
         r = -p * dbeta / count - q * rounding
     weights = (vector.astype(shift.dtype) for vector in (p, q, r, factors))
     over_images(batch_norm.blend, len(z), du, values, shift, *weights, as_array(dz))
-    found = (torch.from_numpy(vector).to(norm.gamma.dtype) for vector in (dgamma, dbeta))
-    return next(found), next(found)
+    dtype = norm.gamma.dtype
+    return torch.from_numpy(dgamma).to(dtype), torch.from_numpy(dbeta).to(dtype)

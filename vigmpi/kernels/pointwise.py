@@ -13,27 +13,28 @@ from torch import Tensor
 from vigmpi.kernels.scratch import reused
 
 
-def product(
-    x: Tensor, weight: Tensor, groups: int, matmul: str, out: Tensor | None = None
-) -> Tensor:
+def product(x: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
     """Return each node's weight @ x, [images, nodes, outputs].
 
     Args:
         x: contiguous rows [images, nodes, channels].
         weight: [outputs, channels / groups].
         matmul: "blas" or "onednn".
-        out: memory that "blas" uses for the result.
     """
     if matmul == "onednn" and x.dtype is torch.float32:
         return onednn_product(x, weight, groups)
     parts = (part.T for part in weight.chunk(groups))
-    return _products(x, parts, groups, out, len(weight))
+    return _products(x, parts, groups, None, len(weight))
 
 
 def product_adjoint(
     gradient: Tensor, weight: Tensor, groups: int, matmul: str, out: Tensor | None = None
 ) -> Tensor:
-    """Return the gradient of x, given that of the product; see there."""
+    """Return the gradient of x, given that of the product; see there.
+
+    Args:
+        out: memory that "blas" uses for the result.
+    """
     if matmul == "onednn" and gradient.dtype is torch.float32:
         adjoint = weight.unflatten(0, (groups, -1)).mT.flatten(0, 1)
         return onednn_product(gradient, adjoint, groups)

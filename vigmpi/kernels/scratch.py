@@ -4,6 +4,7 @@ Fresh memory would cost page faults at every step: a tenth of the step's time.
 """
 
 import math
+import threading
 import weakref
 
 import numpy as np
@@ -12,28 +13,38 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _ALIGNMENT = 64  # bytes
-_BUFFERS: dict[tuple[str, torch.dtype], Tensor] = {}
-_FREE: dict[int, list[NDArray[np.uint8]]] = {}  # by size in bytes
+
+
+class _Memory(threading.local):
+    """Memory of a thread: buffers by name and type, and free memory by its size in bytes."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self.free: dict[int, list[NDArray[np.uint8]]] = {}
+
+
+_MEMORY = _Memory()
 
 
 def scratch(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return an uninitialised tensor that is valid until the next call with this name and type."""
+    """Return an uninitialised tensor, valid until this thread's next call with name and type."""
     size, key = math.prod(shape), (name, dtype)
-    if key not in _BUFFERS or len(_BUFFERS[key]) < size:
-        _BUFFERS[key] = torch.empty(size, dtype=dtype)
-    return _BUFFERS[key][:size].view(shape)
+    buffers = _MEMORY.buffers
+    if key not in buffers or len(buffers[key]) < size:
+        buffers[key] = torch.empty(size, dtype=dtype)
+    return buffers[key][:size].view(shape)
 
 
 def reused(*shape: int, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised tensor, whose memory is kept for the next one of its size."""
     size_bytes = math.prod(shape) * dtype.itemsize
-    free = _FREE.setdefault(size_bytes, [])
+    free = _MEMORY.free.setdefault(size_bytes, [])
     if not free:
-        for others in _FREE.values():  # of micro-batches of another size, or of another model
+        for others in _MEMORY.free.values():  # of micro-batches of another size, or another model
             others.clear()
     memory = free.pop() if free else _aligned(size_bytes)
     view = memory[:]  # torch holds it as long as any tensor uses the memory
-    weakref.finalize(view, free.append, memory)
+    weakref.finalize(view, free.append, memory).atexit = False
     return torch.from_numpy(view).view(dtype).view(shape)
 
 

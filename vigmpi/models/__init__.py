@@ -77,7 +77,8 @@ def build(
         options: other fields of `ModelConfig`.
 
     Raises:
-        InputError: if the model does not take an option or the image size.
+        InputError: if the model does not take an option or the image size, or the backend not the
+            precision.
     """
     from vigmpi.models.config import ModelConfig  # noqa: PLC0415 (it needs MODELS)
 

@@ -29,8 +29,8 @@ class ModelConfig:
         drop_path: probability with which the last block leaves out a branch of a sample in
             training; it grows linearly from 0 over the blocks.
         precision: type of features and of products with weights, one of `PRECISIONS`. Weights,
-            statistics, the search for neighbours, head, loss and gradient sums are fp32.
-        matmul: library of the fp32 products of pointwise layers, one of `MATMULS`.
+            statistics, the search for neighbours, head, loss and sums of gradients are fp32.
+        matmul: library of the fast backend's fp32 products, one of `MATMULS`.
     """
 
     num_classes: int = 10

@@ -4,8 +4,10 @@ from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
+from vigmpi.errors import InputError
 from vigmpi.models import MODELS
 from vigmpi.models.config import (
     BACKENDS,
@@ -91,6 +93,11 @@ def make_layers(
     check_options(name, asdict(config))
     check_image_size(name, config.image_size)
     check_precision(config.precision, backend)
+    if config.matmul == "onednn" and not torch.backends.mkldnn.is_available():
+        raise InputError(
+            "library not available: --matmul onednn with a torch built without oneDNN. Use "
+            "--matmul blas."
+        )
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
     layers = make(config, backend=backend, seed=seed)
     check_layers(layers)

@@ -101,11 +101,13 @@ def test_a_result_does_not_depend_on_the_other_images_or_the_number_of_threads()
     x, y = (torch.randn(5, 24, 6, 7, generator=random) for _ in range(2))
     outputs = []
     threads = torch.get_num_threads()
-    for number in (1, 3, 7):
-        torch.set_num_threads(number)
-        graph = Neighbours(nearest(x, y, 9, 2), 42)
-        outputs.append((graph.index, graph.max_relative(x, y), graph.sum(y, x)))
-    torch.set_num_threads(threads)
+    try:
+        for number in (1, 3, 7):
+            torch.set_num_threads(number)
+            graph = Neighbours(nearest(x, y, 9, 2), 42)
+            outputs.append((graph.index, graph.max_relative(x, y), graph.sum(y, x)))
+    finally:
+        torch.set_num_threads(threads)
     alone = Neighbours(nearest(x[3:4], y[3:4], 9, 2), 42)
     outputs.append((alone.index, alone.max_relative(x[3:4], y[3:4]), alone.sum(y[3:4], x[3:4])))
     for index, relative, total in outputs[1:]:
@@ -178,3 +180,25 @@ def test_moments_over_the_edges_and_their_gradients_equal_those_of_gathered_feat
     ]
     for actual, wanted in zip(*gradients, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_equal_distances_cost_no_more_than_others_and_infinite_ones_are_not_chosen() -> None:
+    x = torch.ones(1, 4, 40, 100)
+    offsets = torch.zeros(1, 4000, 4000)
+    offsets[0, :, :7] = torch.inf
+    index = nearest(x, x, 9, 2, offsets)
+    assert (index == torch.arange(7, 7 + 18, 2)).all()
+
+
+@pytest.mark.parametrize(("neighbour", "k"), [(42, 9), (-1, 9), (0, 257)])
+def test_a_graph_that_does_not_fit_is_refused(neighbour: int, k: int) -> None:
+    index = torch.zeros(1, 42, k, dtype=torch.int64)
+    index[0, 3, 2] = neighbour
+    with pytest.raises(ValueError, match="neighbour"):
+        Neighbours(index, 42)
+
+
+def test_a_graph_of_another_map_is_refused() -> None:
+    x = torch.rand(1, 3, 6, 7)
+    with pytest.raises(ValueError, match="graph of"):
+        Neighbours(torch.zeros(1, 40, 9, dtype=torch.int64), 42).max_relative(x, x)

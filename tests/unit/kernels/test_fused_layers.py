@@ -1,23 +1,25 @@
 """Fused 1x1 convolutions, norms and activations against plain torch operations in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import Tensor
 from torch.nn import functional as F
 
 from vigmpi.kernels import batch_norm
 from vigmpi.kernels.arrays import rows
+from vigmpi.kernels.bfloat16 import narrow, widen
 from vigmpi.kernels.fused_layers import (
     activated_norm,
     add_to_residual,
     pointwise,
     pointwise_of_norm,
 )
-from vigmpi.kernels.norm_activation import Norm, Statistics, make_norm
+from vigmpi.kernels.norm_activation import Norm, Statistics, make_norm, measure
 
 EPS = 1e-5
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,6 +27,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
 }
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> Iterator[None]:
+    """Draw from a new seed, which a failed test shows, and leave torch's generator as it was."""
+    state, seed = torch.get_rng_state(), int(np.random.default_rng().integers(2**31))
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    yield
+    torch.set_rng_state(state)
 
 
 class Case(NamedTuple):
@@ -121,18 +133,16 @@ KINDS = [
 def test_float64_equals_plain_operations(
     kind: str, activation: str, offset: float, training: bool
 ) -> None:
-    torch.manual_seed(seed := int(np.random.default_rng().integers(2**31)))
     case = make(torch.float64, offset)
     found, expected = (results(case, fused, kind, activation, training) for fused in (True, False))
     for actual, wanted in zip(found, expected, strict=True):
         scale = max(1.0, wanted.abs().max().item())
-        assert (actual - wanted).abs().max() <= 1e-11 * scale, f"seed {seed}"
+        assert (actual - wanted).abs().max() <= 1e-11 * scale
 
 
 @pytest.mark.parametrize(("kind", "activation"), KINDS)
 def test_fp32_is_as_accurate_as_plain_operations(kind: str, activation: str) -> None:
     """Errors against float64 are below the larger of 2e-6 and those of torch in fp32."""
-    torch.manual_seed(seed := int(np.random.default_rng().integers(2**31)))
     case = make(torch.float32, 1.0)
     exact = Case(*(tensor.detach().double().requires_grad_() for tensor in case))
     expected = results(exact, False, kind, activation, True)
@@ -140,7 +150,7 @@ def test_fp32_is_as_accurate_as_plain_operations(kind: str, activation: str) -> 
     for actual, torchs, wanted in zip(found, plain, expected, strict=True):
         scale = max(1.0, wanted.abs().max().item())
         errors = [(each - wanted).abs().max().item() / scale for each in (actual, torchs)]
-        assert errors[0] <= max(2e-6, errors[1]), f"seed {seed}"
+        assert errors[0] <= max(2e-6, errors[1])
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -171,11 +181,13 @@ def test_results_of_the_kernels_do_not_depend_on_the_number_of_threads() -> None
     case = make(torch.float32, 0.0)
     threads = torch.get_num_threads()
     found = []
-    for number in (1, 2, 3):
-        torch.set_num_threads(number)
-        found.append(results(case, True, "residual", "none", True))
-        found[-1] += results(case, True, "activated", "gelu", True)
-    torch.set_num_threads(threads)
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            found.append(results(case, True, "residual", "none", True))
+            found[-1] += results(case, True, "activated", "gelu", True)
+    finally:
+        torch.set_num_threads(threads)
     for other in found[1:]:
         assert all(a.equal(b) for a, b in zip(found[0], other, strict=True))
 
@@ -224,3 +236,49 @@ def test_every_kernel_equals_its_numpy_twin(dtype: type[np.floating]) -> None:
     for name, expected in twin.items():
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=tolerance * scale)
+
+
+@njit
+def copy(values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(values)):
+        out[i] = narrow(widen(values[i]), out)
+
+
+def test_rounding_to_bfloat16_is_that_of_torch() -> None:
+    """Of random bits, which include subnormal, infinite and invalid numbers, and of ties."""
+    bits = np.random.default_rng().integers(2**32, size=100_000, dtype=np.uint32)
+    bits[:1000] = (bits[:1000] & 0xFFFF0000) | 0x8000
+    bits[1000:1004] = [0x7F800000, 0xFF800000, 0x7FFFFFFF, 0x7F7FFFFF]
+    values = bits.view(np.float32)
+    rounded, wide = np.empty(len(values), np.uint16), np.empty_like(values)
+    copy(values, rounded)
+    expected = torch.from_numpy(values).bfloat16()
+    found = torch.from_numpy(rounded).view(torch.bfloat16)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    copy(rounded, wide)
+    torch.testing.assert_close(
+        torch.from_numpy(wide), expected.float(), rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("kind", ["residual", "product"])
+def test_maps_in_another_memory_format_give_the_same_results(kind: str) -> None:
+    case = make(torch.float64, 0.0)
+    planes = [each.detach().contiguous().requires_grad_() for each in case]
+    activation = "none" if kind == "residual" else "gelu"
+    pairs = (results(each, True, kind, activation, True) for each in (case, Case(*planes)))
+    for actual, wanted in zip(*pairs, strict=True):
+        torch.testing.assert_close(actual, wanted)
+
+
+def test_a_single_value_per_channel_is_refused_in_training() -> None:
+    case = make(torch.float64, 0.0, images=1, nodes=(1, 1))
+    with pytest.raises(ValueError, match="more than one value"):
+        norm_of(case, None, "none")
+
+
+def test_the_variance_is_accurate_if_the_first_row_is_an_outlier() -> None:
+    z = torch.randn(2, 3000, 5)
+    z[0, 0] = 1e4
+    exact = z.double().flatten(0, 1).var(dim=0, correction=0).numpy()
+    np.testing.assert_allclose(measure(z).variance, exact, rtol=1e-5)

@@ -83,11 +83,10 @@ def _convolve(layer: FusedConvNorm, features: Tensor | Activated) -> Tensor:
 
 def _product(layer: ConvNorm, features: Tensor | Activated, weight: Tensor, groups: int) -> Tensor:
     """Return the 1x1 convolution of features with some weights of a layer."""
-    z = features.z if isinstance(features, Activated) else features
-    arguments = weight.flatten(1).to(z.dtype), groups, layer.matmul
+    arguments = weight.flatten(1), groups, layer.matmul
     if isinstance(features, Activated):
         return pointwise_of_norm(*features, *arguments)
-    return pointwise(z, *arguments)
+    return pointwise(features, *arguments)
 
 
 class MaxRelative(reference.MaxRelative):
@@ -102,7 +101,7 @@ class EdgeConv(reference.EdgeConv):
         weight_x, weight_difference = conv.weight.split(channels)
         own = _product(self.nn, x, weight_x, groups)
         p = _product(self.nn, y, weight_difference, groups)
-        q = _product(self.nn, x, weight_difference, groups)
+        q = p if y is x else _product(self.nn, x, weight_difference, groups)
 
         def moments() -> tuple[Tensor, Tensor]:
             pairs = zip(_node_moments(own), graph.edge_moments(p, q), strict=True)
