@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_CPU_INFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
 
@@ -82,9 +83,9 @@ def has_bfloat16_instructions() -> bool:
 
 
 def _processor(key: str) -> str:
-    """Return a line of /proc/cpuinfo, or an empty string."""
+    """Return a value of /proc/cpuinfo, or an empty string."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in _CPU_INFO.read_text().splitlines():
             name, _, value = line.partition(":")
             if name.strip() == key:
                 return value.strip()

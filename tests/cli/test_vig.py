@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from tests.images import random_images, write_prepared
-from tests.launching import finish, start, vigmpi
+from tests.launching import finish, mpiexec, start, vigmpi
 from tests.weights import assert_equal_weights
 from tests.weights import weights as tensors_of
 from vigmpi.checkpoint.search import find
@@ -272,6 +273,18 @@ def test_without_an_option_the_library_is_that_of_the_processor(one_rank: Path) 
     with h5py.File(one_rank) as file:
         assert file["configuration"].attrs["matmul"] == matmul_library()
         assert file["configuration"].attrs["precision"] == "fp32"
+
+
+def test_a_processor_without_bfloat16_instructions_causes_one_warning(tmp_path: Path) -> None:
+    program = "from vigmpi import __main__, host; from pathlib import Path; "
+    program += "host._CPU_INFO = Path('nowhere'); __main__.run()"
+    options = ("--precision", "bf16", "--record", str(tmp_path / "a.h5"), "--stages", "2")
+    steps = ("--steps", "1", "--test-steps", "1", "--epochs", "1")
+    command = [*mpiexec(2), sys.executable, "-c", program, *SMALL, *options, *steps]
+    done = finish(start(command), timeout=100)
+    assert done.returncode == 0, done.stderr
+    text = "warning: --precision bf16 on a processor without bfloat16 instructions"
+    assert (done.stdout + done.stderr).count(text) == 1
 
 
 def test_a_measured_split_on_one_stage_can_be_resumed(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@ import os
 import resource
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from vigmpi import host
 
@@ -36,3 +38,22 @@ def test_a_process_is_killed_by_name_only_on_its_own_host() -> None:
         assert host.end_process(name)
         assert process.wait(5) == -signal.SIGKILL
     assert host.end_process(name)  # has already exited
+
+
+@pytest.mark.parametrize(
+    ("text", "library", "bfloat16"),
+    [
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx512_bf16 amx_bf16\n", "blas", True),
+        ("vendor_id\t: GenuineIntel\nflags\t\t: fpu avx2\n", "blas", False),
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: avx512_bf16\n", "onednn", True),
+        ("processor : 0\nFeatures  : fp asimd bf16 i8mm\n", "blas", True),
+        ("", "blas", False),
+    ],
+)
+def test_the_processor_determines_the_library_of_products_and_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, library: str, bfloat16: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(host, "_CPU_INFO", tmp_path / "cpuinfo")
+    assert host.matmul_library() == library
+    assert host.has_bfloat16_instructions() == bfloat16

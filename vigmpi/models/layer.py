@@ -112,7 +112,7 @@ class Layer:
         build: constructor of the module. It maps features [images, *inputs.shape] and their
             `MicroBatch` to [images, *outputs.shape], and depends on nothing else: no global random
             numbers, no weights shared with other layers, and `MicroBatchNorm` for batch norms. Its
-            weights have the boundaries' data type and do not depend on which layers are built.
+            weights do not depend on which layers are built.
         inputs, outputs: boundaries in front of the layer and behind it.
         prefix: what precedes the names of the module's tensors in the model's `state_dict`.
         is_block: true if `--split` counts this layer.
