@@ -88,7 +88,7 @@ def with_tensors(*layers: object) -> bytes:
 
 def with_config(**changes: object) -> bytes:
     config = {"num_classes": 2, "image_size": [32, 30], "blocks": 1, "readout": "sum"}
-    config |= {"conv": "mr", "drop_path": 0.0}
+    config |= {"conv": "mr", "drop_path": 0.0, "precision": "fp32", "matmul": "blas"}
     return signed(model_config=config | changes)
 
 
