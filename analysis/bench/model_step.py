@@ -8,15 +8,20 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vigmpi.host import peak_rss_bytes, prepare_process
+
+if TYPE_CHECKING:
+    from vigmpi.models.config import ModelConfig
+    from vigmpi.models.layer import Layer
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a process computes.
+    """Computation of a process.
 
     Attributes:
         model: key of `MODELS`, or "isotropic" for 12 blocks of `width` channels and `k` neighbours.
@@ -92,18 +97,11 @@ def main(case: Case) -> None:
         print(json.dumps([seconds, search_s[0], peak_rss_bytes() - before]), flush=True)
 
 
-def _make_step(case: Case, search_s: list[float]) -> Any:
+def _make_step(case: Case, search_s: list[float]) -> Callable[[], None]:
     """Return the function of a step, which adds the seconds of the search to `search_s`."""
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    from torch import Tensor  # noqa: PLC0415
-    from torch.nn import functional as F  # noqa: PLC0415
-
     from vigmpi.models import MODELS  # noqa: PLC0415
     from vigmpi.models.config import ModelConfig  # noqa: PLC0415
-    from vigmpi.models.layer import MicroBatch  # noqa: PLC0415
-    from vigmpi.models.model import Model, make_layers  # noqa: PLC0415
-    from vigmpi.models.vig.block import Grapher  # noqa: PLC0415
+    from vigmpi.models.model import make_layers  # noqa: PLC0415
     from vigmpi.models.vig.layers import vig_layers  # noqa: PLC0415
     from vigmpi.models.vig.variant import isotropic  # noqa: PLC0415
 
@@ -115,44 +113,67 @@ def _make_step(case: Case, search_s: list[float]) -> Any:
         layers = vig_layers(variant, config, backend=case.backend)
     else:
         layers = make_layers(case.model, config, backend=case.backend)
+    if case.grapher is None:
+        return _model_step(layers, config, case.images, search_s)
+    [layer] = [each for each in layers if each.name == f"block {case.grapher}"]
+    return _grapher_step(layer, case.images)
+
+
+def _grapher_step(layer: "Layer", num_images: int) -> Callable[[], None]:
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from vigmpi.models.layer import MicroBatch  # noqa: PLC0415
+    from vigmpi.models.vig.block import Grapher  # noqa: PLC0415
+
+    [grapher] = [each for each in layer.build().train().modules() if isinstance(each, Grapher)]
     random = torch.Generator().manual_seed(1)
-    micro_batch = MicroBatch(np.arange(case.images), 0)
-    if case.grapher is not None:
-        [layer] = [each for each in layers if each.name == f"block {case.grapher}"]
-        module: Any = layer.build().train()
-        [grapher] = [each for each in module.modules() if isinstance(each, Grapher)]
-        values = torch.randn(case.images, *layer.inputs.shape, generator=random)
-        features = layer.inputs.conform(values).requires_grad_()
-        gradient = torch.ones_like(features)
+    values = torch.randn(num_images, *layer.inputs.shape, generator=random)
+    features = layer.inputs.conform(values).requires_grad_()
+    gradient, micro_batch = torch.ones_like(features), MicroBatch(np.arange(num_images), 0)
 
-        def grapher_step() -> None:
-            grapher.zero_grad()
-            features.grad = None
-            grapher(features, micro_batch).backward(gradient)
+    def step() -> None:
+        grapher.zero_grad()
+        features.grad = None
+        grapher(features, micro_batch).backward(gradient)
 
-        return grapher_step
+    return step
+
+
+def _model_step(
+    layers: "list[Layer]", config: "ModelConfig", num_images: int, search_s: list[float]
+) -> Callable[[], None]:
+    import torch  # noqa: PLC0415
+    from torch.nn import functional as F  # noqa: PLC0415
+
+    from vigmpi.models.model import Model  # noqa: PLC0415
+    from vigmpi.models.vig.block import Grapher  # noqa: PLC0415
+
     model = Model(layers).train()
-
-    def timed(grapher: Grapher) -> Any:
-        def find(x: Tensor, y: Tensor, micro_batch: MicroBatch) -> Tensor:
-            start = time.perf_counter()
-            index = grapher.find_nearest(x, y, micro_batch)
-            search_s[0] += time.perf_counter() - start
-            return index
-
-        return find
-
     for module in model.modules():
         if isinstance(module, Grapher):
-            module.find_neighbours = timed(module)
-    images = torch.rand(case.images, 3, *size, generator=random)
-    labels = torch.arange(case.images) % published.num_classes
+            module.find_neighbours = _timed(module.find_nearest, search_s)
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand(num_images, 3, *config.image_size, generator=random)
+    labels = torch.arange(num_images) % config.num_classes
 
     def step() -> None:
         model.zero_grad()
         F.cross_entropy(model(images), labels).backward()
 
     return step
+
+
+def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return the function, made to add its seconds to the only item of a list."""
+
+    def timed(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*arguments)
+        seconds[0] += time.perf_counter() - start
+        return result
+
+    return timed
 
 
 if __name__ == "__main__":

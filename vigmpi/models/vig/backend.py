@@ -1,4 +1,4 @@
-"""What the two backends of a ViG implement."""
+"""Interface of the two backends of a ViG."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vigmpi.graphs.neighbours import Neighbours
-from vigmpi.models.vig.backend import Backend, ConvNorm
-
-# Function from input channels, output channels and values per image to a pointwise layer.
-MakeLayer = Callable[[int, int, int], ConvNorm]
+from vigmpi.models.vig.backend import Backend, ConvNorm, MakePointwise
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda values: values,
@@ -63,7 +60,7 @@ def _smallest(distances: Tensor, count: int) -> Tensor:
 class MaxRelative(nn.Module):
     """Pointwise layer of interleaved x_i and max_j (y_j - x_i)."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
+    def __init__(self, layer: MakePointwise, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
         super().__init__()
         self.nn = layer(2 * channels, 2 * channels, num_nodes)
 
@@ -81,7 +78,7 @@ class MaxRelative(nn.Module):
 class EdgeConv(nn.Module):
     """Maximum over j of a pointwise layer of x_i and y_j - x_i."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:
+    def __init__(self, layer: MakePointwise, channels: int, num_nodes: int, k: int) -> None:
         super().__init__()
         self.nn = layer(2 * channels, 2 * channels, num_nodes * k)
 
@@ -96,7 +93,7 @@ class EdgeConv(nn.Module):
 class GraphSage(nn.Module):
     """Pointwise layer of x_i and the maximum over j of a pointwise layer of y_j."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:
+    def __init__(self, layer: MakePointwise, channels: int, num_nodes: int, k: int) -> None:
         super().__init__()
         self.nn1 = layer(channels, channels, num_nodes * k)
         self.nn2 = layer(2 * channels, 2 * channels, num_nodes)
@@ -112,7 +109,7 @@ class GraphSage(nn.Module):
 class Gin(nn.Module):
     """Pointwise layer of (1 + eps) x_i and the sum over j of y_j, with a learned eps."""
 
-    def __init__(self, layer: MakeLayer, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
+    def __init__(self, layer: MakePointwise, channels: int, num_nodes: int, k: int) -> None:  # noqa: ARG002
         super().__init__()
         self.eps = nn.Parameter(torch.zeros(1))
         self.nn = layer(channels, 2 * channels, num_nodes)
