@@ -70,8 +70,8 @@ def release_free_memory() -> None:
 def matmul_library() -> str:
     """Return the library whose fp32 products are fastest on this processor: "blas" or "onednn".
 
-    MKL, torch's BLAS on x86, runs slower code on processors of AMD: oneDNN was 2.5 times as fast
-    there. On an Intel Xeon, MKL was as fast or faster for most layers (`analysis/README.md`).
+    MKL, torch's BLAS on x86, runs slower code on processors of AMD. `analysis/README.md` has the
+    measurements.
     """
     return "onednn" if _processor("vendor_id") == "AuthenticAMD" else "blas"
 

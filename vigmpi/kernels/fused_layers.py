@@ -1,7 +1,7 @@
 """Differentiable 1x1 convolutions, batch norms and activations on channels-last maps.
 
-A layer's batch norm and activation are computed when the next layer reads them, and again in its
-backward pass, so that normalised and activated features are never kept.
+A layer's batch norm and activation are computed when the next 1x1 convolution reads them, and again
+in its backward pass, so that normalised and activated features are not kept in between.
 """
 
 from typing import Any
@@ -101,8 +101,7 @@ class _PointwiseOfNorm(torch.autograd.Function):
         h = apply_norm(values, norm, _like("activated", values))
         dweight = weight_adjoint(g, h, groups).to(weight.dtype)
         dh = product_adjoint(g, weight.to(g.dtype), groups, matmul, _like("gradient", values))
-        dz = reused(*values.shape, dtype=values.dtype)
-        dgamma, dbeta = norm_adjoint(values, norm, dh, None, dz)
+        dz, dgamma, dbeta = norm_adjoint(values, norm, dh)
         return as_map(dz, z), dgamma, dbeta, dweight, None, None, None
 
 
@@ -124,9 +123,7 @@ class _ActivatedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         [z] = ctx.saved_tensors
-        values = rows(z)
-        dz = reused(*values.shape, dtype=values.dtype)
-        dgamma, dbeta = norm_adjoint(values, ctx.norm, rows(gradient), None, dz)
+        dz, dgamma, dbeta = norm_adjoint(rows(z), ctx.norm, rows(gradient))
         return as_map(dz, z), dgamma, dbeta, None
 
 
@@ -151,9 +148,7 @@ class _AddToResidual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         [z] = ctx.saved_tensors
         norm, factor = ctx.fixed
-        values = rows(z)
-        dz = reused(*values.shape, dtype=values.dtype)
-        dgamma, dbeta = norm_adjoint(values, norm, rows(gradient), factor, dz)
+        dz, dgamma, dbeta = norm_adjoint(rows(z), norm, rows(gradient), factor)
         return gradient, as_map(dz, z), dgamma, dbeta, None, None
 
 

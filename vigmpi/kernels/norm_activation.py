@@ -102,9 +102,9 @@ def add_norm(z: Tensor, norm: Norm, residual: Tensor, factor: Tensor) -> Tensor:
 
 
 def norm_adjoint(
-    z: Tensor, norm: Norm, gradient: Tensor, factor: Tensor | None, dz: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Write the gradient of z to dz, given that of the result, and return those of gamma and beta.
+    z: Tensor, norm: Norm, gradient: Tensor, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of z, gamma and beta, given that of the result.
 
     Args:
         factor: number per image of `add_norm`.
@@ -129,6 +129,7 @@ def norm_adjoint(
         q = -p * norm.inverse * dgamma / count
         r = -p * dbeta / count - q * rounding
     weights = (vector.astype(shift.dtype) for vector in (p, q, r, factors))
+    dz = reused(*z.shape, dtype=z.dtype)
     over_images(batch_norm.blend, len(z), du, values, shift, *weights, as_array(dz))
     dtype = norm.gamma.dtype
-    return torch.from_numpy(dgamma).to(dtype), torch.from_numpy(dbeta).to(dtype)
+    return dz, torch.from_numpy(dgamma).to(dtype), torch.from_numpy(dbeta).to(dtype)
