@@ -9,11 +9,12 @@ A tile of products is computed for a block of nodes and LANES candidates, over t
 ascending order; the distances of a block of nodes are all that is stored. The bits of a distance
 depend on its node and its candidate alone.
 
-The nearest candidates of a node are found without sorting all of them: bisection gives a threshold
-with `count` to `count + SLACK` distances at or below it, or, where more distances are equal, with
-only the first of these. The rank of each is the number of those before it, by distance and, among
-equal distances, by index. Both only count, which is vectorised, and were faster than an insertion
-sort from 30 distances on.
+The nearest candidates of a node are found without sorting all of them. A threshold with at least
+`count` minima of groups at or below it has at least as many distances there. If they are more than
+`count + SLACK`, bisection lowers the threshold, or, where more distances are equal, only the first
+of these are taken. The rank of each is the number of those before it, by distance and, among equal
+distances, by index. Counting is vectorised; so is comparing, whose results are added as powers of
+two, of which only those of the chosen distances are looked at.
 """
 
 import numpy as np
@@ -21,7 +22,12 @@ from numba import njit
 
 _BLOCK = 32  # nodes
 _LANES = 32  # candidates in a tile
-_SLACK = 4
+_SLACK = 12
+_GROUP = 16  # distances that are compared at a time, with a bit for each
+_POWERS = 2.0 ** np.arange(_GROUP, dtype=np.float32)
+# Exponent of a power of two, by its remainder modulo 37, all of which differ up to 2^35.
+_PLACE = np.array([next((m for m in range(_LANES) if 2**m % 37 == rest), 0) for rest in range(37)])
+_RANKED = 16  # kept distances that are compared at a time
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
@@ -46,8 +52,11 @@ def nearest(first, last, x, y, offsets, dilation, index):  # type: ignore[no-unt
     nodes = np.zeros((_BLOCK, depth), x.dtype)
     tile = np.empty((_BLOCK, _LANES), x.dtype)
     distances = np.empty((_BLOCK, width), x.dtype)
-    kept = np.empty(width + 1, np.int32)
-    values = np.empty(width + 1, x.dtype)
+    num_minima = -(-2 * count // _LANES) * _LANES
+    minima = np.empty(num_minima if 2 * num_minima <= width else 0, x.dtype)
+    kept, ranked = np.empty(width + 1, np.int32), np.empty(width + 1, np.int32)
+    values = np.empty(width + _RANKED, x.dtype)
+    places = np.arange(width + _RANKED).astype(np.float32)
     low, high = real(-1.1), real(3.1)  # no finite distance is outside
     if len(offsets) > 0:
         low, high = low + offsets.min(), high + offsets.max()
@@ -69,8 +78,10 @@ def nearest(first, last, x, y, offsets, dilation, index):  # type: ignore[no-unt
                 row = distances[r]
                 if len(offsets) > 0:
                     _add_offsets(offsets[start + r], row)
-                target = index[image, start + r]
-                _select(row, low, high, num_candidates, count, dilation, kept, values, target)
+                found = _keep_smallest(row, minima, low, high, count, kept, values)
+                _sort(kept, values, places, found, ranked)
+                for j in range(-(-min(found, count) // dilation)):
+                    index[image, start + r, j] = ranked[j * dilation]
 
 
 @njit(fastmath={"contract", "reassoc"}, forceinline=True)
@@ -142,40 +153,110 @@ def _number_up_to(row, threshold):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _select(row, low, high, num_candidates, count, dilation, kept, values, index):  # type: ignore[no-untyped-def]
-    """Write the candidates of rank 0, dilation, ... up to count - 1 to index."""
-    room = num_candidates  # for distances above `low`
-    while True:
-        middle = low + (high - low) * row.dtype.type(0.5)
-        if not low < middle < high:  # no number is in between: the distances above are equal
-            room = count - int(_number_up_to(row, low))
-            break
-        number = _number_up_to(row, middle)
-        if number >= count:
-            high = middle
-            if number <= count + _SLACK:
-                break
-        else:
-            low = middle
+def _keep_smallest(row, minima, low, high, count, kept, values):  # type: ignore[no-untyped-def]
+    """Write the `count` smallest distances in (low, high), and at most SLACK more, with indices.
+
+    Returns:
+        The number of them.
+    """
+    room = len(row)  # for distances above `low`
+    if len(minima) > 0:
+        _minima_of_groups(row, minima)
+        _, bound, _ = _threshold(minima, low, high, count, 1)
+        if _number_up_to(minima, bound) >= count:
+            high = bound
+    size = _keep_up_to(row, high, kept, values)
+    if size > count + _SLACK:
+        low, high, room = _threshold(row, low, high, count, _SLACK)
+        size = _keep_interval(row, low, high, room, kept, values)
+    return size
+
+
+@njit(forceinline=True)
+def _keep_up_to(row, high, kept, values):  # type: ignore[no-untyped-def]
+    """Write all distances up to `high` with their indices; return the number of them."""
     size = 0
-    for m in range(num_candidates):
+    for start in range(0, len(row), _LANES):
+        bits = _bits_up_to(row, start, high)
+        bits += _bits_up_to(row, start + _GROUP, high) << _GROUP
+        while bits > 0:
+            lowest = bits & -bits
+            m = start + _PLACE[lowest % len(_PLACE)]
+            kept[size], values[size] = m, row[m]
+            size += 1
+            bits -= lowest
+    return size
+
+
+@njit(forceinline=True)
+def _keep_interval(row, low, high, room, kept, values):  # type: ignore[no-untyped-def]
+    """Write the distances up to `low` and the first `room` of those up to `high`, likewise."""
+    size = 0
+    for m in range(len(row)):
         above = row[m] > low
         kept[size], values[size] = m, row[m]
         keep = (row[m] <= high) & (room > 0 if above else True)
         room -= keep & above
         size += keep
-    for i in range(size):
-        rank = int(_number_before(values, size, i))
-        if rank < count and rank % dilation == 0:
-            index[rank // dilation] = kept[i]
+    return size
 
 
 @njit(fastmath={"contract", "reassoc"}, forceinline=True)
-def _number_before(values, size, i):  # type: ignore[no-untyped-def]
+def _bits_up_to(row, start, threshold):  # type: ignore[no-untyped-def]
+    bits = np.float32(0)
+    for m in range(_GROUP):
+        bits += _POWERS[m] if row[start + m] <= threshold else np.float32(0)
+    return int(bits)
+
+
+@njit(forceinline=True)
+def _minima_of_groups(row, minima):  # type: ignore[no-untyped-def]
+    """Write the minimum of every len(minima)-th distance."""
+    number = len(minima)
+    for m in range(number):
+        minima[m] = row[m]
+    for start in range(number, len(row), _LANES):
+        group = minima[start % number : start % number + _LANES]
+        for m in range(_LANES):
+            value = row[start + m]
+            group[m] = value if value < group[m] else group[m]
+
+
+@njit(forceinline=True)
+def _threshold(row, low, high, count, slack):  # type: ignore[no-untyped-def]
+    """Bisect the interval (low, high) until `count` to `count + slack` numbers are up to `high`.
+
+    Returns:
+        low, high, and the number of those above `low` to take: all, unless they are equal.
+    """
+    while True:
+        middle = low + (high - low) * row.dtype.type(0.5)
+        if not low < middle < high:  # no number is in between: the distances above are equal
+            return low, high, count - int(_number_up_to(row, low))
+        number = _number_up_to(row, middle)
+        if number >= count:
+            high = middle
+            if number <= count + slack:
+                return low, high, len(row)
+        else:
+            low = middle
+
+
+@njit(forceinline=True)
+def _sort(kept, values, places, size, ranked):  # type: ignore[no-untyped-def]
+    """Write the kept candidates in the order of their values."""
+    for j in range(size, size + _RANKED):
+        values[j] = np.inf
+    for i in range(size):
+        ranked[int(_number_before(values, places, size, i))] = kept[i]
+
+
+@njit(fastmath={"contract", "reassoc"}, forceinline=True)
+def _number_before(values, places, size, i):  # type: ignore[no-untyped-def]
     """Return the rank of a value, among equals by index."""
-    number = np.float32(0)
-    for j in range(size):
-        number += np.float32(1) if values[j] < values[i] else np.float32(0)
-    for j in range(i):
-        number += np.float32(1) if values[j] == values[i] else np.float32(0)
+    number, value, place = np.float32(0), values[i], places[i]
+    for start in range(0, size, _RANKED):
+        for j in range(start, start + _RANKED):
+            before = (values[j] < value) | ((values[j] == value) & (places[j] < place))
+            number += np.float32(1) if before else np.float32(0)
     return number
