@@ -25,7 +25,7 @@ def test_a_change_of_one_constant_is_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(ROOT / "vigmpi", tmp_path / "vigmpi")
-    adam = tmp_path / "vigmpi/pipeline/adam.py"
+    adam = tmp_path / "vigmpi/pipeline/adamw.py"
     adam.write_text(adam.read_text().replace("beta2=0.999", "beta2=0.998"))
     assert not compare_bits.compare(ROOT, tmp_path)
     stages, evaluation = capsys.readouterr().out.splitlines()[1:]

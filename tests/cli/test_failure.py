@@ -4,13 +4,13 @@ from tests.launching import ROOT, finish, start, vigmpi
 
 PLANTED = """
 import os
-import vigmpi.pipeline.adam
+import vigmpi.pipeline.adamw
 
 def step(self, closure=None):
     raise RuntimeError("planted")
 
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
-    vigmpi.pipeline.adam.Adam.step = step
+    vigmpi.pipeline.adamw.AdamW.step = step
 """
 
 

@@ -16,7 +16,7 @@ from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.topology import make_topology
 from vigmpi.comm.transport import Receiver
 from vigmpi.layout.layout import Layout
-from vigmpi.pipeline.adam import Adam
+from vigmpi.pipeline.adamw import AdamW
 from vigmpi.pipeline.stage import Stage
 from vigmpi.position import Position
 from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
@@ -33,7 +33,7 @@ PLANTED: dict[str, tuple[type, str, int, int]] = {
     "network_s": (Receiver, "receive", 1, CHUNKS),
     "gradient_sum_s": (GradientSum, "finish", 2, 1),
     "data_s": (Future, "result", 0, 1),
-    "optimizer_s": (Adam, "step", 3, 1),
+    "optimizer_s": (AdamW, "step", 3, 1),
 }
 
 

@@ -19,9 +19,9 @@ from vigmpi.checkpoint.state import (
     Names,
     copy_into,
     flat,
-    is_of_optimizer,
-    without_optimizer,
+    select,
 )
+from vigmpi.checkpoint.tensor_names import average_of, is_average, is_of_optimizer
 from vigmpi.checkpoint.weights import read_weights
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
@@ -39,8 +39,10 @@ def load(
 ) -> Checkpoint:
     """Load layers from a checkpoint, or from the first undamaged one of its `older`.
 
-    An optimizer's state is loaded if `own` includes it and a training is continued. Position
-    tables of another image size are interpolated.
+    If `own` includes the state of a training, and a training is continued, this state is loaded,
+    too. Otherwise, weights and running statistics are taken from their moving averages, if the
+    checkpoint has these and `use_averages` is true. Position tables of another image size are
+    interpolated.
 
     Args:
         model: layers of the complete model and the names of their tensors.
@@ -53,9 +55,11 @@ def load(
     Raises:
         InputError: if it holds another model, or if all are damaged.
     """
-    selection = _selection(checkpoint, model)
     errors: list[DamagedError] = []
-    for candidate in (checkpoint, *checkpoint.older):
+    head, averages = checkpoint.replace_head, checkpoint.use_averages
+    for each in (checkpoint, *checkpoint.older):
+        candidate = replace(each, replace_head=head, use_averages=averages)
+        selection = _selection(candidate, model)
         try:
             with together():
                 values, notes = _read(candidate, model, own, selection)
@@ -67,7 +71,6 @@ def load(
                 candidate,
                 skipped=[*checkpoint.skipped, *map(reason_of, errors)],
                 notes=notes,
-                replace_head=checkpoint.replace_head,
                 older=(),
             )
     raise errors[0]
@@ -79,20 +82,34 @@ class _Selection(NamedTuple):
     Attributes:
         head: layer that is left out, or None.
         optimizer: whether the optimizer's state is loaded.
+        averages: whether the moving averages are loaded as such.
+        use_averages: whether weights and running statistics are taken from the moving averages.
     """
 
     head: str | None
     optimizer: bool
+    averages: bool
+    use_averages: bool
 
     def __call__(self, state: ByLayer[T]) -> dict[str, dict[str, T]]:
-        selected = state if self.optimizer else without_optimizer(state)
-        return {layer: dict(named) for layer, named in selected.items() if layer != self.head}
+        selected = select(state, self._includes)
+        return {layer: tensors for layer, tensors in selected.items() if layer != self.head}
+
+    def _includes(self, name: str) -> bool:
+        return (self.optimizer or not is_of_optimizer(name)) and (
+            self.averages or not is_average(name)
+        )
 
 
 def _selection(checkpoint: Checkpoint, model: Names) -> _Selection:
-    trains = any(is_of_optimizer(name) for names in model.values() for name in names)
+    def some(condition: Callable[[str], bool]) -> bool:
+        return any(condition(name) for names in model.values() for name in names)
+
     head = [*model][-1] if checkpoint.replace_head else None
-    return _Selection(head, trains and checkpoint.continued is not None)
+    continues = some(is_of_optimizer) and checkpoint.continued is not None
+    averages = continues and some(is_average) and checkpoint.has_averages
+    use_averages = not continues and checkpoint.has_averages and checkpoint.use_averages
+    return _Selection(head, continues, averages, use_averages)
 
 
 def check_convolution(checkpoint: Checkpoint, config: ModelConfig) -> None:
@@ -133,7 +150,10 @@ def _read(
         tensors = read_weights(checkpoint.path)
         values = {name: value for name, value in tensors.items() if name not in replaced}
         _check_names(values, flat(expected), checkpoint.path)
-    return _conform(values, own, checkpoint.path)
+    conforming, notes = _conform(values, own, checkpoint.path)
+    if selection.use_averages:
+        notes = (*notes, "weights are the moving averages that the training kept")
+    return conforming, notes
 
 
 def _read_shards(
@@ -144,14 +164,19 @@ def _read_shards(
     selection: _Selection,
 ) -> dict[str, np.ndarray]:
     """Read the tensors of `own` from the shards that hold them, and each of these shards once."""
-    layers = selection(manifest.layers)
-    _check_layers(layers, expected, folder)
-    shard_of = {name: index for layer in own for name, index in layers[layer].items()}
+    _check_layers(selection(manifest.layers), expected, folder)
+    shard_of = flat(manifest.layers)
+    names = {name: _name_in_shard(name, shard_of, selection) for name in flat(own)}
     values: dict[str, np.ndarray] = {}
-    for index in sorted(set(shard_of.values())):
+    for index in sorted({shard_of[stored] for stored in names.values()}):
         tensors = read_shard(folder, manifest, index)
-        values |= {name: tensor for name, tensor in tensors.items() if name in shard_of}
+        values |= {name: tensors[found] for name, found in names.items() if found in tensors}
     return values
+
+
+def _name_in_shard(name: str, stored: Collection[str], selection: _Selection) -> str:
+    average = average_of(name)
+    return average if selection.use_averages and average in stored else name
 
 
 def _check_layers(found: Names, model: Names, source: Path) -> None:

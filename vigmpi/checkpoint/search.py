@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vigmpi.checkpoint.manifest import NAME, Manifest, damage, read, reason_of, refusal
+from vigmpi.checkpoint.tensor_names import is_average
 from vigmpi.errors import InputError
 from vigmpi.position import Position
 
+BEST = "best"  # subfolder for the best checkpoint of a run with held-out images
 SUFFIX = ".checkpoints"  # replaces the record's suffix in the name of a run's checkpoint folder
 
 
@@ -23,6 +25,7 @@ class Checkpoint:
             checkpoint that the user named.
         notes: what `load` changed in what it read.
         replace_head: true to start a new training from all weights except those of the head.
+        use_averages: false to take the last weights even if there are moving averages of them.
     """
 
     path: Path
@@ -31,6 +34,13 @@ class Checkpoint:
     older: Sequence["Checkpoint"] = ()
     notes: Sequence[str] = ()
     replace_head: bool = False
+    use_averages: bool = True
+
+    @property
+    def has_averages(self) -> bool:
+        """Return whether the checkpoint holds moving averages of weights."""
+        layers = self.manifest.layers.values() if self.manifest else ()
+        return any(is_average(name) for tensors in layers for name in tensors)
 
     @property
     def continued(self) -> Manifest | None:
@@ -103,7 +113,7 @@ def checkpoints(folders: Sequence[Path]) -> tuple[list[tuple[Path, Manifest]], l
     readable, skipped = [], []
     for folder in folders:
         for path in sorted(folder.glob("[!.]*/"), reverse=True):
-            if path.is_dir():
+            if path.is_dir() and path.name != BEST:
                 try:
                     readable.append((path, read(path)))
                 except InputError as error:

@@ -1,15 +1,14 @@
 """State of a stage or a model: tensors by layer, with names that do not depend on the split."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vigmpi.checkpoint.tensor_names import average_of, of_optimizer
 from vigmpi.models.model import Model
-
-_OPTIMIZER = "optimizer."
 
 T = TypeVar("T")
 ByLayer = Mapping[str, Mapping[str, T]]  # by the names of layers and of their tensors
@@ -17,12 +16,16 @@ Names = Mapping[str, Collection[str]]  # of tensors, by layer
 
 
 def state_by_layer(
-    model: Model, optimizer: Mapping[str, Tensor] | None = None
+    model: Model,
+    optimizer: Mapping[str, Tensor] | None = None,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return weights and running statistics, and the optimizer's state as `optimizer.KEY`.
+    """Return weights and running statistics, and the state that only a training has.
 
     Args:
-        optimizer: `Adam.state`, whose keys are a quantity, a dot and the name of a weight.
+        optimizer: `AdamW.state`, whose keys are a quantity, a dot and the name of a weight; it is
+            returned as `optimizer.KEY`.
+        averages: `Averages.state`, returned as `ema.NAME`.
     """
     state = {
         layer.name: {layer.prefix + name: tensor for name, tensor in module.state_dict().items()}
@@ -31,7 +34,9 @@ def state_by_layer(
     layer_of = {name: layer for layer, tensors in state.items() for name in tensors}
     for key, tensor in (optimizer or {}).items():
         weight = key.partition(".")[2]
-        state[layer_of[weight]][_OPTIMIZER + key] = tensor
+        state[layer_of[weight]][of_optimizer(key)] = tensor
+    for name, tensor in (averages or {}).items():
+        state[layer_of[name]][average_of(name)] = tensor
     return state
 
 
@@ -39,13 +44,10 @@ def flat(state: ByLayer[T]) -> dict[str, T]:
     return {name: value for tensors in state.values() for name, value in tensors.items()}
 
 
-def is_of_optimizer(name: str) -> bool:
-    return name.startswith(_OPTIMIZER)
-
-
-def without_optimizer(state: ByLayer[T]) -> dict[str, dict[str, T]]:
+def select(state: ByLayer[T], condition: Callable[[str], bool]) -> dict[str, dict[str, T]]:
+    """Return the tensors for whose names a condition holds."""
     return {
-        layer: {name: value for name, value in tensors.items() if not is_of_optimizer(name)}
+        layer: {name: value for name, value in tensors.items() if condition(name)}
         for layer, tensors in state.items()
     }
 

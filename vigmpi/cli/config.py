@@ -12,6 +12,7 @@ from vigmpi.cli.values import (
     file_path,
     fraction,
     image_size,
+    non_negative_number,
     positive_number,
     proper_fraction,
     seconds,
@@ -38,10 +39,12 @@ from vigmpi.phase import Phase
 from vigmpi.schedule import SCHEDULES
 
 PROGRESS = ("auto", "bar", "lines", "off")
-LR_SCHEDULES = ("constant", "linear", "cosine")
+ONE_CYCLE = "one-cycle"
+LR_SCHEDULES = ("constant", "linear", "cosine", ONE_CYCLE)
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
+NO_EMA_HELP = "use the last weights even if the checkpoint holds moving averages of them"
 _MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
 
@@ -249,6 +252,23 @@ class RunConfig:
         _TRAIN,
         metavar="N",
     )
+    mixup: float = _data(
+        0.0,
+        "mix each training image with another one of its mini-batch, by weights from the "
+        "distribution Beta(X, X); 0 for none",
+        non_negative_number,
+        _TRAIN,
+        metavar="X",
+    )
+    holdout: int = _data(
+        0,
+        "number of training images, chosen by --seed, to test on instead of training on them; the "
+        "test images are then not used, and the checkpoint with the best accuracy is kept in "
+        "the subfolder best",
+        whole_number(0),
+        _TRAIN,
+        metavar="N",
+    )
     batch_size: int = _training(
         100, "images per mini-batch on each replica", whole_number(1), metavar="N"
     )
@@ -264,10 +284,11 @@ class RunConfig:
         _TRAIN,
         metavar="N",
     )
-    lr: float = _training(1e-4, "peak learning rate of Adam", positive_number, _TRAIN, metavar="X")
+    lr: float = _training(1e-4, "peak learning rate of AdamW", positive_number, _TRAIN, metavar="X")
     lr_schedule: str = _training(
         "constant",
-        "learning-rate schedule: constant, linear or cosine; the last two decay to 0",
+        "learning-rate schedule: constant, linear or cosine (both decay to 0), or one-cycle (rises "
+        "and falls along cosines, with beta1 against it, as torch's OneCycleLR)",
         str,
         _TRAIN,
         choices=LR_SCHEDULES,
@@ -275,8 +296,38 @@ class RunConfig:
     )
     warm_up: float = _training(
         0.0,
-        "fraction of training spent on linear learning-rate warm-up",
+        "fraction of training spent on linear learning-rate warm-up, or on the rise of one-cycle",
         fraction,
+        _TRAIN,
+        metavar="X",
+    )
+    weight_decay: float = _training(
+        0.0,
+        "decoupled weight decay of AdamW; biases, norms and position tables do not decay",
+        non_negative_number,
+        _TRAIN,
+        metavar="X",
+    )
+    clip_norm: float = _training(
+        0.0,
+        "scale the gradients of a mini-batch down to this Euclidean norm if theirs is larger; 0 "
+        "for no limit",
+        non_negative_number,
+        _TRAIN,
+        metavar="X",
+    )
+    label_smoothing: float = _training(
+        0.0,
+        "probability that training labels spread evenly over all classes",
+        proper_fraction,
+        _TRAIN,
+        metavar="X",
+    )
+    ema: float = _training(
+        0.0,
+        "decay per step of moving averages of the weights and running statistics, for example "
+        "0.999; tests, evaluate and predict then use the averages. 0 for none",
+        proper_fraction,
         _TRAIN,
         metavar="X",
     )
@@ -336,6 +387,7 @@ class RunConfig:
         _TRAIN,
         metavar="PATH",
     )
+    no_ema: bool = _checkpoints(False, NO_EMA_HELP, commands=("evaluate",))
     replace_head: bool = _checkpoints(
         False,
         "start a new run from the weights of --resume with a newly initialized head, for example "
@@ -440,6 +492,11 @@ class RunConfig:
         has_blocks = "blocks" in MODELS[self.model].options
         if has_blocks and not self.split_after and not isinstance(self.split, str):
             blocks_per_stage(self.blocks, self.stages, self.split)
+        if self.lr_schedule == ONE_CYCLE and not 0 < self.warm_up < 1:
+            raise InputError(
+                f"no rise and fall: --lr-schedule {ONE_CYCLE} with --warm-up {self.warm_up:g}. Use "
+                f"--warm-up 0.3, or another fraction between 0 and 1."
+            )
         if self.trace and self.on_failure == "continue":
             raise InputError(
                 "incompatible options: --trace and --on-failure continue. Omit one of them."

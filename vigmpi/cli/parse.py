@@ -19,6 +19,7 @@ from vigmpi.models.config import OPTIONS
 _NEVER_INHERITED = {
     *("resume", "checkpoint", "checkpoint_dir", "record", "overwrite", "download", "threads"),
     *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure", "replace_head"),
+    "no_ema",
 }
 # Options of the training run that an evaluation does not inherit either.
 _NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "split_after", "test_steps"}
@@ -43,6 +44,8 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
     start = _find_checkpoint(command, given)
     if start and given.get("replace_head"):
         start = replace(start, replace_head=True)
+    if start and given.get("no_ema"):
+        start = replace(start, use_averages=False)
     inherited: dict[str, Any] = {}
     if start and start.manifest:
         settings = _inheritable(start.manifest, command, given)
@@ -50,6 +53,8 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
         inherited = parsers.parse(parser, _as_flags(settings, str(start.path), known), known)
     config = RunConfig(**{**inherited, **given}, start=start)
     config.check()
+    if start and start.continued:
+        _check_held_out(config, start.continued)
     return config
 
 
@@ -62,6 +67,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
     """
     given = parsers.predict_parser().parse_args(arguments)
     start = _find_required(given.checkpoint, None)
+    start = replace(start, use_averages=not given.no_ema)
     return PredictConfig(start, tuple(given.images), given.json)
 
 
@@ -89,6 +95,18 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
         SystemExit: after `--help`.
     """
     return PrepareConfig(**vars(parsers.prepare_parser().parse_args(arguments)))
+
+
+def _check_held_out(config: RunConfig, manifest: Manifest) -> None:
+    """Raise InputError if a training would go on with other held-out images."""
+    before = {name: manifest.settings.get(name, 0) for name in ("holdout", "seed")}
+    now = {"holdout": config.holdout, "seed": config.seed}
+    if config.resume and (config.holdout or before["holdout"]) and before != now:
+        given = " ".join(f"--{name} {value}" for name, value in now.items())
+        needed = " ".join(f"--{name} {value}" for name, value in before.items())
+        raise InputError(
+            f"other held-out images than before: {given} for a run with {needed}. Use {needed}."
+        )
 
 
 def _find_checkpoint(command: str, given: Mapping[str, Any]) -> search.Checkpoint | None:
@@ -168,7 +186,8 @@ def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Fiel
         if name == "image-size" and isinstance(value, list):
             flags.append(f"--{name}={'x'.join(map(str, value))}")
         elif isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
+            if value or not name.startswith("no-"):
+                flags.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, list):
             flags.append(f"--{name}={','.join(map(str, value))}")
         else:

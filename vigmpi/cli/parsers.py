@@ -7,6 +7,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vigmpi.cli.config import NO_EMA_HELP
 from vigmpi.cli.values import image_size, whole_number
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
@@ -106,8 +107,9 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
         argument: dict[str, Any] = dict(option.metadata["argument"])
         if isinstance(option.default, bool):
             del argument["type"]
-            argument["action"] = argparse.BooleanOptionalAction
-            argument["help"] += " (default: off)"
+            negative = option.name.startswith("no_")
+            argument["action"] = "store_true" if negative else argparse.BooleanOptionalAction
+            argument["help"] += "" if negative else " (default: off)"
         elif option.default is not None:
             argument["help"] += f" (default: {option.default})"
         title = option.metadata["group"]
@@ -128,6 +130,7 @@ def predict_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'",
     )
+    parser.add_argument("--no-ema", action="store_true", help=NO_EMA_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 

@@ -30,6 +30,13 @@ def positive_number(text: str) -> float:
     return value
 
 
+def non_negative_number(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, not {text!r}")
+    return value
+
+
 def seconds(minimum: float) -> Callable[[str], float]:
     """Return a parser for durations of at least `minimum` seconds."""
 

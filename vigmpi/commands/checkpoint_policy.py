@@ -1,12 +1,13 @@
 """Times at which a training run writes its checkpoints, and their retention."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from vigmpi.checkpoint.folder import CheckpointFolder
 from vigmpi.checkpoint.manifest import Manifest
-from vigmpi.checkpoint.search import SUFFIX
+from vigmpi.checkpoint.search import BEST, SUFFIX
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
@@ -20,7 +21,7 @@ class CheckpointPolicy:
     """Decides when a run writes checkpoints, and counts them.
 
     Attributes:
-        folder: the folder that holds the checkpoints.
+        folder: the folder that holds the checkpoints, and `best`, its subfolder for the best one.
         latest: the newest checkpoint written by this process, and `position`, its position.
         failure: error message of the last attempt; empty if it succeeded.
         num_written: number of checkpoints written by this process.
@@ -38,10 +39,13 @@ class CheckpointPolicy:
         self._enabled = config.keep > 0
         self._trainer, self._activity, self._log = trainer, run.activity, log
         self.folder = config.checkpoint_dir or log.record.with_suffix(SUFFIX)
+        self.best = self.folder / BEST
         self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
+        self._best_checkpoint = CheckpointFolder(run.topology.world, self.best, 1)
         continues = group.committed or (config.start and config.start.continued)
         if self._enabled and not continues:
-            self._checkpoints.begin(overwrite=config.overwrite)
+            for folder in (self._checkpoints, self._best_checkpoint):
+                folder.begin(overwrite=config.overwrite)
         dataset = run.dataset
         self._manifest = Manifest(
             run=log.id,
@@ -74,20 +78,30 @@ class CheckpointPolicy:
 
     def save(self, position: Position) -> None:
         """Write a checkpoint; print a warning if that fails. Collective."""
-        start = time.monotonic()
-        if self._enabled:
-            self._log.flush()  # so that the record never lags behind a checkpoint
-            with self._activity("checkpoint"):
-                self._save(position)
+        if self._enabled and (written := self._save(self._checkpoints, position, {})):
+            self.latest, self.position = written, position
         self._steps_since, self._saved_at = 0, time.monotonic()
-        self.seconds += self._saved_at - start
 
-    def _save(self, position: Position) -> None:
-        manifest = replace(self._manifest, created=time.time(), position=position)
+    def save_best(self, position: Position, results: Mapping[str, float]) -> None:
+        """Write the best checkpoint, with the results that make it so, likewise. Collective."""
+        self._save(self._best_checkpoint, position, results)
+
+    def _save(
+        self, folder: CheckpointFolder, position: Position, results: Mapping[str, float]
+    ) -> Path | None:
+        """Write a checkpoint and return its path, or None if that fails."""
+        start, settings = time.monotonic(), {**self._manifest.settings, **results}
+        manifest = replace(
+            self._manifest, created=time.time(), position=position, settings=settings
+        )
+        self._log.flush()  # so that the record never lags behind a checkpoint
+        written, self.failure = None, ""
         try:
-            self.latest = self._checkpoints.save(self._trainer.shard(), manifest)
-            self.position, self.failure = position, ""
+            with self._activity("checkpoint"):
+                written = folder.save(self._trainer.shard(), manifest)
             self.num_written += 1
         except InputError as error:
             self.failure = str(error)
             self._log.note(f"warning: {error}")
+        self.seconds += time.monotonic() - start
+        return written

@@ -23,6 +23,8 @@ from vigmpi.commands.rank_group import RankGroup
 from vigmpi.datasets import default_dataset, open_dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
+from vigmpi.datasets.held_out import HeldOut
+from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
 from vigmpi.host import matmul_library, threads_per_rank
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
@@ -69,7 +71,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     topology = make_topology(group.world, config.layout)
     group.comms = topology.comms
     threads = _set_threads(config, topology)
-    dataset = _open_dataset(config, topology)
+    dataset = _open_dataset(config, topology, training=training)
     # The same on all ranks, and kept when the run is resumed. Ranks may have found different
     # checkpoints, so that not all of them inherit a library.
     library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
@@ -82,10 +84,15 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     pipeline_config = _pipeline_config(group, layers, topology, training=training)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     with raise_collectively(topology.world):
-        forecast = forecast_memory(topology, pipeline_config, model)
+        forecast = forecast_memory(topology, pipeline_config, model, averages=config.ema > 0)
     augmentation = _augmentation(config, dataset, topology)
     order = LoaderConfig(
-        config.batch_size, config.seed, config.limits, augmentation, config.drop_last
+        config.batch_size,
+        config.seed,
+        config.limits,
+        augmentation,
+        SoftLabels(config.label_smoothing, config.mixup, config.seed),
+        config.drop_last,
     )
     return Run(
         topology=topology,
@@ -170,8 +177,11 @@ def _set_threads(config: RunConfig, topology: Topology) -> int:
     return threads
 
 
-def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
-    """Open the data set that rank 0 chooses and load what each rank needs. Collective."""
+def _open_dataset(config: RunConfig, topology: Topology, *, training: bool) -> Dataset:
+    """Open the data set that rank 0 chooses and load what each rank needs. Collective.
+
+    In training, the images of `--holdout` take the place of the test images.
+    """
     name = config.dataset or default_dataset(config.data_dir)
     name = allgather_strings(topology.world, name)[0]
     dataset = open_dataset(name, config.data_dir, config.seed, config.image_size)
@@ -189,6 +199,8 @@ def _open_dataset(config: RunConfig, topology: Topology) -> Dataset:
             f"images differ between ranks: --data-dir {config.data_dir}. Use a folder that all "
             f"hosts share, or copy the same files to each host."
         )
+    if training and config.holdout:
+        return HeldOut(dataset, config.holdout, config.seed)
     return dataset
 
 

@@ -9,6 +9,7 @@ from vigmpi.checkpoint.starting import start_from
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm.collectives import all_ranks
 from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.commands.best_checkpoint import BestCheckpoint
 from vigmpi.commands.checkpoint_policy import CheckpointPolicy
 from vigmpi.commands.rank_group import RankGroup, RanksLostError
 from vigmpi.commands.run import Run, open_run
@@ -50,6 +51,9 @@ def _trainer_config(config: RunConfig) -> TrainerConfig:
         lr=config.lr,
         lr_schedule=config.lr_schedule,
         warm_up=config.warm_up,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        ema=config.ema,
         gradient_sum=config.gradient_sum,
         on_nonfinite=config.on_nonfinite,
     )
@@ -62,6 +66,8 @@ def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
             check_convolution(group.config.start, run.model_config)
         start = start_from(group.config.start, run.topology, trainer.state())
         group.config = replace(group.config, start=start)
+        if trainer.averages and not (start and start.continued and start.has_averages):
+            trainer.averages.restart()
         return start.position if start else Position()
     position, state = group.committed
     trainer.load(state)
@@ -72,11 +78,14 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     """Train to the end, write the last checkpoint and return the exit status."""
     config, world = group.config, run.topology.world
     policy = CheckpointPolicy(group, run, trainer, log)
+    best = BestCheckpoint(policy, world, enabled=config.holdout > 0 and config.keep > 0)
     with progress_thread(world):
-        position, failure = _train(group, run, trainer, log, policy, stop)
+        position, failure = _train(group, run, trainer, log, policy, best, stop)
         equal = all_ranks(world, trainer.replicas_agree())
         if equal and position != policy.position:
             policy.save(position)
+    if best.summary:
+        log.note(best.summary)
     log.close(replicas_bit_equal=equal, checkpoints=policy.num_written, checkpoint_s=policy.seconds)
     group.commit(position, trainer.stage_state)
     done = position.mini_batches
@@ -101,13 +110,16 @@ def _train(
     trainer: Trainer,
     log: RunLog,
     policy: CheckpointPolicy,
+    best: BestCheckpoint,
     stop: StopSignal,
 ) -> tuple[Position, str]:
     """Train to the last epoch, a signal on any rank or a failure; return position and failure."""
     config, position = group.config, log.start
-    steps = {Phase.TRAIN: trainer.step, Phase.TEST: Evaluator(run.pipeline).step}
+    averaged = trainer.averages.model if trainer.averages else None
+    steps = {Phase.TRAIN: trainer.step, Phase.TEST: Evaluator(run.pipeline, averaged).step}
     while position.epoch < config.epochs:
         log.begin_phase(position)
+        best.begin(position)
         for pending in run.loader.batches(position):
             own = steps[position.phase](pending)
             record = log.add(own, stop=stop.received, checkpoint=policy.overdue())
@@ -119,6 +131,7 @@ def _train(
                         f"with a lower --lr."
                     )
                 log.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")
+            best.add(record)
             after = position.after(record.num_images)
             group.commit(after, trainer.stage_state)
             position = after
@@ -129,4 +142,5 @@ def _train(
                 policy.save(position)
         log.end_phase()
         position = position.next_phase()
+        best.save(position)
     return position, ""

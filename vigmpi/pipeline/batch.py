@@ -18,7 +18,8 @@ class Batch:
         all_sizes: sizes of all micro-batches of all replicas, 0 for empty ones.
         micro_batches: this replica's micro-batches, without empty ones.
         features: input of the first layer for each of them, on the first stage only.
-        labels: labels of each of them, [images], on the last stage only.
+        labels: labels of each of them, [images], or probabilities of their classes, [images,
+            classes], on the last stage only.
     """
 
     phase: Phase

@@ -7,6 +7,7 @@ from vigmpi.comm.reductions import GradientSum
 from vigmpi.comm.transport import Receiver, Sender
 from vigmpi.models.layer import Boundary
 from vigmpi.models.loss import cross_entropy
+from vigmpi.models.model import Model
 from vigmpi.pipeline.batch import Batch
 from vigmpi.pipeline.running_statistics import RunningStatistics
 from vigmpi.pipeline.stage import Stage, ignore_layer
@@ -47,9 +48,11 @@ class Executor:
         self._channels.gradients_in.begin_step(batch.sizes)
         self._run(program, step)
 
-    def evaluate(self, program: Iterable[Action], batch: Batch, record: StepRecord) -> None:
-        """Run forward passes only; the last sends may still be pending on return."""
-        self._run(program, _Step(self._stage, self._channels, batch, record))
+    def evaluate(
+        self, program: Iterable[Action], batch: Batch, record: StepRecord, model: Model
+    ) -> None:
+        """Run forward passes of a model only; the last sends may still be pending on return."""
+        self._run(program, _Step(self._stage.of(model), self._channels, batch, record))
 
     def _run(self, program: Iterable[Action], step: "_Step") -> None:
         self._channels.features_in.begin_step(step.batch.sizes)

@@ -4,11 +4,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.datasets.dataset import Dataset, Indices
+from vigmpi.datasets.dataset import Dataset, Images, Indices
 from vigmpi.datasets.order import (
     fixed_permutation,
     images_left,
@@ -16,6 +18,7 @@ from vigmpi.datasets.order import (
     mini_batches,
     shuffled,
 )
+from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary, MicroBatch
@@ -33,6 +36,7 @@ class LoaderConfig:
         seed: seed of the sample order.
         limits: maximum number of mini-batches of each phase per epoch (0: no limit).
         augmentation: augmentation of the training images.
+        soft_labels: label smoothing and mixup of the training images.
         drop_last: whether to leave out a smaller last mini-batch in training.
     """
 
@@ -40,6 +44,7 @@ class LoaderConfig:
     seed: int
     limits: Mapping[Phase, int]
     augmentation: Augmentation = Augmentation()
+    soft_labels: SoftLabels = SoftLabels()
     drop_last: bool = False
 
 
@@ -104,27 +109,62 @@ class Loader:
             RuntimeError: if the files have changed since the start of the run. This is not an
                 InputError, which all ranks would have to raise.
         """
-        phase, epoch = position.phase, position.epoch
-        shares = micro_batches(samples, self._layout.replicas, self._layout.chunks)
-        share = [m for m in shares[self._replica] if len(m)]
+        shares, partners = (
+            micro_batches(order, self._layout.replicas, self._layout.chunks)
+            for order in (samples, samples[::-1])
+        )
+        pairs = zip(shares[self._replica], partners[self._replica], strict=True)
+        share = [_Share(m, partner) for m, partner in pairs if len(m)]
         try:
-            features = [self._features(phase, epoch, m) for m in share if self._first]
-            labels = [torch.from_numpy(self._dataset.labels(phase, m)) for m in share if self._last]
+            features = [self._features(position, each) for each in share if self._first]
+            labels = [self._labels(position, each) for each in share if self._last]
         except InputError as error:
             raise RuntimeError(str(error)) from error
         return Batch(
-            phase,
-            epoch,
+            position.phase,
+            position.epoch,
             position.step,
             done,
             len(samples),
             [len(m) for replica in shares for m in replica],
-            [MicroBatch(m, position.mini_batches) for m in share],
+            [MicroBatch(each.samples, position.mini_batches) for each in share],
             features,
             labels,
         )
 
-    def _features(self, phase: Phase, epoch: int, samples: Indices) -> torch.Tensor:
-        images = self._dataset.images(phase, samples)
-        augmented = self._config.augmentation(images, phase, epoch, samples)
-        return self._inputs.conform(torch.from_numpy(augmented).to(self._inputs.dtype))
+    def _features(self, position: Position, share: "_Share") -> torch.Tensor:
+        images = self._images(position, share.samples)
+        weight = self._mixing_weight(position)
+        if weight < 1:
+            images *= np.float32(weight)
+            images += np.float32(1 - weight) * self._images(position, share.partners)
+        return self._inputs.conform(torch.from_numpy(images).to(self._inputs.dtype))
+
+    def _images(self, position: Position, samples: Indices) -> Images:
+        images = self._dataset.images(position.phase, samples)
+        return self._config.augmentation(images, position.phase, position.epoch, samples)
+
+    def _labels(self, position: Position, share: "_Share") -> torch.Tensor:
+        soft, phase = self._config.soft_labels, position.phase
+        labels = self._dataset.labels(phase, share.samples)
+        if phase is Phase.TEST or not soft.enabled:
+            return torch.from_numpy(labels)
+        partners = self._dataset.labels(phase, share.partners)
+        weight, num_classes = self._mixing_weight(position), self._dataset.num_classes
+        return torch.from_numpy(soft.probabilities(labels, partners, weight, num_classes))
+
+    def _mixing_weight(self, position: Position) -> float:
+        if position.phase is Phase.TEST:
+            return 1.0
+        return self._config.soft_labels.mixing_weight(position.epoch, position.step)
+
+
+class _Share(NamedTuple):
+    """Images of a micro-batch, and the image with which mixup mixes each of them.
+
+    The partners are the images of the global mini-batch in reverse order, which depends neither on
+    the number of replicas nor on that of micro-batches.
+    """
+
+    samples: Indices
+    partners: Indices

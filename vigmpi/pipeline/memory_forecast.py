@@ -25,11 +25,16 @@ class Forecast(NamedTuple):
     available: int
 
 
-def forecast_memory(topology: Topology, config: PipelineConfig, model: Model) -> Forecast:
+def forecast_memory(
+    topology: Topology, config: PipelineConfig, model: Model, *, averages: bool = False
+) -> Forecast:
     """Forecast the memory of a full mini-batch's step before the first. Collective over the host.
 
     In training, a stage keeps the tapes of as many micro-batches as its program has in flight; one
     of them is at work.
+
+    Args:
+        averages: whether the training keeps moving averages of the weights.
 
     Raises:
         InputError: if the host has less memory, with the batch size that fits (on its ranks).
@@ -45,8 +50,9 @@ def forecast_memory(topology: Topology, config: PipelineConfig, model: Model) ->
     growing = _growing_bytes(config, stage, sizes, tape)
     fixed, resident = _FIRST_STEP_BYTES, resident_bytes()
     if config.schedule:
-        gradients_and_adam = 3 * sum(p.nbytes for _, p in model.trainable_parameters())
-        fixed += tape.fixed * config.peak_in_flight(stage) + gradients_and_adam
+        copies = 4 if averages else 3  # gradients, both moments of Adam, averages
+        fixed += copies * sum(p.nbytes for _, p in model.trainable_parameters())
+        fixed += tape.fixed * config.peak_in_flight(stage)
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
     host_growing, host_fixed, host_resident = rows.sum(axis=0)

@@ -145,12 +145,16 @@ class Pipeline:
         self._executor.train(program, batch, record, reduction, statistics)
         return record
 
-    def evaluate(self, batch: Batch) -> StepRecord:
-        """Run all forward passes of a mini-batch, with the running statistics."""
-        self.model.eval()
+    def evaluate(self, batch: Batch, model: Model) -> StepRecord:
+        """Run all forward passes of a mini-batch, with the running statistics.
+
+        Args:
+            model: the layers of this stage, with these or other weights.
+        """
+        model.eval()
         record = StepRecord.begin(batch, len(self.config.layers))
         program = self._program(len(batch.sizes), training=False)
-        self._executor.evaluate(program, batch, record)
+        self._executor.evaluate(program, batch, record, model)
         return record
 
     def finish_sends(self) -> None:

@@ -32,6 +32,14 @@ class Stage:
         self.layer_seconds = np.zeros((len(self._layers), 2))
         self._tapes: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
+    def of(self, model: Model) -> "Stage":
+        """Return a stage that runs another model's layers and adds to the same seconds."""
+        if model is self.model:
+            return self
+        other = Stage(model, first=self._first)
+        other.layer_seconds = self.layer_seconds
+        return other
+
     def forward(self, number: int, features: Tensor, micro_batch: MicroBatch) -> Tensor:
         """Run all layers for training and keep the tape until `backward`.
 

@@ -18,12 +18,14 @@ from vigmpi.checkpoint import manifest, shards
 from vigmpi.checkpoint.loading import _resized, check_configuration, load
 from vigmpi.checkpoint.manifest import Manifest, Shard
 from vigmpi.checkpoint.search import Checkpoint, find
-from vigmpi.checkpoint.state import flat, share_of_replica, state_by_layer, without_optimizer
+from vigmpi.checkpoint.state import flat, select, share_of_replica, state_by_layer
+from vigmpi.checkpoint.tensor_names import is_average, is_of_optimizer
 from vigmpi.errors import InputError
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Boundary, Layer
 from vigmpi.models.model import Model
-from vigmpi.pipeline.adam import Adam
+from vigmpi.pipeline.adamw import AdamW
+from vigmpi.pipeline.averages import Averages
 from vigmpi.position import Position
 
 State = dict[str, dict[str, torch.Tensor]]
@@ -38,14 +40,22 @@ LAYERS = [
 MANIFEST = Manifest("run", 0.0, Position(5), {}, "study", ModelConfig(2), ["a", "b"])
 
 
-def new_state(*, optimizer: bool = True) -> State:
+def new_state(*, optimizer: bool = True, averages: bool = False) -> State:
     """Return a state with a different number in every element of its tensors."""
     model = Model(LAYERS)
-    adam = Adam(dict(model.named_parameters()), 1e-3)
-    state = state_by_layer(model, adam.state if optimizer else None)
+    adam = AdamW(dict(model.named_parameters()), 1e-3)
+    state = state_by_layer(
+        model,
+        adam.state if optimizer else None,
+        Averages(model, 0.9).state if averages else None,
+    )
     for number, tensor in enumerate(flat(state).values()):
         tensor.copy_(100 * number + torch.arange(tensor.numel()).reshape(tensor.shape))
     return state
+
+
+def is_of_model(name: str) -> bool:
+    return not (is_of_optimizer(name) or is_average(name))
 
 
 def zeroed(state: State) -> State:
@@ -337,7 +347,7 @@ def write_weights(path: Path, values: dict[str, np.ndarray]) -> Checkpoint:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_weights_only_file_must_hold_the_model_and_no_more(tmp_path: Path, suffix: str) -> None:
     expected = new_state()
-    model = flat(arrays(without_optimizer(expected)))
+    model = flat(arrays(select(expected, is_of_model)))
     path = tmp_path / f"weights{suffix}"
 
     state = zeroed(new_state())
@@ -368,7 +378,7 @@ def test_unreadable_weights_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = new_state()
-    model = flat(arrays(without_optimizer(state)))
+    model = flat(arrays(select(state, is_of_model)))
     for suffix in (".safetensors", ".pt"):
         path = tmp_path / f"weights{suffix}"
         write_weights(path, model)
@@ -419,3 +429,47 @@ def test_the_moments_of_a_resized_position_table_start_at_zero() -> None:
     weights = _resized("pos_embed", table, shape)
     assert weights is not None
     assert weights.any()
+
+
+def test_averages_are_loaded_as_such_only_by_a_training_that_keeps_them(tmp_path: Path) -> None:
+    expected = new_state(averages=True)
+    source = start(save(tmp_path / "a", [arrays(expected)]))
+    for averages in (True, False):
+        state = zeroed(new_state(averages=averages))
+        load(source, state, state)
+        for name, tensor in flat(state).items():
+            assert torch.equal(tensor, flat(expected)[name]), name
+
+
+@pytest.mark.parametrize("use_averages", [True, False])
+def test_other_commands_and_new_trainings_start_from_the_averages_unless_told_otherwise(
+    tmp_path: Path, use_averages: bool
+) -> None:
+    saved = flat(new_state(averages=True))
+    source = start(save(tmp_path / "a", [arrays(new_state(averages=True))]))
+    chosen = replace(source, use_averages=use_averages)
+    model = zeroed(new_state(optimizer=False))
+    loaded = load(chosen, model, model)
+    assert bool(loaded.notes) == use_averages
+    for name, tensor in flat(model).items():
+        average = f"ema.{name}" if use_averages and f"ema.{name}" in saved else name
+        assert torch.equal(tensor, saved[average]), name
+
+    training = zeroed(new_state(averages=True))
+    load(replace(chosen, replace_head=True), training, training)
+    assert torch.equal(
+        training["first"]["first.weight"],
+        saved["ema.first.weight" if use_averages else "first.weight"],
+    )
+    assert not training["first"]["ema.first.weight"].any()  # the training restarts them
+    assert not training["head"]["weight"].any()
+
+
+def test_a_training_may_begin_to_average_when_it_is_continued(tmp_path: Path) -> None:
+    expected = new_state()
+    source = start(save(tmp_path / "a", [arrays(expected)]))
+    state = zeroed(new_state(averages=True))
+    assert not load(source, state, state).has_averages
+    for name, tensor in flat(state).items():
+        assert torch.equal(tensor, flat(expected)[name]) if not is_average(name) else True
+        assert is_average(name) == (name not in flat(expected))

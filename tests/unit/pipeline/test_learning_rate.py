@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from vigmpi.cli.config import LR_SCHEDULES as NAMES
-from vigmpi.pipeline.learning_rate import LR_SCHEDULES, lr_factor
+from vigmpi.pipeline.learning_rate import LR_SCHEDULES, beta1, lr_factor
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,21 @@ def test_warm_up_rises_from_zero_and_then_leaves_the_schedule_unchanged() -> Non
 
 def test_the_option_offers_all_schedules() -> None:
     assert tuple(LR_SCHEDULES) == NAMES
+
+
+def test_one_cycle_follows_torchs_scheduler() -> None:
+    steps, warm_up = 50, 0.3
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=steps, pct_start=warm_up
+    )
+    for step in range(steps):
+        # torch's rise ends at step pct_start * steps - 1, and its fall at the last step.
+        peak, last = warm_up * steps - 1, steps - 1
+        part = step / peak if step < peak else (step - peak) / (last - peak)
+        done = warm_up * part if step < peak else warm_up + (1 - warm_up) * part
+        group = optimizer.param_groups[0]
+        assert lr_factor("one-cycle", done, warm_up) == pytest.approx(group["lr"])
+        assert beta1("one-cycle", done, warm_up) == pytest.approx(group["betas"][0])
+        optimizer.step()
+        theirs.step()
