@@ -74,8 +74,7 @@ class Stage:
             x, y = tape.pop()
             with self._timed(index, 1):
                 if y.requires_grad:
-                    pair = map(layer.outputs.in_memory_order, (y, gradient))
-                    scalar_with_gradients(*((tensor,) for tensor in pair)).backward()
+                    scalar_with_gradients([y], [gradient]).backward()
             layer_done(index)
             if index > 0 or not self._first:
                 assert x.grad is not None
