@@ -12,6 +12,7 @@ from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.comm.waiting import wait
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
+from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.layout import split
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Layer
@@ -89,6 +90,7 @@ def make_training(
     schedule: str = "gpipe",
     split_after: Sequence[str] | None = None,
     augmentation: Augmentation = Augmentation(),
+    soft_labels: SoftLabels = SoftLabels(),
 ) -> Training:
     layers = layers or study_layers(CONFIG, seed=seed)
     stages = (
@@ -104,7 +106,7 @@ def make_training(
     dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
     order = LoaderConfig(
-        batch_size, seed if order_seed is None else order_seed, limits, augmentation
+        batch_size, seed if order_seed is None else order_seed, limits, augmentation, soft_labels
     )
     loader = Loader(dataset, layout, rank, layers[0].inputs, order)
     return Training(pipeline, Trainer(pipeline, trainer), loader)

@@ -8,6 +8,7 @@ import torch
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
 from vigmpi.datasets.order import fixed_permutation, micro_batches
+from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary
@@ -122,3 +123,30 @@ def test_augmentation_depends_on_the_epoch() -> None:
     one, same, other = (load(Position(epoch=e), samples).features[0] for e in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 1, 1), Layout(1, 1, 3), Layout(1, 2, 2)])
+def test_mixup_mixes_the_same_pairs_in_every_layout(layout: Layout) -> None:
+    soft = SoftLabels(mixup=0.5, seed=2)
+    samples, position = np.arange(3, 13), Position(epoch=1, step=4)
+    weight = soft.mixing_weight(1, 4)
+    pixels: list[torch.Tensor] = []
+    probabilities: list[torch.Tensor] = []
+    for replica in range(layout.replicas):
+        config = LoaderConfig(5, 0, {Phase.TRAIN: 0, Phase.TEST: 0}, soft_labels=soft)
+        load = Loader(Few(), layout, replica, Boundary((3, 2, 2)), config).load
+        batch = load(position, samples)
+        pixels += [features[:, 0, 0, 0] for features in batch.features]
+        probabilities += batch.labels
+        test = load(position._replace(phase=Phase.TEST), samples)
+        assert all(labels.ndim == 1 for labels in test.labels)
+        assert set(torch.cat(list(test.features)).unique().tolist()) <= set(samples.tolist())
+    mixed = weight * samples + (1 - weight) * samples[::-1]
+    np.testing.assert_allclose(torch.cat(pixels).numpy(), mixed, rtol=1e-6)
+    one_hot = np.eye(25)
+    expected = weight * one_hot[samples] + (1 - weight) * one_hot[samples[::-1]]
+    np.testing.assert_allclose(torch.cat(probabilities).numpy(), expected, rtol=1e-6)
+
+
+class Few(Numbered):
+    class_names = tuple(map(str, range(25)))
