@@ -1,6 +1,8 @@
 """Options of the training itself, from the command line, in two layouts and on resuming."""
 
+import os
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -55,12 +57,12 @@ def test_a_run_resumed_on_another_split_ends_bitwise_equal(
     names = weights(last(one_rank)).keys()
     assert {name.partition(".")[0] for name in names} >= {"ema", "optimizer"}
     with h5py.File(record) as file, h5py.File(one_rank) as expected:
-        for name in ("loss", "accuracy", "last_loss", "last_accuracy"):
+        for name in ("loss", "accuracy", "raw_loss", "raw_accuracy"):
             rows = expected["steps"][name][mini_batches:]
             np.testing.assert_array_equal(file["steps"][name], rows)
             in_test = expected["steps/phase"][mini_batches:] == 1
-            assert np.array_equal(np.isfinite(rows), in_test | (not name.startswith("last")))
-        assert (expected["steps/loss"][:] != expected["steps/last_loss"][:]).all()
+            assert np.array_equal(np.isfinite(rows), in_test | (not name.startswith("raw")))
+        assert (expected["steps/loss"][:] != expected["steps/raw_loss"][:]).all()
 
 
 def test_the_checkpoint_with_the_best_accuracy_on_held_out_images_is_kept(one_rank: Path) -> None:
@@ -111,3 +113,21 @@ def test_other_held_out_images_are_refused_when_a_run_is_resumed(one_rank: Path)
         error = run(*resume, *change, status=2)
         assert "error: other held-out images than before: " in error
         assert "Use --holdout 50 --seed 0." in error
+
+
+def test_the_best_checkpoint_is_resumed_if_no_other_is_left_and_continues_the_record(
+    one_rank: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "one.h5"
+    shutil.copy(one_rank, copy)
+    best = one_rank.with_suffix(".checkpoints") / "best"
+    shutil.copytree(best, copy.with_suffix(".checkpoints") / "best")
+    found = find(str(copy.with_suffix(".checkpoints")), None)
+    assert found
+    assert found.manifest
+    assert found.record == Path(os.path.relpath(copy))
+    run("--resume", "latest", "--record", str(copy), "--epochs", "4")
+    with h5py.File(copy) as file:
+        at = found.manifest.position.mini_batches
+        assert file.attrs["resumed_at"].tolist() == [at]
+        assert file["mini_batch"][:].tolist() == list(range(24))

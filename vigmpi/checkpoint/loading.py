@@ -166,6 +166,9 @@ def _read_shards(
     """Read the tensors of `own` from the shards that hold them, and each of these shards once."""
     _check_layers(selection(manifest.layers), expected, folder)
     shard_of = flat(manifest.layers)
+    if selection.use_averages:
+        averages = selection._replace(averages=True)(select(manifest.layers, is_average))
+        _check_no_other(flat(averages), set(map(average_of, flat(expected))), folder)
     names = {name: _name_in_shard(name, shard_of, selection) for name in flat(own)}
     values: dict[str, np.ndarray] = {}
     for index in sorted({shard_of[stored] for stored in names.values()}):
@@ -199,6 +202,10 @@ def _check_names(found: Collection[str], expected: Collection[str], source: Path
     for name in sorted(expected):
         if name not in found:
             raise _another_model(source, f"no tensor {name}")
+    _check_no_other(found, expected, source)
+
+
+def _check_no_other(found: Collection[str], expected: Collection[str], source: Path) -> None:
     for name in sorted(found):
         if name not in expected:
             raise _another_model(source, f"tensor {name:.100}, which the model does not have")

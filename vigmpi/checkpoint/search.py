@@ -25,7 +25,7 @@ class Checkpoint:
             checkpoint that the user named.
         notes: what `load` changed in what it read.
         replace_head: true to start a new training from all weights except those of the head.
-        use_averages: false to take the last weights even if there are moving averages of them.
+        use_averages: false to take the raw weights even if there are moving averages of them.
     """
 
     path: Path
@@ -57,6 +57,7 @@ class Checkpoint:
         if self.replace_head:
             return None
         folder = Path(os.path.relpath(self.path.absolute().parent))
+        folder = folder.parent if folder.name == BEST else folder
         return folder.with_suffix(".h5") if folder.suffix == SUFFIX else None
 
 
@@ -123,7 +124,7 @@ def checkpoints(folders: Sequence[Path]) -> tuple[list[tuple[Path, Manifest]], l
 
 def _newest(folders: Sequence[Path]) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint with complete shards, and why others are skipped."""
-    readable, skipped = checkpoints(folders)
+    readable, skipped = checkpoints([*folders, *(folder / BEST for folder in folders)])
     for index, (path, manifest) in enumerate(readable):
         try:
             check_sizes(path, manifest)

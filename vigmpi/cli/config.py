@@ -44,7 +44,7 @@ LR_SCHEDULES = ("constant", "linear", "cosine", ONE_CYCLE)
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
-NO_EMA_HELP = "use the last weights even if the checkpoint holds moving averages of them"
+NO_EMA_HELP = "use the raw weights even if the checkpoint holds moving averages of them"
 _MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
 
@@ -287,8 +287,8 @@ class RunConfig:
     lr: float = _training(1e-4, "peak learning rate of AdamW", positive_number, _TRAIN, metavar="X")
     lr_schedule: str = _training(
         "constant",
-        "learning-rate schedule: constant, linear or cosine (both decay to 0), or one-cycle (rises "
-        "and falls along cosines, with beta1 against it, as torch's OneCycleLR)",
+        "learning-rate schedule: constant, linear or cosine (both decay to 0), or one-cycle (along "
+        "cosines up and down, with beta1 cycled inversely, as torch's OneCycleLR; needs --warm-up)",
         str,
         _TRAIN,
         choices=LR_SCHEDULES,
@@ -318,7 +318,7 @@ class RunConfig:
     )
     label_smoothing: float = _training(
         0.0,
-        "probability that training labels spread evenly over all classes",
+        "probability mass that training labels spread evenly over all classes",
         proper_fraction,
         _TRAIN,
         metavar="X",
@@ -494,8 +494,8 @@ class RunConfig:
             blocks_per_stage(self.blocks, self.stages, self.split)
         if self.lr_schedule == ONE_CYCLE and not 0 < self.warm_up < 1:
             raise InputError(
-                f"no rise and fall: --lr-schedule {ONE_CYCLE} with --warm-up {self.warm_up:g}. Use "
-                f"--warm-up 0.3, or another fraction between 0 and 1."
+                f"one-cycle needs a warm-up: --lr-schedule {ONE_CYCLE} with --warm-up "
+                f"{self.warm_up:g}. Use --warm-up 0.3, or another fraction between 0 and 1."
             )
         if self.trace and self.on_failure == "continue":
             raise InputError(

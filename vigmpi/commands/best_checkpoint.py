@@ -2,7 +2,7 @@
 
 from mpi4py import MPI
 
-from vigmpi.checkpoint.search import BEST, checkpoints
+from vigmpi.checkpoint.search import checkpoints
 from vigmpi.comm.collectives import allgather_strings
 from vigmpi.commands.checkpoint_policy import CheckpointPolicy
 from vigmpi.phase import Phase
@@ -38,9 +38,10 @@ class BestCheckpoint:
 
     def save(self, position: Position) -> None:
         """Save a checkpoint after a test that was better than all before."""
-        if self._complete and self._correct > self._accuracy * self._num_images:
-            self._accuracy = self._correct / self._num_images
-            self._policy.save_best(position, {_ACCURACY: self._accuracy})
+        accuracy = self._correct / max(self._num_images, 1)
+        better = self._complete and accuracy > self._accuracy
+        if better and self._policy.save_best(position, {_ACCURACY: accuracy}):
+            self._accuracy = accuracy
 
     @property
     def summary(self) -> str:
@@ -52,6 +53,7 @@ class BestCheckpoint:
 
 def _previous(policy: CheckpointPolicy, world: MPI.Intracomm) -> float:
     """Return the accuracy of the best checkpoint that rank 0 finds, from earlier in the run."""
-    found, _ = checkpoints([policy.folder / BEST]) if world.rank == 0 else ([], [])
-    accuracy = float(found[0][1].settings.get(_ACCURACY, 0.0)) if found else 0.0
+    found, _ = checkpoints([policy.best]) if world.rank == 0 else ([], [])
+    own = [manifest for _, manifest in found if manifest.run == policy.run]
+    accuracy = max((float(each.settings.get(_ACCURACY, 0.0)) for each in own), default=0.0)
     return float.fromhex(allgather_strings(world, accuracy.hex())[0])

@@ -23,7 +23,9 @@ class CheckpointPolicy:
     Attributes:
         folder: the folder that holds the checkpoints, and `best`, its subfolder for the best one.
         latest: the newest checkpoint written by this process, and `position`, its position.
-        failure: error message of the last attempt; empty if it succeeded.
+        run: identifier of the run.
+        failure: error message of the last attempt, of the best checkpoint or of another one; empty
+            if both succeeded.
         num_written: number of checkpoints written by this process.
         seconds: total time spent on checkpoints.
     """
@@ -39,7 +41,7 @@ class CheckpointPolicy:
         self._enabled = config.keep > 0
         self._trainer, self._activity, self._log = trainer, run.activity, log
         self.folder = config.checkpoint_dir or log.record.with_suffix(SUFFIX)
-        self.best = self.folder / BEST
+        self.best, self.run = self.folder / BEST, log.id
         self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
         self._best_checkpoint = CheckpointFolder(run.topology.world, self.best, 1)
         continues = group.committed or (config.start and config.start.continued)
@@ -60,8 +62,12 @@ class CheckpointPolicy:
         self._steps_since, self._saved_at = 0, time.monotonic()
         self.position = None if group.rank_losses else log.start
         self.latest: Path | None = None
-        self.failure = ""
+        self._failures: dict[CheckpointFolder, str] = {}
         self.num_written, self.seconds = 0, 0.0
+
+    @property
+    def failure(self) -> str:
+        return next(iter(self._failures.values()), "")
 
     def overdue(self) -> bool:
         """Return True if the last checkpoint is too old by the clock of this rank."""
@@ -82,9 +88,9 @@ class CheckpointPolicy:
             self.latest, self.position = written, position
         self._steps_since, self._saved_at = 0, time.monotonic()
 
-    def save_best(self, position: Position, results: Mapping[str, float]) -> None:
-        """Write the best checkpoint, with the results that make it so, likewise. Collective."""
-        self._save(self._best_checkpoint, position, results)
+    def save_best(self, position: Position, results: Mapping[str, float]) -> bool:
+        """Write the best checkpoint with its results, likewise; return whether it was written."""
+        return self._save(self._best_checkpoint, position, results) is not None
 
     def _save(
         self, folder: CheckpointFolder, position: Position, results: Mapping[str, float]
@@ -95,13 +101,14 @@ class CheckpointPolicy:
             self._manifest, created=time.time(), position=position, settings=settings
         )
         self._log.flush()  # so that the record never lags behind a checkpoint
-        written, self.failure = None, ""
+        written = None
+        self._failures.pop(folder, None)
         try:
             with self._activity("checkpoint"):
                 written = folder.save(self._trainer.shard(), manifest)
             self.num_written += 1
         except InputError as error:
-            self.failure = str(error)
+            self._failures[folder] = str(error)
             self._log.note(f"warning: {error}")
         self.seconds += time.monotonic() - start
         return written

@@ -67,7 +67,7 @@ def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
         start = start_from(group.config.start, run.topology, trainer.state())
         group.config = replace(group.config, start=start)
         if trainer.averages and not (start and start.continued and start.has_averages):
-            trainer.averages.restart()
+            trainer.averages.reset()
         return start.position if start else Position()
     position, state = group.committed
     trainer.load(state)

@@ -13,8 +13,8 @@ The nearest candidates of a node are found without sorting all of them. A thresh
 `count` minima of groups at or below it has at least as many distances there. If they are more than
 `count + SLACK`, bisection lowers the threshold, or, where more distances are equal, only the first
 of these are taken. The rank of each is the number of those before it, by distance and, among equal
-distances, by index. Counting is vectorised; so is comparing, whose results are added as powers of
-two, of which only those of the chosen distances are looked at.
+distances, by index. All of this is vectorised: results of comparisons are counted, or packed into
+bits, of which only the set ones are visited.
 """
 
 import numpy as np
@@ -154,12 +154,11 @@ def _number_up_to(row, threshold):  # type: ignore[no-untyped-def]
 
 @njit(forceinline=True)
 def _keep_smallest(row, minima, low, high, count, kept, values):  # type: ignore[no-untyped-def]
-    """Write the `count` smallest distances in (low, high), and at most SLACK more, with indices.
+    """Write the `count` smallest distances in (low, high], and at most SLACK more, with indices.
 
     Returns:
         The number of them.
     """
-    room = len(row)  # for distances above `low`
     if len(minima) > 0:
         _minima_of_groups(row, minima)
         _, bound, _ = _threshold(minima, low, high, count, 1)

@@ -41,7 +41,7 @@ class Averages:
             self.state[name].lerp_(value, 1 - decay)
 
     @torch.no_grad()
-    def restart(self) -> None:
-        """Set the averages to the present values."""
+    def reset(self) -> None:
+        """Set the averages to the current values."""
         for name, value in self._values.items():
             self.state[name].copy_(value)

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from torch import Tensor
 
@@ -39,4 +40,4 @@ def clip(buckets: Sequence[Tensor], norm: float, largest: float) -> None:
 
 @one_torch_thread()
 def _sum_of_squares(values: Tensor) -> float:
-    return float(values.double().square().sum())
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2

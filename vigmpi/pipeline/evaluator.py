@@ -14,7 +14,7 @@ class Evaluator:
 
     Args:
         averaged: the stage's layers with moving averages as weights; the loss and accuracy are
-            then theirs, and the record holds those of the last weights in addition.
+            then theirs, and the record holds those of the raw weights in addition.
     """
 
     def __init__(self, pipeline: Pipeline, averaged: Model | None = None) -> None:
@@ -35,7 +35,7 @@ class Evaluator:
         pipeline.end_step(record)
         if self._averaged:
             pipeline.begin_step()
-            record.add_last_weights(pipeline.evaluate(batch, pipeline.model))
+            record.add_raw_weights(pipeline.evaluate(batch, pipeline.model))
             pipeline.finish_sends()
         return record
 

@@ -143,7 +143,10 @@ class _TrainingStep(_Step):
     def _backward(self, i: int) -> None:
         last = i == len(self.batch.micro_batches) - 1
         layer_done = self._reduction.start if last else ignore_layer
-        gradient = self._stage.backward(i, self._output_gradients.pop(i), layer_done)
+        received = self._output_gradients.pop(i)
+        gradient = self._stage.backward(i, received, layer_done)
+        if gradient is not None and _same_memory(gradient, received):
+            gradient = gradient.clone()  # the buffer of `received` is about to be reused
         # Both neighbours may now send another micro-batch: this one's buffers are free.
         self._channels.gradients_in.release(i)
         self._channels.features_in.release(i)
@@ -156,3 +159,7 @@ class _TrainingStep(_Step):
 
     def _reduce(self, i: int) -> None:  # noqa: ARG002
         self._reduction.finish()
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -53,5 +53,5 @@ def lr_factor(schedule: str, done: float, warm_up: float) -> float:
 
 
 def beta1(schedule: str, done: float, warm_up: float) -> float:
-    """Return beta1 of Adam, which a one-cycle schedule moves against the learning rate."""
+    """Return beta1 of Adam, which a one-cycle schedule cycles inversely to the learning rate."""
     return _BETA1_CYCLE(done, warm_up) if schedule == ONE_CYCLE else _BETA1

@@ -140,6 +140,7 @@ class Trainer:
     def replicas_agree(self) -> bool:
         """Return whether this stage is bitwise identical in all replicas. Collective."""
         digest = hashlib.sha256()
-        for tensor in self.model.state_dict().values():
+        averages = self.averages.state.values() if self.averages else ()
+        for tensor in (*self.model.state_dict().values(), *averages):
             digest.update(tensor.numpy().tobytes())
         return all_equal(self._topology.replicas, digest.digest())

@@ -40,8 +40,8 @@ STEPS = (
     Column("num_images", "images", "number of images in the global mini-batch", np.int32),
     Column("loss", "1", "mean cross-entropy over the global mini-batch"),
     Column("accuracy", "1", "fraction of the global mini-batch that is classified correctly"),
-    Column("last_loss", "1", "loss with the last weights if tests use moving averages, or NaN"),
-    Column("last_accuracy", "1", "accuracy with the last weights, likewise"),
+    Column("raw_loss", "1", "loss with the raw weights if tests use moving averages, or NaN"),
+    Column("raw_accuracy", "1", "accuracy with the raw weights, likewise"),
     Column("finite", "1", "1: the loss and, in training, all gradients are finite", np.uint8),
 )
 

@@ -65,6 +65,10 @@ def read_previous_record(
         raise InputError(f"cannot read the record: {path} ({error}). {remedy}") from error
 
 
+# Columns that records of earlier versions do not have.
+_ADDED = {"steps/raw_loss", "steps/raw_accuracy"}
+
+
 def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     numbers = file["mini_batch"][: int(file.attrs["steps_done"])]
     keep = np.count_nonzero(numbers < mini_batches)
@@ -72,7 +76,8 @@ def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     groups = {"steps": STEPS, "timings": timing_columns(), "layers": LAYERS}
     for group, columns in groups.items():
         for name in (f"{group}/{column.name}" for column in columns):
-            rows[name] = file[name][:keep]
+            missing = name in _ADDED and name not in file
+            rows[name] = np.full(keep, np.nan) if missing else file[name][:keep]
     if {len(values) for values in rows.values()} != {keep}:
         raise ValueError("columns differ in length")
     if "trace" in file:

@@ -49,7 +49,7 @@ class StepRecord:
     def begin(cls, batch: MiniBatch, num_layers: int) -> "StepRecord":
         """Return the record of a mini-batch that begins on this rank."""
         own = np.zeros(1, rank_dtype(num_layers))
-        own["layers"] = own["last_loss"] = own["last_correct"] = np.nan
+        own["layers"] = own["raw_loss"] = own["raw_correct"] = np.nan
         own["finite"] = 1
         return cls(batch.phase, batch.epoch, batch.step, batch.num_images, own)
 
@@ -58,10 +58,10 @@ class StepRecord:
         self.ranks["loss"] += loss
         self.ranks["correct"] += correct
 
-    def add_last_weights(self, other: "StepRecord") -> None:
-        """Add the results of the last weights beside those of their moving averages."""
+    def add_raw_weights(self, other: "StepRecord") -> None:
+        """Add the results of the raw weights beside those of their moving averages."""
         for name in ("loss", "correct"):
-            self.ranks[f"last_{name}"] = other.ranks[name]
+            self.ranks[f"raw_{name}"] = other.ranks[name]
 
     def add_times(self, spans: Sequence[Span], layers: range, layer_seconds: np.ndarray) -> None:
         """Add the times of this rank.
@@ -97,14 +97,14 @@ class StepRecord:
         return float(sum(self.ranks["loss"].tolist()))
 
     @property
-    def last_loss(self) -> float:
-        """Loss with the last weights if `loss` is that of their moving averages, or NaN."""
-        return float(sum(self.ranks["last_loss"].tolist()))
+    def raw_loss(self) -> float:
+        """Loss with the raw weights if `loss` is that of their moving averages, or NaN."""
+        return float(sum(self.ranks["raw_loss"].tolist()))
 
     @property
-    def last_correct(self) -> float:
-        """Number of correct predictions with the last weights, or NaN."""
-        return float(self.ranks["last_correct"].sum())
+    def raw_correct(self) -> float:
+        """Number of correct predictions with the raw weights, or NaN."""
+        return float(self.ranks["raw_correct"].sum())
 
     @property
     def correct(self) -> int:
@@ -125,8 +125,8 @@ class StepRecord:
             "num_images": self.num_images,
             "loss": self.loss,
             "accuracy": self.correct / self.num_images,
-            "last_loss": self.last_loss,
-            "last_accuracy": self.last_correct / self.num_images,
+            "raw_loss": self.raw_loss,
+            "raw_accuracy": self.raw_correct / self.num_images,
             "finite": self.finite and np.isfinite(self.loss),
         }
 
@@ -136,7 +136,7 @@ def rank_dtype(num_layers: int) -> np.dtype:
 
     Fields:
         loss, correct: its share of the loss and of the correct predictions (last stage only).
-        last_loss, last_correct: the same with the last weights if `loss` and `correct` are those of
+        raw_loss, raw_correct: the same with the raw weights if `loss` and `correct` are those of
             their moving averages, otherwise NaN.
         finite: 1 if the loss and, in training, all gradients are finite on all ranks.
         peak_rss_bytes: peak resident size so far.
@@ -147,8 +147,8 @@ def rank_dtype(num_layers: int) -> np.dtype:
     scalars = (
         "loss",
         "correct",
-        "last_loss",
-        "last_correct",
+        "raw_loss",
+        "raw_correct",
         "finite",
         "peak_rss_bytes",
         "stop",

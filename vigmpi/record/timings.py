@@ -46,9 +46,11 @@ TIMINGS: dict[str, Timing] = {
     "receive_wait_s": Timing("wait for features and gradients from neighbouring stages"),
     "send_wait_s": Timing("posting of sends to neighbouring stages, and their completion"),
     "gradient_sum_s": Timing("wait for the gradient sum after the last backward pass"),
-    "agreement_s": Timing("check on all ranks that the loss and all gradients are finite"),
+    "agreement_s": Timing(
+        "check on all ranks that the loss and all gradients are finite; clipping"
+    ),
     "statistics_s": Timing("merging of batch-norm statistics over micro-batches and replicas"),
-    "optimizer_s": Timing("optimizer step"),
+    "optimizer_s": Timing("optimizer step and moving averages"),
 }
 
 

@@ -465,6 +465,14 @@ def test_other_commands_and_new_trainings_start_from_the_averages_unless_told_ot
     assert not training["head"]["weight"].any()
 
 
+def test_an_average_of_no_tensor_of_the_model_is_refused(tmp_path: Path) -> None:
+    saved = arrays(new_state(averages=True))
+    saved["first"]["ema.first.other"] = np.zeros(1)
+    model = new_state(optimizer=False)
+    with pytest.raises(InputError, match=r"tensor ema.first.other, which the model does not have"):
+        load(start(save(tmp_path / "a", [saved])), model, model)
+
+
 def test_a_training_may_begin_to_average_when_it_is_continued(tmp_path: Path) -> None:
     expected = new_state()
     source = start(save(tmp_path / "a", [arrays(expected)]))

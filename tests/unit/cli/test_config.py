@@ -35,7 +35,10 @@ def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_
         (["--lr", "nan"], "--lr: expected a number greater than 0, not 'nan'. See"),
         (["--dataset", "mnist"], "invalid value for --dataset: 'mnist' (choose from 'cifar10'"),
         (["--split", "4,x", "--stages", "2"], "--split: expected an integer of at least 1"),
-        (["--weight-decay", "-1"], "--weight-decay: expected a number of at least 0, not '-1'. See"),
+        (
+            ["--weight-decay", "-1"],
+            "--weight-decay: expected a number of at least 0, not '-1'. See",
+        ),
         (["--ema", "1"], "--ema: expected a fraction of at least 0 and below 1, not '1'. See"),
         (["--lr-schedule", "one-cycle"], "one-cycle with --warm-up 0. Use --warm-up 0.3, or"),
         (["--chunks", "101"], "--chunks 101 for --batch-size 100. Use --chunks 100 or fewer"),

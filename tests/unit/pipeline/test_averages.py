@@ -43,10 +43,10 @@ def test_averages_follow_their_formula_and_are_the_weights_of_a_copy(name: str) 
         assert found[key].data_ptr() == model.state_dict()[key].data_ptr()
 
 
-def test_averages_restart_from_the_present_values() -> None:
+def test_averages_can_be_reset_to_the_current_values() -> None:
     model = new_model("study")
     averages = Averages(model, decay=0.9)
     change(model, torch.Generator().manual_seed(1))
-    averages.restart()
+    averages.reset()
     for name, value in averages.state.items():
         assert torch.equal(value, model.state_dict()[name])

@@ -69,6 +69,20 @@ def test_a_resumed_run_continues_its_record_after_the_checkpoint(record: Path) -
     assert not list(record.parent.glob(".*"))
 
 
+def test_a_record_without_the_columns_of_later_versions_is_continued(record: Path) -> None:
+    with h5py.File(record, "a") as file:
+        del file["steps/raw_loss"], file["steps/raw_accuracy"]
+    recorder = make(record, resume_from=270)
+    add(recorder, 270)
+    recorder.close()
+    with h5py.File(record) as file:
+        for name in ("raw_loss", "raw_accuracy"):
+            values = file["steps"][name][:]
+            assert np.isnan(values[:270]).all()
+            assert values[270] == 270 % 200
+        assert file["steps/loss"][:].tolist() == [number % 200 for number in range(271)]
+
+
 def test_rows_missing_before_the_checkpoint_are_not_invented(record: Path) -> None:
     recorder = make(record, resume_from=310)
     add(recorder, 310)
