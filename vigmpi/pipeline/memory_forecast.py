@@ -13,7 +13,7 @@ from vigmpi.pipeline.pipeline import PipelineConfig
 
 # The loader reads the next mini-batch's images while the current ones are still in memory.
 _LOADED_BATCHES = 2
-_FRAGMENTATION = 1.05  # of the heap by tapes (measured: 1.0 to 1.1 with glibc 2.36)
+_FRAGMENTATION = 1.05  # of the heap by tapes: the runs of the tests are then within 15 %
 _FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (measured)
 
 
