@@ -14,14 +14,14 @@ elif [ -e "$VIGMPI_VENV/bin/activate" ]; then
     . "$VIGMPI_VENV/bin/activate"
 fi
 
-# study_flags STEPS TEST_STEPS DATA STAGES REPLICAS CHUNKS: set `flags` to the study's settings.
-# With STEPS 0, train for 2 epochs per replica, because every replica of the study trained on 2
+# study_flags STEPS TEST_STEPS DATA STAGES REPLICAS CHUNKS: set `flags` to the study's settings
+# (jobs/study.toml). With STEPS 0, train for 2 epochs per replica, because every replica of the study trained on 2
 # epochs' worth of images.
 study_flags() {
     local epochs=1
     [ "$1" -gt 0 ] || epochs=$((2 * $5))
-    flags=(--steps "$1" --test-steps "$2" --data-dir "$3" --epochs "$epochs" --batch-size 1000
-        --stages "$4" --replicas "$5" --chunks "$6" --overwrite)
+    flags=(--config jobs/study.toml --steps "$1" --test-steps "$2" --data-dir "$3"
+        --epochs "$epochs" --stages "$4" --replicas "$5" --chunks "$6" --overwrite)
 }
 
 # train_on TASKS FLAGS...: train in a job step. A requeued job resumes from its latest checkpoint.

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.bench.checkouts import run
+from analysis.bench.checkouts import STUDY, run
 from analysis.statistics import median_ratio
 
 MIN_ROUNDS = 9
@@ -20,6 +20,7 @@ MAX_WIDTH = 0.04  # of the 95 % interval of each ratio
 MAX_SECONDS = 40 * 60.0
 
 _OPTIONS = (
+    *STUDY,
     *("--dataset", "synthetic", "--batch-size", "200", "--epochs", "1", "--keep", "0"),
     *("--steps", "8", "--test-steps", "1", "--progress", "off"),
 )

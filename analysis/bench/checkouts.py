@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.bench.launcher import mpiexec
 
+STUDY = ("--config", str(Path(__file__).resolve().parents[2] / "jobs/study.toml"))
 _TIMEOUT_S = 300
 
 

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 import safetensors.numpy
 
-from analysis.bench.checkouts import run
+from analysis.bench.checkouts import STUDY, run
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def _case(stages: int, replicas: int, options: str, start_from: str = "") -> Cas
 
 # Options that an individual case does not override.
 _DEFAULTS = (
+    *STUDY,
     *("--dataset", "digits", "--epochs", "1", "--steps", "3", "--test-steps", "1"),
     *("--threads", "1", "--seed", "1"),
 )

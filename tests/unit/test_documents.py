@@ -59,5 +59,9 @@ def test_every_relative_link_leads_to_a_file(document: Path) -> None:
 
 
 def test_the_settings_in_jobs_are_valid() -> None:
-    config = parse_config(["--config", str(ROOT / "jobs/learning.toml")], "train")
-    assert (config.readout, config.lr_schedule) == ("mean", "cosine")
+    study, cifar10 = (
+        parse_config(["--config", str(ROOT / f"jobs/{name}.toml")], "train")
+        for name in ("study", "cifar10")
+    )
+    assert (study.readout, study.lr_schedule) == ("sum", "constant")
+    assert (cifar10.model, cifar10.lr_schedule) == ("vig_cifar", "one-cycle")

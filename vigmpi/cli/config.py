@@ -215,7 +215,7 @@ class RunConfig:
         metavar="NAME",
     )
     readout: str = _model(
-        "sum",
+        ModelConfig.readout,
         "pooling of an image's nodes in the head of the study's model: sum or mean",
         choices=READOUTS,
         metavar="NAME",
@@ -278,15 +278,16 @@ class RunConfig:
         commands=_TRAIN,
     )
     epochs: int = _training(
-        3,
-        "number of passes over the training images, each followed by a test",
-        whole_number(1),
+        0,
+        "number of passes over the training images, each followed by a test; 0 for 3 to 10, as "
+        "many as 15,000 images take",
+        whole_number(0),
         _TRAIN,
         metavar="N",
     )
-    lr: float = _training(1e-4, "peak learning rate of AdamW", positive_number, _TRAIN, metavar="X")
+    lr: float = _training(3e-3, "peak learning rate of AdamW", positive_number, _TRAIN, metavar="X")
     lr_schedule: str = _training(
-        "constant",
+        "cosine",
         "learning-rate schedule: constant, linear or cosine (both decay to 0), or one-cycle (along "
         "cosines up and down, with beta1 cycled inversely, as torch's OneCycleLR; needs --warm-up)",
         str,
@@ -295,7 +296,7 @@ class RunConfig:
         metavar="NAME",
     )
     warm_up: float = _training(
-        0.0,
+        0.1,
         "fraction of training spent on linear learning-rate warm-up, or on the rise of one-cycle",
         fraction,
         _TRAIN,
@@ -478,7 +479,7 @@ class RunConfig:
         check_options(self.model, self.model_options)
         check_precision(self.precision, self.backend)
         epoch = self.start.position.epoch if self.start else 0
-        if self.resume and epoch >= self.epochs:
+        if self.resume and 0 < self.epochs <= epoch:
             raise InputError(
                 f"nothing left to train: --resume {self.resume} has completed all {self.epochs} "
                 f"epochs. Use --epochs {epoch + 1} or more."

@@ -13,6 +13,7 @@ from vigmpi.cli import parsers
 from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
+from vigmpi.models import MODELS
 from vigmpi.models.config import OPTIONS
 
 # Options of a single invocation, which a resumed run never inherits from its checkpoint.
@@ -145,7 +146,8 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
     """
     options = {name: getattr(manifest.model_config, name) for name in OPTIONS}
     settings = {**manifest.settings, "model": manifest.model, **options}
-    excluded = set(_NEVER_INHERITED)
+    # A default of another model's option may have been another one when the run was made.
+    excluded = _NEVER_INHERITED | (set(OPTIONS) - set(MODELS[manifest.model].options))
     if given.get("dataset", settings.get("dataset")) != settings.get("dataset"):
         excluded.add("image_size")
     if given.get("model", manifest.model) != manifest.model:

@@ -40,6 +40,9 @@ from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
 from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
 from vigmpi.position import Position
 
+# Default epochs: ten of the digits, and half an hour of the study's model on CIFAR-10.
+_DEFAULT_IMAGES, _MIN_EPOCHS, _MAX_EPOCHS = 15_000, 3, 10
+
 
 @dataclass(frozen=True)
 class Run:
@@ -76,7 +79,10 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     # checkpoints, so that not all of them inherit a library.
     library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
     if "matmul" in MODELS[config.model].options:
-        config = group.config = replace(config, matmul=library)
+        config = replace(config, matmul=library)
+    if training and not config.epochs:
+        config = replace(config, epochs=default_epochs(dataset.num_images[Phase.TRAIN]))
+    group.config = config
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if training:
@@ -107,6 +113,11 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
         ranks=rank_columns(topology, pipeline_config, threads, forecast.rank),
         activity=activity,
     )
+
+
+def default_epochs(num_images: int) -> int:
+    """Return the number of epochs of a training that is not told it, given the training images."""
+    return min(max(_MIN_EPOCHS, -(-_DEFAULT_IMAGES // num_images)), _MAX_EPOCHS)
 
 
 def _start(group: RankGroup) -> Position:

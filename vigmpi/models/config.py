@@ -36,7 +36,7 @@ class ModelConfig:
     num_classes: int = 10
     image_size: tuple[int, int] = (32, 32)
     blocks: int = 8
-    readout: str = "sum"
+    readout: str = "mean"
     conv: str = "mr"
     drop_path: float = 0.0
     precision: str = "fp32"
