@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("record", type=Path, help="HDF5 file")
     parser.add_argument("--output", type=Path, help="folder for the figure")
     arguments = parser.parse_args()
-    with h5py.File(arguments.record) as file:
+    with h5py.File(arguments.record, locking=False) as file:
         for section in ("steps", "graphers"):
             if section in file:
                 print("\n".join(comparisons(file[section])), end="\n\n")

@@ -62,7 +62,7 @@ class Record:
         One row per mini-batch, replica and layer; columns `mini_batch`, `replica`, `layer`,
         `seconds` and `phase`.
         """
-        with h5py.File(self.path) as file:
+        with h5py.File(self.path, locking=False) as file:
             names = [name.decode() for name in file["layer"][:]]
             forward = file["layers/forward_s"][: len(self.steps)]
             backward = file["layers/backward_s"][: len(self.steps)]
@@ -78,7 +78,7 @@ class Record:
     @cached_property
     def trace(self) -> pd.DataFrame:
         """The spans of all ranks; empty if the run was not traced."""
-        with h5py.File(self.path) as file:
+        with h5py.File(self.path, locking=False) as file:
             if "trace" not in file:
                 return pd.DataFrame()
             group = file["trace"]
@@ -109,7 +109,7 @@ def read(path: Path) -> Record:
 
 def _open(path: Path) -> h5py.File:
     try:
-        file = h5py.File(path)
+        file = h5py.File(path, locking=False)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else "not an HDF5 file"
         raise InputError(

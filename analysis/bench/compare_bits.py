@@ -96,9 +96,11 @@ def digests(checkout: Path, name: str, folder: Path) -> Digests:
     case, record = CASES[name], folder / f"{name}.h5"
     options = [*case.options, "--stages", str(case.stages), "--replicas", str(case.replicas)]
     options += ["--record", str(record), "--progress", "off"]
+    if case.command == "train":
+        options += ["--checkpoint-dir", str(folder / name)]
     if case.start_from:
         flag = "--resume" if case.command == "train" else "--checkpoint"
-        options += [flag, str(folder / f"{case.start_from}.checkpoints"), "--threads", "1"]
+        options += [flag, str(folder / case.start_from), "--threads", "1"]
     else:
         options = [*_DEFAULTS, *options]
     run(checkout, options, ranks=case.stages * case.replicas, command=case.command)
@@ -107,7 +109,7 @@ def digests(checkout: Path, name: str, folder: Path) -> Digests:
     if case.command == "evaluate":
         return Digests(losses, "", "")
     tensors: dict[str, np.ndarray] = {}
-    for shard in sorted(record.with_suffix(".checkpoints").glob("*/"))[-1].glob("*.safetensors"):
+    for shard in sorted((folder / name).glob("*/"))[-1].glob("*.safetensors"):
         tensors |= safetensors.numpy.load_file(shard)
     model = {key: tensors[key] for key in sorted(tensors) if not key.startswith("optimizer.")}
     statistics = [values for key, values in model.items() if "running" in key]

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -44,7 +45,10 @@ def main() -> None:
     dataset.prepare(download=False)
     dataset.load(images=True, labels=True)
     torch.manual_seed(arguments.seed)
-    model = plain_cnn(dataset.num_classes).to(memory_format=torch.channels_last)
+    model = plain_cnn(dataset.num_classes)
+    for parameter in model.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     accuracies, minutes = train(model, dataset, arguments.seed, arguments.epochs)
     test = accuracy(model, dataset, Augmentation(False, 0, *dataset.mean_and_std()))
     print(f"test accuracy {test:.2%}")
@@ -93,13 +97,14 @@ def train(
     mean, std = dataset.mean_and_std()
     augmented = Augmentation(True, _CROP, mean, std, seed)
     num_images = part.num_images[Phase.TRAIN]
-    decaying = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
-        _LR,
-        weight_decay=_WEIGHT_DECAY,
-    )
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in model.parameters() if (p.dim() > 1) == decays],
+            "weight_decay": decay,
+        }
+        for decays, decay in ((True, _WEIGHT_DECAY), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, _LR)
     steps = epochs * (num_images // _BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, steps, pct_start=_WARM_UP)
     accuracies, minutes, seconds = [], [], 0.0

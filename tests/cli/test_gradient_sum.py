@@ -8,6 +8,7 @@ import pytest
 
 from tests.launching import finish, mpiexec, start
 from tests.weights import assert_equal_weights
+from vigmpi.checkpoint.search import folder_of
 
 RANKS = 5  # the smallest number for which the all-reduces of MPICH 5.0 and Open MPI 5.0 differ
 RUN = [
@@ -29,6 +30,6 @@ def test_two_mpi_libraries_give_the_same_bits(tmp_path: Path) -> None:
         options = ["--gradient-sum", "ordered", "--record", str(record)]
         done = finish(start([*command, "-m", "vigmpi", *RUN, *options]), timeout=100)
         assert done.returncode == 0, done.stderr
-        [checkpoint] = record.with_suffix(".checkpoints").glob("mini-batch-*")
+        [checkpoint] = folder_of(record).glob("mini-batch-*")
         checkpoints.append(checkpoint)
     assert_equal_weights(*checkpoints)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.launching import finish, start, vigmpi
 from tests.weights import flip_a_bit, verified_weights
 from vigmpi.checkpoint import manifest
-from vigmpi.checkpoint.search import find
+from vigmpi.checkpoint.search import find, folder_of
 from vigmpi.datasets.digits import Digits
 from vigmpi.models import build
 from vigmpi.phase import Phase
@@ -32,7 +32,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--dataset", "digits", "--blocks", "1", "--batch-size", "20", "--steps", "3"]
     more = ["--epochs", "1", "--readout", "mean", "--normalize", "--record", str(record)]
     run(*flags, *more)
-    newest = find(str(record.with_suffix(".checkpoints")), None)
+    newest = find(str(folder_of(record)))
     assert newest
     return newest.path
 

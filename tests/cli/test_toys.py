@@ -55,11 +55,11 @@ def test_a_run_resumed_on_another_split_equals_one_rank(folder: Path) -> None:
     toys(folder, "train", *OPTIONS, *sequential, ranks=1)
     first = ("--stages", "2", "--schedule", "toy", "--record", str(folder / "resumed.h5"))
     toys(folder, "train", *OPTIONS, *first, "--epochs", "1")
-    resumed = ("--resume", str(folder / "resumed.checkpoints"), "--record", str(folder / "b.h5"))
+    resumed = ("--resume", str(folder / "resumed.h5.checkpoints"), "--record", str(folder / "b.h5"))
     toys(folder, "train", *resumed, "--split-after", "block 1", "--epochs", "2", "--threads", "1")
-    one = newest(folder / "one.checkpoints")
+    one = newest(folder / "one.h5.checkpoints")
     for name in ("two", "b"):
-        assert_equal_weights(newest(folder / f"{name}.checkpoints"), one)
+        assert_equal_weights(newest(folder / f"{name}.h5.checkpoints"), one)
         with h5py.File(folder / f"{name}.h5") as file, h5py.File(folder / "one.h5") as expected:
             losses = file["steps/loss"][:]
             np.testing.assert_array_equal(losses, expected["steps/loss"][-len(losses) :])
@@ -73,7 +73,14 @@ def newest(checkpoints: Path) -> Path:
 
 
 def test_a_trained_model_is_evaluated_on_any_split(folder: Path) -> None:
-    options = ("--checkpoint", str(folder / "two.checkpoints"), "--threads", "1", "--chunks", "5")
+    options = (
+        "--checkpoint",
+        str(folder / "two.h5.checkpoints"),
+        "--threads",
+        "1",
+        "--chunks",
+        "5",
+    )
     one = toys(folder, "evaluate", *options, "--record", str(folder / "c.h5"), ranks=1)
     split = ("--stages", "2", "--split", "1,3", "--record", str(folder / "d.h5"))
     assert toys(folder, "evaluate", *options, *split).splitlines()[-1] == one.splitlines()[-1]

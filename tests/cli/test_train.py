@@ -12,7 +12,7 @@ import pytest
 
 from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 from tests.weights import assert_equal_weights
-from vigmpi.checkpoint.search import SUFFIX
+from vigmpi.checkpoint.search import folder_of
 
 TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
 TIMINGS += ["gradient_sum_s", "agreement_s", "statistics_s", "optimizer_s"]
@@ -150,7 +150,7 @@ def test_one_rank_on_two_cores_without_a_launcher_has_the_bits_of_two_stages(
         assert done.returncode == 0, done.stderr
         with h5py.File(path) as file:
             losses.append(file["steps/loss"][:].tolist())
-        checkpoints.append(path.with_suffix(SUFFIX) / "mini-batch-00000004")
+        checkpoints.append(folder_of(path) / "mini-batch-00000004")
     assert losses[0] == losses[1]
     assert_equal_weights(*checkpoints)
 

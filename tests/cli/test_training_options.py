@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.launching import finish, start, vigmpi
 from tests.weights import assert_equal_weights, weights
-from vigmpi.checkpoint.search import find
+from vigmpi.checkpoint.search import find, folder_of
 
 SMALL = ("--dataset", "digits", "--model", "vig_cifar", "--batch-size", "12", "--chunks", "3")
 LENGTH = ("--epochs", "3", "--steps", "4", "--test-steps", "2", "--threads", "1")
@@ -41,7 +41,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def last(record: Path) -> Path:
-    found = find(str(record.with_suffix(".checkpoints")), None)
+    found = find(str(folder_of(record)))
     assert found
     return found.path
 
@@ -50,7 +50,7 @@ def last(record: Path) -> Path:
 def test_a_run_resumed_on_another_split_ends_bitwise_equal(
     one_rank: Path, tmp_path: Path, mini_batches: int
 ) -> None:
-    checkpoint = one_rank.with_suffix(".checkpoints") / f"mini-batch-{mini_batches:08}"
+    checkpoint = folder_of(one_rank) / f"mini-batch-{mini_batches:08}"
     record = tmp_path / "two.h5"
     run("--resume", str(checkpoint), "--stages", "2", "--record", str(record), ranks=2)
     assert_equal_weights(last(record), last(one_rank))
@@ -72,7 +72,7 @@ def test_the_checkpoint_with_the_best_accuracy_on_held_out_images_is_kept(one_ra
         rows["accuracy"][(rows["phase"] == 1) & (rows["epoch"] == epoch)].mean()
         for epoch in range(3)
     ]
-    best = find(str(one_rank.with_suffix(".checkpoints") / "best"), None)
+    best = find(str(folder_of(one_rank) / "best"))
     assert best
     assert best.manifest
     assert best.manifest.position.epoch == 1 + int(np.argmax(by_epoch))
@@ -91,7 +91,7 @@ def test_evaluate_and_predict_use_the_averages_unless_told_otherwise(
     Image.fromarray(np.random.default_rng(0).integers(255, size=(32, 32, 3), dtype="u1")).save(
         image
     )
-    checkpoint = ("--checkpoint", str(one_rank.with_suffix(".checkpoints")))
+    checkpoint = ("--checkpoint", str(folder_of(one_rank)))
     found = {}
     for flags in ((), ("--no-ema",)):
         record = tmp_path / f"evaluation{len(flags)}.h5"
@@ -108,7 +108,7 @@ def test_evaluate_and_predict_use_the_averages_unless_told_otherwise(
 
 
 def test_other_held_out_images_are_refused_when_a_run_is_resumed(one_rank: Path) -> None:
-    resume = ("--resume", str(one_rank.with_suffix(".checkpoints")), "--epochs", "4")
+    resume = ("--resume", str(folder_of(one_rank)), "--epochs", "4")
     for change in (("--seed", "1"), ("--holdout", "49"), ("--holdout", "0")):
         error = run(*resume, *change, status=2)
         assert "error: other held-out images than before: " in error
@@ -120,9 +120,9 @@ def test_the_best_checkpoint_is_resumed_if_no_other_is_left_and_continues_the_re
 ) -> None:
     copy = tmp_path / "one.h5"
     shutil.copy(one_rank, copy)
-    best = one_rank.with_suffix(".checkpoints") / "best"
-    shutil.copytree(best, copy.with_suffix(".checkpoints") / "best")
-    found = find(str(copy.with_suffix(".checkpoints")), None)
+    best = folder_of(one_rank) / "best"
+    shutil.copytree(best, folder_of(copy) / "best")
+    found = find(str(folder_of(copy)))
     assert found
     assert found.manifest
     assert found.record == Path(os.path.relpath(copy))

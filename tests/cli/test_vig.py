@@ -17,7 +17,7 @@ from tests.images import random_images, write_prepared
 from tests.launching import finish, mpiexec, start, vigmpi
 from tests.weights import assert_equal_weights
 from tests.weights import weights as tensors_of
-from vigmpi.checkpoint.search import find
+from vigmpi.checkpoint.search import find, folder_of
 from vigmpi.host import matmul_library
 from vigmpi.models import MODELS, build
 from vigmpi.phase import Phase
@@ -35,7 +35,7 @@ def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
 
 
 def newest(record: Path) -> Path:
-    found = find(str(record.with_suffix(".checkpoints")), None)
+    found = find(str(folder_of(record)))
     assert found
     return found.path
 
@@ -66,7 +66,7 @@ def test_a_measured_split_changes_no_bit_and_is_not_measured_again_on_resuming(
     [cut] = settings["split_after"]
     assert cut in layers[:-1]
 
-    resumed = ("--resume", str(record.with_suffix(".checkpoints")), "--epochs", "2")
+    resumed = ("--resume", str(folder_of(record)), "--epochs", "2")
     other = ("--stages", "3", "--split", "measured", "--record", str(tmp_path / "three.h5"))
     run(*resumed, "--threads", "1", *other, ranks=3)
     with h5py.File(tmp_path / "three.h5") as file:
@@ -97,13 +97,13 @@ def test_published_models_resume_on_another_split(
     run(*common, "--epochs", "2", "--record", str(tmp_path / "one.h5"))
     two = ("--stages", "2", "--split-after", cut, "--record", str(tmp_path / "two.h5"))
     run(*common, "--epochs", "1", *two, ranks=2)
-    resumed = ("--resume", str(tmp_path / "two.checkpoints"), "--epochs", "2", "--threads", "1")
+    resumed = ("--resume", str(tmp_path / "two.h5.checkpoints"), "--epochs", "2", "--threads", "1")
     run(*resumed, "--split-after", other_cut, "--record", str(tmp_path / "b.h5"), ranks=2)
     assert_equal_weights(newest(tmp_path / "b.h5"), newest(tmp_path / "one.h5"))
 
 
 def test_a_trained_model_is_evaluated_and_predicts(one_rank: Path, tmp_path: Path) -> None:
-    checkpoint = str(one_rank.with_suffix(".checkpoints"))
+    checkpoint = str(folder_of(one_rank))
     options = ("--test-steps", "2", "--record", str(tmp_path / "e.h5"), "--stages", "2")
     out = run("evaluate", "--checkpoint", checkpoint, *options, ranks=2)
     [[loss, images]] = re.findall(r"loss (\S+), accuracy .* on (\d+) images", out)
@@ -162,14 +162,14 @@ def test_replacing_the_head_starts_a_new_run(one_rank: Path, tmp_path: Path) -> 
         tmp_path / "a.h5", random_images((32, 32), 3, {Phase.TRAIN: 20, Phase.TEST: 4}), 3
     )
     data = ("--dataset", "folder", "--data-dir", str(tmp_path / "a.h5"))
-    checkpoint = ("--resume", str(one_rank.with_suffix(".checkpoints")), "--replace-head")
+    checkpoint = ("--resume", str(folder_of(one_rank)), "--replace-head")
     record = tmp_path / "tuned.h5"
     run(*checkpoint, *data, "--epochs", "1", "--record", str(record))
     with h5py.File(record) as file, h5py.File(one_rank) as other:
         assert file["mini_batch"][0] == 0
         assert file.attrs["run"] != other.attrs["run"]
         assert file["configuration"].attrs["model"] == "vig_cifar"
-    again = ("--resume", str(record.with_suffix(".checkpoints")), "--epochs", "2")
+    again = ("--resume", str(folder_of(record)), "--epochs", "2")
     run(*again, "--record", str(record))
     with h5py.File(record) as file:
         assert file["steps/epoch"][-1] == 1
@@ -181,7 +181,7 @@ def test_a_run_continues_at_another_image_size(tmp_path: Path) -> None:
     short = ("--steps", "1", "--test-steps", "1", "--progress", "lines")
     first = ("--image-size", "32", "--epochs", "1", "--record", str(tmp_path / "a.h5"))
     run(*synthetic, *short, *first)
-    checkpoint = str(tmp_path / "a.checkpoints")
+    checkpoint = str(tmp_path / "a.h5.checkpoints")
     larger = ("--image-size", "40x48", "--record", str(tmp_path / "b.h5"))
     out = run("--resume", checkpoint, "--epochs", "2", *larger)
     note = f"{RESIZED} pos_embed from 16x16 to 20x24."
@@ -255,7 +255,7 @@ def test_precision_and_library_are_recorded_and_kept_when_a_run_is_resumed(tmp_p
         "2",
         ranks=2,
     )
-    resumed = ("--resume", str(two.with_suffix(".checkpoints")), "--epochs", "2", "--threads", "1")
+    resumed = ("--resume", str(folder_of(two)), "--epochs", "2", "--threads", "1")
     run(*resumed, "--record", str(two), ranks=2)
     assert_equal_weights(newest(two), newest(one))
     with h5py.File(two) as file:
@@ -263,7 +263,7 @@ def test_precision_and_library_are_recorded_and_kept_when_a_run_is_resumed(tmp_p
         assert (settings["precision"], settings["matmul"]) == ("bf16", "onednn")
     image = torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()
     Image.fromarray(image).save(tmp_path / "a.png")
-    checkpoint = ("--checkpoint", str(two.with_suffix(".checkpoints")))
+    checkpoint = ("--checkpoint", str(folder_of(two)))
     run("predict", *checkpoint, str(tmp_path / "a.png"))
     other = ("--precision", "fp32", "--matmul", "blas", "--record", str(tmp_path / "e.h5"))
     run("evaluate", *checkpoint, *other)
@@ -292,14 +292,14 @@ def test_a_measured_split_on_one_stage_can_be_resumed(tmp_path: Path) -> None:
     run(
         *SMALL, "--steps", "1", "--test-steps", "1", "--epochs", "1", "--split", "measured", *record
     )
-    run("--resume", str(tmp_path / "a.checkpoints"), "--epochs", "2", *record)
+    run("--resume", str(tmp_path / "a.h5.checkpoints"), "--epochs", "2", *record)
 
 
 def test_a_checkpoint_with_another_graph_convolution_or_model_is_refused(tmp_path: Path) -> None:
     data = ("--dataset", "digits", "--model", "vig_ti", "--batch-size", "2", "--progress", "off")
     short = ("--steps", "1", "--test-steps", "1", "--epochs", "1")
     run(*data, *short, "--record", str(tmp_path / "a.h5"))
-    resumed = ("--resume", str(tmp_path / "a.checkpoints"), "--epochs", "2")
+    resumed = ("--resume", str(tmp_path / "a.h5.checkpoints"), "--epochs", "2")
     assert "has conv mr instead of edge" in run(*resumed, "--conv", "edge", status=2)
     error = run(*resumed, "--model", "vig_cifar", status=2)
     assert "checkpoint of another model" in error

@@ -137,7 +137,7 @@ class Outcome:
     def checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint, verified with its digests, or None."""
         with suppress(FileNotFoundError):
-            if found := find("latest", self.checkpoints):
+            if found := find("latest", [self.checkpoints]):
                 assert verified_weights(found.path)
                 return found
         return None
@@ -190,7 +190,7 @@ def run(
     output_text = log.read_text()
     assert fault_time.exists(), f"the fault did not occur\n{output_text}"
     seconds = ended - float(fault_time.read_text())
-    checkpoints = folder / "run.checkpoints"
+    checkpoints = folder / "run.h5.checkpoints"
     return Outcome(status, seconds, output_text, leftover_pids, record, checkpoints)
 
 

@@ -1,8 +1,11 @@
 import errno
 import os
+import platform
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +67,106 @@ def test_shards_of_all_ranks_are_read_back_and_the_newest_checkpoints_kept(
     ]
 
 
+def save_alone(folder: Path, number: int, keep: int = 2, **changes: Any) -> Path:
+    content = replace(MANIFEST, position=Position(number), **changes)
+    layers = {"layer": {"tensor": np.zeros(9)}}
+    return CheckpointFolder(MPI.COMM_SELF, folder, keep).save(layers, content)
+
+
+def names(folder: Path) -> list[int]:
+    return sorted(int(path.name[-8:]) for path in folder.glob("mini-batch-*"))
+
+
+def test_checkpoints_of_another_run_are_refused_and_never_pruned(tmp_path: Path) -> None:
+    folder = CheckpointFolder(MPI.COMM_SELF, tmp_path, keep=1)
+    assert folder.begin() == 0
+    for number in (1, 2):
+        save_alone(tmp_path, number, run="first", starts=3)
+    assert folder.begin("first") == 3
+    for run, remedy in (("", "--resume latest"), ("second", "--checkpoint-dir FOLDER")):
+        with pytest.raises(InputError, match=f"already holds checkpoints.* Use {remedy}"):
+            folder.begin(run)
+    for number in (3, 4, 5):
+        save_alone(tmp_path, number, 1, run="second")
+    assert names(tmp_path) == [1, 2, 5]
+    damaged = tmp_path / "mini-batch-00000005" / manifest.NAME
+    damaged.write_bytes(b"")
+    assert folder.begin("first") == 3  # it may be its own
+    assert folder.begin("second", overwrite=True) == 0
+    assert names(tmp_path) == [5]
+    assert folder.begin(overwrite=True) == 0
+    assert names(tmp_path) == []
+
+
+def test_the_newest_is_that_of_the_last_start_with_most_mini_batches(tmp_path: Path) -> None:
+    """Clocks run backwards here, as they seem to if the next host's clock is behind."""
+    for number in range(5):
+        written = save_alone(tmp_path, number, created=-number, starts=1)
+        assert written.exists()
+        assert latest(tmp_path) == written
+    assert names(tmp_path) == [3, 4]
+    # Going back to an earlier checkpoint on purpose starts a new branch, which wins.
+    for number in (4, 3, 2):
+        written = save_alone(tmp_path, number, created=-9, starts=6 - number)
+        assert latest(tmp_path) == written
+    assert names(tmp_path) == [2, 3]
+
+
+def latest(folder: Path) -> Path:
+    found = find("latest", [folder])
+    assert found
+    return found.path
+
+
+def test_remains_that_cannot_be_removed_do_not_fail_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None)  # noqa: ARG005
+    for name in (".mini-batch-00000003.0.tmp", ".mini-batch-00000002.old"):
+        (tmp_path / name).mkdir(parents=True)
+    for number in (1, 2, 3, 4):
+        save_alone(tmp_path, number, keep=1, starts=1)
+    monkeypatch.setattr(module, "_retire", refused)
+    written = save_alone(tmp_path, 5, keep=1, starts=1)
+    assert latest(tmp_path) == written
+    assert names(tmp_path) == [4, 5]
+
+
+def see_another_folder(folder: str, other: str) -> None:
+    world = MPI.COMM_WORLD
+    same = CheckpointFolder(world, Path(folder), 1)
+    same.check_shared()
+    same.release()
+    checkpoints = CheckpointFolder(world, Path(other if world.rank == 1 else folder), 1)
+    with pytest.raises(InputError, match=f"not shared by all hosts: {other} on .* Use "):
+        checkpoints.check_shared()
+    checkpoints.release()
+
+
+def test_a_folder_that_is_not_shared_is_refused_before_the_first_checkpoint(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
+    folders = {name: str(tmp_path / name) for name in ("folder", "other")}
+    Path(folders["other"]).mkdir()
+    on_ranks(3, see_another_folder, **folders)
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_folder_in_use_is_refused_until_its_run_ends(tmp_path: Path) -> None:
+    first, second = (CheckpointFolder(MPI.COMM_SELF, tmp_path, 1) for _ in range(2))
+    first.check_shared()
+    process = f"process {os.getpid()} on {platform.node()}"
+    with pytest.raises(InputError, match=f"in use: {tmp_path}, by {process}. Wait"):
+        second.check_shared()
+    first.release()
+    second.check_shared()
+    second.release()
+    assert not list(tmp_path.iterdir())
+
+
 def fail_to_write_on_one_rank(folder: str) -> None:
     world = MPI.COMM_WORLD
     checkpoints = CheckpointFolder(world, Path(folder), keep=2)
@@ -78,7 +181,7 @@ def fail_to_write_on_one_rank(folder: str) -> None:
         with pytest.raises(InputError, match=r"cannot write .*\(No space left on device\)\."):
             save(checkpoints, number)
         module._write = write
-        checkpoint = find("latest", Path(folder))
+        checkpoint = find("latest", [Path(folder)])
         assert checkpoint
         assert checkpoint.manifest
         assert checkpoint.manifest.position.mini_batches == 1
@@ -104,12 +207,12 @@ def test_a_checkpoint_too_large_to_be_read_is_not_written(
     layers = {"layer": {"tensor": np.zeros(9)}}
     with pytest.raises(InputError, match=r"^checkpoint too large: .* at most 50 are supported"):
         CheckpointFolder(MPI.COMM_SELF, tmp_path, keep=2).save(layers, MANIFEST)
-    assert find("latest", tmp_path) is None
+    assert find("latest", [tmp_path]) is None
 
 
 def save_forever(folder: str) -> None:
     checkpoints = CheckpointFolder(MPI.COMM_WORLD, Path(folder), keep=2)
-    number = _number(find("latest", Path(folder)))
+    number = _number(find("latest", [Path(folder)]))
     while True:
         number += 1
         save(checkpoints, number)
@@ -117,7 +220,7 @@ def save_forever(folder: str) -> None:
 
 def _latest(folder: Path) -> Checkpoint | None:
     try:
-        return find("latest", folder)
+        return find("latest", [folder])
     except InputError:  # it is being removed
         return None
 
@@ -144,7 +247,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path, seed:
         finally:
             ranks.end()
         time.sleep(0.1)  # the ranks exit shortly after their launcher
-        checkpoint = find("latest", tmp_path)
+        checkpoint = find("latest", [tmp_path])
         assert checkpoint
         assert checkpoint.manifest
         assert not checkpoint.skipped

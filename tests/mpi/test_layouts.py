@@ -10,7 +10,7 @@ from tests.conftest import OnRanks
 from tests.mpi.small import global_loss, make_training, on_first_ranks
 from tests.mpi.test_reductions import TWO_HOSTS
 from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.layout.layout import Layout
+from vigmpi.layout.layout import Layout, Place
 from vigmpi.phase import Phase
 from vigmpi.pipeline.trainer import TrainerConfig
 from vigmpi.position import Position
@@ -52,7 +52,7 @@ def train(
                 for phase in Phase
                 for result in training.run(Position(epoch=epoch, phase=phase))
             ]
-            assert training.trainer.replicas_agree()
+            assert not training.trainer.replica_difference()
             name = f"{folder}/{stages}-{replicas}-{chunks}"
             if topology.place.replica == 0:
                 state = {key: value.numpy() for key, value in training.model.state_dict().items()}
@@ -155,16 +155,28 @@ def test_training_completes_with_synchronous_sends(on_ranks: OnRanks, tmp_path: 
     on_ranks(4, train, folder=str(tmp_path), layouts=layouts, synchronous=True)
 
 
-def change_one_weight() -> None:
+def change_one_tensor() -> None:
     layout = Layout(stages=1, replicas=2, chunks=1)
+    if topology := on_first_ranks(layout):
+        trainer = make_training(topology, layout, batch_size=4).trainer
+        assert not trainer.replica_difference()
+        for name, tensor in trainer.stage_state().items():
+            before = tensor.copy()
+            if topology.place.replica == 1:
+                tensor.flat[-1] += 1
+            difference = trainer.replica_difference()
+            assert difference == f"{name} of replica 1 is not that of replica 0"
+            tensor[...] = before
+        assert not trainer.replica_difference()
+    layout = Layout(stages=2, replicas=2, chunks=1)
     topology = on_first_ranks(layout)
     assert topology
     trainer = make_training(topology, layout, batch_size=4).trainer
-    assert trainer.replicas_agree()
-    if topology.place.replica == 1:
-        next(trainer.model.parameters()).data[0, 0] += 1e-6
-    assert not trainer.replicas_agree()
+    if topology.place == Place(replica=1, stage=1):
+        trainer.stage_state()["head.weight"].flat[0] += 1
+    difference = trainer.replica_difference()  # on all ranks
+    assert difference == "head.weight of replica 1 is not that of replica 0"
 
 
-def test_diverged_replicas_are_detected(on_ranks: OnRanks) -> None:
-    on_ranks(2, change_one_weight)
+def test_a_difference_between_replicas_in_any_tensor_is_named(on_ranks: OnRanks) -> None:
+    on_ranks(4, change_one_tensor)

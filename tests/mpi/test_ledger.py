@@ -19,7 +19,7 @@ from vigmpi.layout.layout import Layout
 from vigmpi.pipeline.adamw import AdamW
 from vigmpi.pipeline.stage import Stage
 from vigmpi.position import Position
-from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
+from vigmpi.record.ledger import LEDGER, Ledger, MeanLedger, ledger
 from vigmpi.record.timings import TIMINGS
 from vigmpi.schedule.program import dependencies
 
@@ -55,12 +55,13 @@ def plant(column: str) -> None:  # on every rank
     work = dependencies(training.pipeline.config.programs(CHUNKS))
 
     def measured() -> Ledger:
-        ledgers = []
+        steps = MeanLedger()
         for own in training.run(Position()):
             record = own.gather(topology.world, stop=False, checkpoint=False)
             timings = {name: record.timing(name) for name in TIMINGS}
-            ledgers.append(ledger(timings, layout.shape, work))
-        return mean(ledgers[1:])
+            if own.step > 0:
+                steps.add(ledger(timings, layout.shape, work))
+        return steps.mean
 
     before = measured()
     original = getattr(owner, method)

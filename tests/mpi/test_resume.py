@@ -66,7 +66,7 @@ def checkpoint_and_resume_everywhere(folder: str, other: list[int]) -> None:
 def _resume(
     folder: Path, position: Position, topology: Topology, layout: Layout, expected: Losses
 ) -> None:
-    found = find(str(folder / str(position.mini_batches)), None)
+    found = find(str(folder / str(position.mini_batches)))
     last = find(str(folder / str(len(list(folder.iterdir())))), None)
     assert found
     assert last
@@ -118,7 +118,7 @@ def full_of(training: Training) -> float:
 
 
 def newest(folder: Path) -> Checkpoint:
-    found = find("latest", folder)
+    found = find("latest", [folder])
     assert found
     return found
 

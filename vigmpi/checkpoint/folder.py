@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,22 @@ from vigmpi.checkpoint.manifest import MANIFEST_BYTES, NAME, SHARD_BYTES, Manife
 from vigmpi.checkpoint.search import checkpoints
 from vigmpi.checkpoint.shards import HEADER_BYTES
 from vigmpi.checkpoint.state import ByLayer, flat
-from vigmpi.comm.collectives import allgather_bytes, raise_collectively
+from vigmpi.comm.collectives import (
+    allgather_bytes,
+    allgather_rows,
+    allgather_strings,
+    raise_collectively,
+)
 from vigmpi.errors import InputError
+from vigmpi.file_lock import FileLock
 
 Layers = ByLayer[np.ndarray]
+
+
+_IN_USE = (
+    "folder of checkpoints in use: {}, by {}. Wait for the end of that run, or use "
+    "--checkpoint-dir FOLDER."
+)
 
 
 class CheckpointFolder:
@@ -34,23 +48,71 @@ class CheckpointFolder:
         self._comm = comm
         self._folder = folder
         self._keep = keep
+        self._lock: FileLock | None = None
 
-    def begin(self, *, overwrite: bool) -> None:
-        """Delete the checkpoints of an earlier run if `overwrite` is true. Collective.
+    def begin(self, run: str = "", *, overwrite: bool = False) -> int:
+        """Prepare the folder, and return how often the run was started before. Collective.
+
+        Args:
+            run: identifier of the run that is continued, whose checkpoints stay; "" for none.
+            overwrite: whether to delete the checkpoints of other runs.
 
         Raises:
-            InputError: if the folder holds checkpoints and `overwrite` is false.
+            InputError: if the folder holds checkpoints of another run and `overwrite` is false (on
+                all ranks).
         """
+        starts = 0
         with raise_collectively(self._comm), _reporting_os_errors(self._folder):
-            if self._comm.rank == 0 and (earlier := list(self._folder.glob("mini-batch-*"))):
-                if not overwrite:
-                    raise InputError(
-                        f"folder already holds checkpoints: {self._folder}. Use --resume latest "
-                        f"to continue from them, or --overwrite to delete them."
-                    )
-                for path in earlier:
-                    _retire(path)
-                self._sweep()
+            if self._comm.rank == 0:
+                starts = self._keep_only(run, overwrite=overwrite)
+        return int(allgather_rows(self._comm, np.array([starts]))[0, 0])
+
+    def _keep_only(self, run: str, *, overwrite: bool) -> int:
+        """Delete checkpoints of other runs, or refuse them; return the starts of this run."""
+        readable, _ = checkpoints([self._folder])
+        others = [path for path, manifest in readable if manifest.run != run]
+        if not run:  # otherwise a damaged one may be its own
+            others = list(self._folder.glob("mini-batch-*"))
+        if others and not overwrite:
+            what = "checkpoints of another run" if run else "checkpoints"
+            remedy = "--checkpoint-dir FOLDER" if run else "--resume latest to continue from them"
+            raise InputError(
+                f"folder already holds {what}: {self._folder}. Use {remedy}, or --overwrite to "
+                f"delete them."
+            )
+        for path in others:
+            _retire(path)
+        if others:
+            self._sweep()
+        return max((manifest.starts for _, manifest in readable if manifest.run == run), default=0)
+
+    def check_shared(self) -> None:
+        """Create and lock the folder, and check that all ranks see the same one. Collective.
+
+        Raises:
+            InputError: if rank 0 cannot write to it, if another run uses it, or if another rank
+                does not see what rank 0 wrote (on all ranks).
+        """
+        token = self._folder / allgather_strings(self._comm, f".shared-{uuid.uuid4().hex}")[0]
+        with raise_collectively(self._comm), _reporting_os_errors(self._folder):
+            if self._comm.rank == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(self._folder / ".lock", _IN_USE.format(self._folder, "{}"))
+                token.touch()
+        with raise_collectively(self._comm):
+            if not token.exists():
+                raise InputError(
+                    f"folder not shared by all hosts: {self._folder.absolute()} on "
+                    f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER with a "
+                    f"folder on a shared file system, or --keep 0 to write no checkpoints."
+                )
+        if self._comm.rank == 0:
+            token.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Release the lock of the folder."""
+        if self._lock:
+            self._lock.release()
 
     def save(self, layers: Layers, manifest: Manifest) -> Path:
         """Write a checkpoint. Collective.
@@ -67,7 +129,8 @@ class CheckpointFolder:
             InputError: on all ranks, if any of them cannot write; earlier checkpoints remain.
         """
         name = f"mini-batch-{manifest.position.mini_batches:08}"
-        final, new = self._folder / name, self._folder / f".{name}.tmp"
+        # The number of starts keeps it apart from the remains of an interrupted run.
+        final, new = self._folder / name, self._folder / f".{name}.{manifest.starts}.tmp"
         with raise_collectively(self._comm), _reporting_os_errors(new):
             if self._comm.rank == 0:
                 self._sweep()
@@ -82,12 +145,13 @@ class CheckpointFolder:
                 _check_size("manifest", len(content), MANIFEST_BYTES)
                 _write(new / NAME, content)
                 self._publish(new, final)
+                self._prune(final, manifest.run)
         return final
 
     def _sweep(self) -> None:
-        """Remove retired checkpoints and the remains of an interrupted run."""
+        """Remove retired checkpoints and the remains of an interrupted run, as far as possible."""
         for path in self._folder.glob(".mini-batch-*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _publish(self, new: Path, final: Path) -> None:
         _sync(new)
@@ -95,9 +159,14 @@ class CheckpointFolder:
             _retire(final)
         new.rename(final)
         _sync(self._folder)
+
+    def _prune(self, newest: Path, run: str) -> None:
+        """Remove the oldest checkpoints of a run, but never the newest, as far as possible."""
         readable, _ = checkpoints([self._folder])
-        for path, _ in readable[self._keep :]:
-            _retire(path)
+        others = [path for path, each in readable if each.run == run and path != newest]
+        with suppress(OSError):
+            for path in others[self._keep - 1 :]:
+                _retire(path)
         self._sweep()
 
 
@@ -154,7 +223,7 @@ def _sync(folder: Path) -> None:
 
 def _retire(path: Path) -> None:
     """Hide a checkpoint by an atomic rename; `_sweep` removes it."""
-    path.rename(path.with_name(f".{path.name}.old"))
+    path.rename(path.with_name(f".{path.name}.{uuid.uuid4().hex}.old"))
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from vigmpi.position import Position
 NAME = "manifest.json"
 MANIFEST_BYTES = 2**20  # 100 of the study's blocks with their optimizer state need 0.5 MB
 SHARD_BYTES = 2**32
-_FORMAT = "vigmpi checkpoint 5"
+_FORMAT = "vigmpi checkpoint 6"
+_EARLIER = "vigmpi checkpoint 5"  # has no `starts`
 _SHARD = re.compile(r"[0-9]{1,9}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_COUNT = 2**20  # classes, pixels of a side, blocks
@@ -53,6 +54,7 @@ class Manifest:
         layers: the model's layers in order; for each of them, the index in `shards` of every
             tensor of its weights, running statistics and optimizer state.
         shards: the files that hold the tensors.
+        starts: number of times that the run had been started or resumed.
     """
 
     run: str
@@ -65,6 +67,7 @@ class Manifest:
     normalization: Sequence[Sequence[float]] = ()
     layers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shards: Sequence[Shard] = ()
+    starts: int = 0
 
     def encode(self) -> bytes:
         # Layers are a list, because the digest ignores the order of an object's keys.
@@ -131,7 +134,7 @@ def _decode(content: Any, path: Path) -> Manifest:
     body = content["checkpoint"]
     if content["sha256"] != _digest(body):
         raise ValueError("digest does not match")
-    if (version := body["format"]) != _FORMAT:
+    if (version := body["format"]) not in (_FORMAT, _EARLIER):
         raise refusal(
             f'unsupported checkpoint format: {path} has "{version!s:.40}", this version reads '
             f'"{_FORMAT}"'
@@ -152,7 +155,10 @@ def _decode(content: Any, path: Path) -> Manifest:
         normalization=[[float(value) for value in row] for row in body["normalization"]],
         layers=_decode_layers(body["layers"], len(shards)),
         shards=shards,
+        starts=body["starts"] if version == _FORMAT else 0,
     )
+    if not _is_count(manifest.starts, math.inf):
+        raise ValueError("invalid number of starts")
     if len(manifest.class_names) != manifest.model_config.num_classes:
         raise ValueError("another number of names than of classes")
     if [len(row) for row in manifest.normalization] not in ([], [3, 3]):

@@ -1,8 +1,9 @@
 """The search for the checkpoint from which a run starts."""
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vigmpi.checkpoint.manifest import NAME, Manifest, damage, read, reason_of, refusal
@@ -11,7 +12,8 @@ from vigmpi.errors import InputError
 from vigmpi.position import Position
 
 BEST = "best"  # subfolder for the best checkpoint of a run with held-out images
-SUFFIX = ".checkpoints"  # replaces the record's suffix in the name of a run's checkpoint folder
+_TRIES = 3
+SUFFIX = ".checkpoints"  # of the folder's name, behind the whole name of the record
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Checkpoint:
         notes: what `load` changed in what it read.
         replace_head: true to start a new training from all weights except those of the head.
         use_averages: false to take the raw weights even if there are moving averages of them.
+        searched: folders among whose checkpoints it is the newest; empty for a checkpoint that the
+            user named.
     """
 
     path: Path
@@ -35,6 +39,7 @@ class Checkpoint:
     notes: Sequence[str] = ()
     replace_head: bool = False
     use_averages: bool = True
+    searched: Sequence[Path] = ()
 
     @property
     def has_averages(self) -> bool:
@@ -53,23 +58,41 @@ class Checkpoint:
 
     @property
     def record(self) -> Path | None:
-        """Record of the run that a training continues; None outside of that run's folder."""
-        if self.replace_head:
+        """Record of the run that a training continues, if it is known where it is.
+
+        It lies beside the folder of checkpoints and gave it its name; for another folder, it is
+        the one that the run wrote, if that is still there.
+        """
+        if not self.continued:
             return None
         folder = Path(os.path.relpath(self.path.absolute().parent))
         folder = folder.parent if folder.name == BEST else folder
-        return folder.with_suffix(".h5") if folder.suffix == SUFFIX else None
+        if folder.suffix == SUFFIX:
+            record, earlier = folder.with_suffix(""), folder.with_suffix(".h5")
+            return record if record.exists() or not earlier.exists() else earlier
+        record = Path(str(self.continued.settings.get("record", "")))
+        return record if record.is_file() else None
 
 
-def find(name: str, folder: Path | None) -> Checkpoint | None:
+def folder_of(record: Path) -> Path:
+    """Return the default folder of the checkpoints of the run with this record."""
+    return record.with_name(record.name + SUFFIX)
+
+
+def folders_of_job(job: str) -> list[Path]:
+    """Return the folders of checkpoints of the runs of a Slurm job with default names."""
+    return [*Path().glob(f"vigmpi-{job}.h5{SUFFIX}"), *Path().glob(f"vigmpi-{job}-*.h5{SUFFIX}")]
+
+
+def find(name: str, folders: Sequence[Path] | None = None) -> Checkpoint | None:
     """Return the checkpoint that a user names, or None if "latest" matches none.
 
     Only manifests are read, and the sizes of shards compared; `loading.load` verifies digests.
 
     Args:
         name: a checkpoint, a folder of checkpoints, a weights-only file, or "latest".
-        folder: where to look for the latest; None for all checkpoint folders in the working
-            directory.
+        folders: where to look for the latest; None for the default names of such folders in the
+            working directory.
 
     Raises:
         InputError: if there is no such checkpoint, or if it is damaged.
@@ -82,15 +105,36 @@ def find(name: str, folder: Path | None) -> Checkpoint | None:
         check_sizes(path, manifest)
         return Checkpoint(path, manifest)
     if name == "latest":
-        folders = [folder] if folder else sorted(Path().glob(f"vigmpi-*{SUFFIX}"))
+        folders = sorted(Path().glob(f"vigmpi-*{SUFFIX}")) if folders is None else folders
     elif path.is_dir():
         folders = [path]
     else:
         raise InputError(f"no such checkpoint: {name}. Use the path of a checkpoint, or 'latest'.")
-    checkpoint, skipped = _newest(folders)
+    for _ in range(_TRIES):  # a training at work may remove what was just listed
+        checkpoint, skipped = _newest(folders)
+        if checkpoint or not skipped:
+            break
     if checkpoint or (name == "latest" and not skipped):
         return checkpoint
     raise refusal(skipped[0] if skipped else f"no checkpoint in the folder: {name}")
+
+
+def newer(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Return the newest checkpoint of a run if the one found has been removed, otherwise None.
+
+    A training at work removes its older checkpoints.
+    """
+    if not checkpoint.searched or checkpoint.path.exists():
+        return None
+    found, _ = _newest(checkpoint.searched)
+    assert checkpoint.manifest
+    if not found or not found.manifest or not _replaceable(checkpoint.manifest, found.manifest):
+        return None
+    return replace(
+        found,
+        replace_head=checkpoint.replace_head,
+        use_averages=checkpoint.use_averages,
+    )
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -110,7 +154,10 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def checkpoints(folders: Sequence[Path]) -> tuple[list[tuple[Path, Manifest]], list[str]]:
-    """Return the checkpoints with a readable manifest, newest first, and why others are skipped."""
+    """Return the checkpoints with a readable manifest, newest first, and why others are skipped.
+
+    The newest of a run are those of its last start and, among these, those with most mini-batches.
+    """
     readable, skipped = [], []
     for folder in folders:
         for path in sorted(folder.glob("[!.]*/"), reverse=True):
@@ -119,7 +166,16 @@ def checkpoints(folders: Sequence[Path]) -> tuple[list[tuple[Path, Manifest]], l
                     readable.append((path, read(path)))
                 except InputError as error:
                     skipped.append(reason_of(error))
-    return sorted(readable, key=lambda pair: pair[1].created, reverse=True), skipped
+    newest: dict[str, float] = {}
+    for _, manifest in readable:
+        newest[manifest.run] = max(newest.get(manifest.run, -math.inf), manifest.created)
+
+    def age(found: tuple[Path, Manifest]) -> tuple:
+        # Within a run, clocks do not count: those of its hosts may differ.
+        each = found[1]
+        return newest[each.run], each.run, each.starts, each.position.mini_batches, each.created
+
+    return sorted(readable, key=age, reverse=True), skipped
 
 
 def _newest(folders: Sequence[Path]) -> tuple[Checkpoint | None, list[str]]:
@@ -136,7 +192,7 @@ def _newest(folders: Sequence[Path]) -> tuple[Checkpoint | None, list[str]]:
                 for other, content in readable[index + 1 :]
                 if _replaceable(manifest, content)
             ]
-            return Checkpoint(path, manifest, skipped, older), skipped
+            return Checkpoint(path, manifest, skipped, older, searched=folders), skipped
     return None, skipped
 
 

@@ -2,14 +2,19 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import safetensors.numpy
+import safetensors.torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from vigmpi.checkpoint.manifest import SHARD_BYTES, Manifest, damage
 
+T = TypeVar("T")
 HEADER_BYTES = 2**21  # 100 of the study's blocks with their optimizer state need 1 MB
 
 
@@ -28,7 +33,7 @@ def read_shard(folder: Path, manifest: Manifest, index: int) -> dict[str, np.nda
     if hashlib.sha256(content).hexdigest() != shard.sha256:
         raise damage("damaged", path, "truncated or modified")
     try:
-        tensors = decode_tensors(content)
+        tensors = _decode(content, safetensors.numpy.load)
     except ValueError as error:
         raise damage("damaged", path, str(error)) from error
     for name in sorted(tensors.keys() ^ manifest.tensors_of(index)):
@@ -37,7 +42,7 @@ def read_shard(folder: Path, manifest: Manifest, index: int) -> dict[str, np.nda
     return tensors
 
 
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a file without a manifest.
 
     Raises:
@@ -45,11 +50,11 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     if (size_bytes := path.stat().st_size) > SHARD_BYTES:
         raise ValueError("larger than 4 GiB")
-    return decode_tensors(_read_content(path, size_bytes))
+    return _decode(_read_content(path, size_bytes), safetensors.torch.load)
 
 
-def decode_tensors(content: bytes) -> dict[str, np.ndarray]:
-    """Return the tensors of a safetensors file.
+def _decode(content: bytes, load: Callable[[bytes], dict[str, T]]) -> dict[str, T]:
+    """Return the tensors of a safetensors file, as `load` decodes them.
 
     Raises:
         ValueError: if the content is not in this format.
@@ -57,7 +62,7 @@ def decode_tensors(content: bytes) -> dict[str, np.ndarray]:
     try:
         if int.from_bytes(content[:8], "little") > HEADER_BYTES:
             raise ValueError("header larger than 2 MiB")
-        return safetensors.numpy.load(content)
+        return load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"not a safetensors file: {error}") from error
 

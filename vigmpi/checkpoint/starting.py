@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from mpi4py import MPI
 from torch import Tensor
 
 from vigmpi.checkpoint.loading import load
-from vigmpi.checkpoint.search import Checkpoint
+from vigmpi.checkpoint.manifest import DamagedError, read
+from vigmpi.checkpoint.search import Checkpoint, newer
 from vigmpi.checkpoint.state import ByLayer, Names
 from vigmpi.comm.collectives import all_equal, allgather_strings, raise_collectively
 from vigmpi.comm.topology import Topology
@@ -37,7 +40,24 @@ def start_from(
     if checkpoint is None:
         return None
     names = _names_of_model(topology.pipeline, own)
-    return load(checkpoint, names, own, partial(raise_collectively, world))
+    together = partial(raise_collectively, world)
+    try:
+        return load(checkpoint, names, own, together)
+    except DamagedError:
+        if not (instead := _newer(checkpoint, world)):
+            raise
+    return load(instead, names, own, together)
+
+
+def _newer(checkpoint: Checkpoint, world: MPI.Comm) -> Checkpoint | None:
+    """Return what rank 0 finds in place of a checkpoint that has been removed. Collective."""
+    found = newer(checkpoint) if world.rank == 0 else None
+    path = Path(allgather_strings(world, str(found.path) if found else "")[0])
+    if path == Path():
+        return None
+    with raise_collectively(world):
+        manifest = read(path)
+    return replace(checkpoint, path=path, manifest=manifest, older=(), searched=())
 
 
 def _names_of_model(pipeline: MPI.Comm, own: ByLayer[Tensor]) -> Names:

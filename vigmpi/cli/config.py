@@ -363,8 +363,9 @@ class RunConfig:
     )
     record: Path | None = _record(
         None,
-        "HDF5 file to write; a resumed run extends the record of its run (default: "
-        "vigmpi-<Slurm job ID or UTC time>.h5)",
+        "HDF5 file to write; a resumed run extends the record of its run (default: in training "
+        "vigmpi-<Slurm job ID or UTC time>.h5, with a number behind it if there is one; in an "
+        "evaluation none)",
         file_path,
         metavar="FILE",
     )
@@ -382,8 +383,9 @@ class RunConfig:
     resume: str | None = _checkpoints(
         None,
         "what to start from: a checkpoint, a folder of checkpoints, a file of weights, or "
-        "'latest' (in --checkpoint-dir, beside --record, or in the current folder); the options "
-        "of the run that wrote it apply unless given here or in the TOML file",
+        "'latest' (in --checkpoint-dir, beside --record, of the Slurm job if Slurm restarted it, "
+        "or in the current folder); the options of the run that wrote it apply unless given here "
+        "or in the TOML file",
         str,
         _TRAIN,
         metavar="PATH",
@@ -397,7 +399,7 @@ class RunConfig:
     )
     checkpoint_dir: Path | None = _checkpoints(
         None,
-        "folder for the checkpoints (default: the record's name with the suffix .checkpoints)",
+        "folder for the checkpoints (default: the record's whole name with .checkpoints appended)",
         Path,
         _TRAIN,
         metavar="PATH",
@@ -455,6 +457,10 @@ class RunConfig:
     start: Checkpoint | None = None
 
     @property
+    def command(self) -> str:
+        return "evaluate" if self.checkpoint else "train"
+
+    @property
     def layout(self) -> Layout:
         return Layout(self.stages, self.replicas, self.chunks)
 
@@ -497,6 +503,11 @@ class RunConfig:
             raise InputError(
                 f"one-cycle needs a warm-up: --lr-schedule {ONE_CYCLE} with --warm-up "
                 f"{self.warm_up:g}. Use --warm-up 0.3, or another fraction between 0 and 1."
+            )
+        if self.trace and self.command == "evaluate" and not self.record:
+            raise InputError(
+                "no record for the trace: --trace without --record. Use --record FILE, or omit "
+                "--trace."
             )
         if self.trace and self.on_failure == "continue":
             raise InputError(

@@ -67,7 +67,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
         SystemExit: after `--help`.
     """
     given = parsers.predict_parser().parse_args(arguments)
-    start = _find_required(given.checkpoint, None)
+    start = _required(search.find(given.checkpoint), "--checkpoint", given.checkpoint)
     start = replace(start, use_averages=not given.no_ema)
     return PredictConfig(start, tuple(given.images), given.json)
 
@@ -111,31 +111,39 @@ def _check_held_out(config: RunConfig, manifest: Manifest) -> None:
 
 
 def _find_checkpoint(command: str, given: Mapping[str, Any]) -> search.Checkpoint | None:
-    folder = _checkpoint_folder(command, given)
     if command == "train":
-        return search.find(given["resume"], folder) if "resume" in given else None
+        if "resume" not in given:
+            return None
+        found = search.find(given["resume"], _checkpoint_folders(given))
+        # A job may be restarted before its first checkpoint.
+        return found if _restarted() else _required(found, "--resume", given["resume"])
     if "checkpoint" not in given:
         raise InputError(
             "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
         )
-    return _find_required(given["checkpoint"], folder)
+    name = given["checkpoint"]
+    return _required(search.find(name), "--checkpoint", name)
 
 
-def _find_required(name: str, folder: Path | None) -> search.Checkpoint:
-    if found := search.find(name, folder):
+def _required(found: search.Checkpoint | None, flag: str, name: str) -> search.Checkpoint:
+    if found:
         return found
-    raise InputError(f"no checkpoint found: --checkpoint {name}. Use --checkpoint PATH.")
+    remedy = ", or omit it to start a new run" if flag == "--resume" else ""
+    raise InputError(f"no checkpoint found: {flag} {name}. Use {flag} PATH{remedy}.")
 
 
-def _checkpoint_folder(command: str, given: Mapping[str, Any]) -> Path | None:
-    """Return the folder in which a run with these options keeps its checkpoints, if known."""
+def _checkpoint_folders(given: Mapping[str, Any]) -> Sequence[Path] | None:
+    """Return the folders in which a training with these options keeps checkpoints, if known."""
     if "checkpoint_dir" in given:
-        return given["checkpoint_dir"]
-    if command == "train" and "record" in given:
-        return given["record"].with_suffix(search.SUFFIX)
-    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-        return Path(f"vigmpi-{os.environ['SLURM_JOB_ID']}{search.SUFFIX}")
-    return None
+        return [given["checkpoint_dir"]]
+    if "record" in given:
+        return [search.folder_of(given["record"])]
+    return search.folders_of_job(os.environ["SLURM_JOB_ID"]) if _restarted() else None
+
+
+def _restarted() -> bool:
+    """Return whether Slurm has restarted the job."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
 
 def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> dict[str, Any]:

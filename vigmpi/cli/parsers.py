@@ -45,14 +45,14 @@ _EXAMPLES = {
         ("continue the latest run of this folder", "mpirun -n 4 vigmpi train --resume latest"),
     ),
     "evaluate": (
-        ("one rank", "vigmpi evaluate --checkpoint run.checkpoints"),
-        ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.checkpoints --stages 2"),
+        ("one rank", "vigmpi evaluate --checkpoint run.h5.checkpoints"),
+        ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.h5.checkpoints --stages 2"),
     ),
     "models": (
         ("all models", "vigmpi models"),
         ("the layers of one", "vigmpi models pvig_ti --image-size 256"),
     ),
-    "predict": (("a table", "vigmpi predict --checkpoint run.checkpoints cat.jpg dog.png"),),
+    "predict": (("a table", "vigmpi predict --checkpoint run.h5.checkpoints cat.jpg dog.png"),),
     "prepare": (
         ("your own images", "vigmpi prepare photos.zip --image-size 64"),
         ("CIFAR-10", "vigmpi prepare cifar-10-python.tar.gz"),

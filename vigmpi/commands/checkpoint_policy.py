@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vigmpi.checkpoint.folder import CheckpointFolder
 from vigmpi.checkpoint.manifest import Manifest
-from vigmpi.checkpoint.search import BEST, SUFFIX
+from vigmpi.checkpoint.search import BEST, folder_of
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
@@ -24,6 +24,8 @@ class CheckpointPolicy:
         folder: the folder that holds the checkpoints, and `best`, its subfolder for the best one.
         latest: the newest checkpoint written by this process, and `position`, its position.
         run: identifier of the run.
+        difference: which tensor differed between the replicas when a checkpoint was due, which was
+            not written then; empty if none did.
         failure: error message of the last attempt, of the best checkpoint or of another one; empty
             if both succeeded.
         num_written: number of checkpoints written by this process.
@@ -34,21 +36,18 @@ class CheckpointPolicy:
         """Prepare the folder. Collective.
 
         Raises:
-            InputError: if the folder holds the checkpoints of another run.
+            InputError: if the folder holds the checkpoints of another run, or is not shared.
         """
         config = group.config
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._enabled = config.keep > 0
         self._trainer, self._activity, self._log = trainer, run.activity, log
-        self.folder = config.checkpoint_dir or log.record.with_suffix(SUFFIX)
+        assert log.record  # every training has one
+        self.folder = config.checkpoint_dir or folder_of(log.record)
         self.best, self.run = self.folder / BEST, log.id
         self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
         self._best_checkpoint = CheckpointFolder(run.topology.world, self.best, 1)
-        continues = group.committed or (config.start and config.start.continued)
-        if self._enabled and not continues:
-            for folder in (self._checkpoints, self._best_checkpoint):
-                folder.begin(overwrite=config.overwrite)
-        dataset = run.dataset
+        dataset, starts = run.dataset, self._begin(group) if self._enabled else 0
         self._manifest = Manifest(
             run=log.id,
             created=0.0,
@@ -58,12 +57,27 @@ class CheckpointPolicy:
             model_config=run.model_config,
             class_names=dataset.class_names,
             normalization=run.augmentation.normalization,
+            starts=starts,
         )
         self._steps_since, self._saved_at = 0, time.monotonic()
         self.position = None if group.rank_losses else log.start
         self.latest: Path | None = None
+        self.difference = ""
         self._failures: dict[CheckpointFolder, str] = {}
         self.num_written, self.seconds = 0, 0.0
+
+    def _begin(self, group: RankGroup) -> int:
+        """Prepare both folders, and return the number of this start of the run. Collective."""
+        continued = group.config.start.continued if group.config.start else None
+        run = self.run if continued or group.committed else ""
+        folders = self._checkpoints, self._best_checkpoint
+        starts = [folder.begin(run, overwrite=group.config.overwrite) for folder in folders]
+        self._checkpoints.check_shared()
+        return 1 + max(*starts, continued.starts if continued else 0)
+
+    def close(self) -> None:
+        """Let other runs use the folder."""
+        self._checkpoints.release()
 
     @property
     def failure(self) -> str:
@@ -97,6 +111,9 @@ class CheckpointPolicy:
     ) -> Path | None:
         """Write a checkpoint and return its path, or None if that fails."""
         start, settings = time.monotonic(), {**self._manifest.settings, **results}
+        if difference := self._trainer.replica_difference():
+            self.difference = difference
+            return None
         manifest = replace(
             self._manifest, created=time.time(), position=position, settings=settings
         )

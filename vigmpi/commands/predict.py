@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from vigmpi.checkpoint.loading import load
-from vigmpi.checkpoint.manifest import Manifest
+from vigmpi.checkpoint.manifest import DamagedError, Manifest
+from vigmpi.checkpoint.search import newer
 from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.cli.config import PredictConfig
 from vigmpi.datasets.augmentation import Augmentation
@@ -33,7 +34,12 @@ def predict(config: PredictConfig) -> None:
     """
     model = _model(config.start.manifest)
     state = state_by_layer(model)
-    start = load(config.start, state, state)
+    try:
+        start = load(config.start, state, state)
+    except DamagedError:
+        if not (instead := newer(config.start)):
+            raise
+        start = load(instead, state, state)
     for reason in start.skipped:
         print(f"vigmpi: warning: checkpoint skipped: {reason}.", file=sys.stderr)
     manifest = start.manifest

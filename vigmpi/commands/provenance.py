@@ -28,12 +28,15 @@ _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5p
 def effective_settings(
     config: RunConfig, dataset: Dataset, pipeline_config: PipelineConfig
 ) -> dict[str, Any]:
-    """Return all settings as numbers, strings and lists, including defaults chosen at run time."""
+    """Return the settings of a command as numbers, strings and lists.
+
+    They include defaults that were chosen at run time.
+    """
     others = set(OPTIONS).difference(MODELS[config.model].options)
     settings = {
         f.name: getattr(config, f.name)
         for f in fields(config)
-        if f.metadata and f.name not in others
+        if config.command in f.metadata.get("commands", ()) and f.name not in others
     }
     settings["dataset"] = dataset.name
     settings["split"] = pipeline_config.blocks_per_stage

@@ -13,6 +13,7 @@ from vigmpi.comm import fault_tolerance
 from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
 from vigmpi.position import Position
+from vigmpi.record.step_record import Row
 
 
 class CommittedState(NamedTuple):
@@ -56,6 +57,8 @@ class RankGroup:
         rank_losses: failures so far.
         run, ranks: identifier of the run, and the columns `ranks` of its record; empty until known.
         comms: communicators derived from `world`.
+        unrecorded: the last mini-batches, which the run's record may lack; kept only by a run that
+            continues on failure, since the rank that writes the record may be lost.
         layer_seconds: times of the layers from which the split was chosen, [layers, 2]; None if it
             was not measured.
     """
@@ -69,6 +72,7 @@ class RankGroup:
     run: str = ""
     ranks: Mapping[str, np.ndarray] = field(default_factory=dict)
     comms: Sequence[MPI.Comm] = ()
+    unrecorded: list[Row] = field(default_factory=list)
     layer_seconds: np.ndarray | None = None
 
     @classmethod

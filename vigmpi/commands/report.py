@@ -1,13 +1,14 @@
 """Output of rank 0: the record, progress on the terminal, and the closing tables."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
+from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.config import RunConfig
 from vigmpi.commands.micro_batches import smallest_micro_batch
 from vigmpi.commands.provenance import run_attributes
@@ -16,16 +17,17 @@ from vigmpi.commands.run import Run
 from vigmpi.datasets.order import images_left, num_mini_batches
 from vigmpi.host import has_bfloat16_instructions
 from vigmpi.phase import Phase
+from vigmpi.pipeline.pipeline import PipelineConfig
 from vigmpi.position import Position
 from vigmpi.record.columns import CLOCKS
-from vigmpi.record.ledger import LEDGER, Ledger, ledger, mean
+from vigmpi.record.ledger import LEDGER, Ledger, MeanLedger, ledger
 from vigmpi.record.recorder import Recorder
-from vigmpi.record.step_record import StepRecord
+from vigmpi.record.step_record import Row, StepRecord
 from vigmpi.record.timings import TIMINGS, timed_kinds
 from vigmpi.record.trace import Trace
 from vigmpi.schedule.action import Action
 from vigmpi.schedule.program import dependencies
-from vigmpi.terminal.tables import gib, ledger_table, table
+from vigmpi.terminal.tables import Statistics, gib, ledger_table, table
 from vigmpi.terminal.terminal import Terminal
 
 _SINGLE_IMAGE = (
@@ -41,30 +43,38 @@ _SLOW_BFLOAT16 = (
 
 
 class Report:
-    """The record and the terminal output of a run, on rank 0.
+    """The terminal output of a run, and its record if it has one, on rank 0.
+
+    Args:
+        start: the position at which this process started.
+        overwrite: whether to replace an existing record.
 
     Raises:
         InputError: if the record cannot be written.
     """
 
-    def __init__(self, group: RankGroup, run: Run, path: Path, start: Position) -> None:
+    def __init__(
+        self, group: RankGroup, run: Run, start: Position, *, overwrite: bool = False
+    ) -> None:
         self._group = group
         self._config = config = group.config
         self._pipeline_config = run.pipeline.config
         self._num_images = run.dataset.num_images
-        self._step_seconds: dict[Phase, list[float]] = defaultdict(list)
-        self._path = path
-        self._recorder = Recorder(
-            path,
-            run_attributes(group, run.dataset, self._pipeline_config),
-            group.initial_config.layout,
-            group.ranks,
-            [layer.name for layer in self._pipeline_config.layers],
-            overwrite=config.overwrite or (bool(group.rank_losses) and not start.mini_batches),
-            resume_from=start.mini_batches,
-        )
-        self._ledgers: dict[Phase, list[Ledger]] = defaultdict(list)
-        self._warm: set[Phase] = set()
+        self._step_seconds = {phase: Statistics() for phase in Phase}
+        self._recorder: Recorder | None = None
+        if config.record:
+            self._recorder = Recorder(
+                config.record,
+                run_attributes(group, run.dataset, self._pipeline_config),
+                group.initial_config.layout,
+                group.ranks,
+                [layer.name for layer in self._pipeline_config.layers],
+                overwrite=overwrite or (bool(group.rank_losses) and not start.mini_batches),
+                resume_from=start.mini_batches,
+                unwritten=group.unrecorded,
+            )
+        self._ledgers = {phase: MeanLedger() for phase in Phase}
+        self._dependencies = cache(partial(_dependencies, self._pipeline_config))
         self._peaks = np.zeros(config.layout.ranks)
         self._terminal = Terminal(config.progress)
         for line in _first_lines(group, run, start):
@@ -85,18 +95,24 @@ class Report:
     def begin_trace(self, trace: Trace) -> None:
         offset, error = trace.clock
         clocks = {"clock_offset_s": offset, "clock_error_s": error}
-        self._recorder.begin_trace(timed_kinds(), clocks)
+        if self._recorder:
+            self._recorder.begin_trace(timed_kinds(), clocks)
 
-    def step(self, record: StepRecord, spans: np.ndarray | None) -> None:
-        phase, warm_up = record.phase, record.phase not in self._warm
-        self._warm.add(phase)
-        if spans is not None:
-            self._recorder.add_spans(spans)
-        self._recorder.add(record, self._group.original_ranks, warm_up=warm_up)
+    @property
+    def num_recorded(self) -> int:
+        """Number of mini-batches of the run that the record holds."""
+        return self._recorder.num_written if self._recorder else 0
+
+    def step(self, row: Row, spans: np.ndarray | None) -> None:
+        record, phase = row.record, row.record.phase
+        if self._recorder:
+            if spans is not None:
+                self._recorder.add_spans(spans)
+            self._recorder.add(row)
         self._peaks = record.ranks["peak_rss_bytes"]
-        if not warm_up:
-            self._step_seconds[phase].append(record.timing("step_s").max())
-            self._ledgers[phase].append(self._ledger(record))
+        if not row.warm_up:
+            self._step_seconds[phase].add(float(record.timing("step_s").max()))
+            self._ledgers[phase].add(self._ledger(record))
         self._terminal.step(record.num_images, record.loss, record.correct / record.num_images)
 
     def _ledger(self, record: StepRecord) -> Ledger:
@@ -105,45 +121,57 @@ class Report:
         timings = {name: record.timing(name) for name in TIMINGS}
         return ledger(timings, layout.shape, self._dependencies(record.phase, chunks))
 
-    @cache  # noqa: B019 (the report lives as long as the run)
-    def _dependencies(self, phase: Phase, chunks: int) -> list[tuple[Action, list[int]]]:
-        pipeline_config = self._pipeline_config
-        programs = (
-            pipeline_config.programs if phase is Phase.TRAIN else pipeline_config.forward_programs
-        )
-        return dependencies(programs(chunks))
-
     def end(self) -> None:
         self._terminal.end()
 
     def flush(self) -> None:
-        self._recorder.flush()
+        if self._recorder:
+            self._recorder.flush()
 
     def release_record(self) -> None:
         """Close the record, so that the surviving ranks can continue it."""
-        if self._recorder.is_open:
+        if self._recorder and self._recorder.is_open:
             self._recorder.close()
 
     def close(self, drift: np.ndarray | None, **attributes: Any) -> None:
         """Close the record and print the tables; `drift` is that of the clocks, in s, [ranks]."""
-        expand = self._group.expand_to_initial_ranks
-        if drift is not None:
-            self._recorder.add_ranks("trace", CLOCKS[-1], drift)
-        ledgers = {phase: mean(each) for phase, each in self._ledgers.items()}
-        for phase, phase_ledger in ledgers.items():
-            for column, values in zip(LEDGER, phase_ledger.shares.T, strict=True):
-                self._recorder.add_ranks(f"ledger/{phase}", column, expand(values))
-        self._recorder.close(**attributes)
+        ledgers = {phase: each.mean for phase, each in self._ledgers.items() if each.number}
+        if self._recorder:
+            self._close_record(self._recorder, ledgers, drift, attributes)
         names = [column.name for column in LEDGER]
         for phase, (shares, step_s, least_s) in ledgers.items():
             by_stage = shares.reshape(*self._pipeline_config.layout.shape, len(LEDGER)).mean(axis=0)
             print(ledger_table(phase, names, by_stage, step_s, least_s))
-        print(table({phase: self._step_seconds[phase] for phase in Phase}))
+        print(table(self._step_seconds))
         print(
             f"peak memory: {gib(self._peaks.sum())} on {_count(len(self._peaks), 'rank')}, "
             f"{gib(self._peaks.max())} on the largest"
         )
-        print(f"record: {self._path}", flush=True)
+        if self._config.record:
+            print(f"record: {self._config.record}")
+        sys.stdout.flush()
+
+    def _close_record(
+        self,
+        recorder: Recorder,
+        ledgers: Mapping[Phase, Ledger],
+        drift: np.ndarray | None,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        expand = self._group.expand_to_initial_ranks
+        if drift is not None:
+            recorder.add_ranks("trace", CLOCKS[-1], drift)
+        for phase, each in ledgers.items():
+            for column, values in zip(LEDGER, each.shares.T, strict=True):
+                recorder.add_ranks(f"ledger/{phase}", column, expand(values))
+        recorder.close(**attributes)
+
+
+def _dependencies(
+    config: PipelineConfig, phase: Phase, chunks: int
+) -> list[tuple[Action, list[int]]]:
+    programs = config.programs if phase is Phase.TRAIN else config.forward_programs
+    return dependencies(programs(chunks))
 
 
 def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
@@ -173,12 +201,23 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
     if config.start:
         yield from (f"warning: checkpoint skipped: {reason}." for reason in config.start.skipped)
         yield from (f"note: {note}." for note in config.start.notes)
-        position = f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
-        yield f"start: {config.start.path}{position if config.resume else ''}"
+        yield f"start: {_start_line(config, config.start, start)}"
     elif config.resume:
         yield "start: no checkpoint yet, training from the beginning"
     if smallest_micro_batch(config, run.dataset.num_images[Phase.TRAIN]) == 1:
         yield _SINGLE_IMAGE.format(config.batch_size, config.chunks)
+
+
+def _start_line(config: RunConfig, checkpoint: Checkpoint, start: Position) -> str:
+    """Return which checkpoint a run starts from, where it stood, and whose it is."""
+    line = str(checkpoint.path)
+    if config.resume:
+        line += f", epoch {start.epoch + 1}, {start.phase} step {start.step + 1}"
+    if manifest := checkpoint.manifest:
+        record = manifest.settings.get("record", "none")
+        minutes = max(0.0, time.time() - manifest.created) / 60
+        line += f" (of run {manifest.run:.8}, record {record}, written {minutes:.0f} min ago)"
+    return line
 
 
 def _layout_line(config: RunConfig, run: Run) -> str:

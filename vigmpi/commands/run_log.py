@@ -2,20 +2,24 @@
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from mpi4py import MPI
 
-from vigmpi.cli.config import RunConfig
+from vigmpi.checkpoint.search import folder_of
 from vigmpi.comm.collectives import allgather_strings, raise_collectively
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.report import Report
 from vigmpi.commands.run import Run
+from vigmpi.file_lock import FileLock
+from vigmpi.phase import Phase
 from vigmpi.position import Position
-from vigmpi.record.step_record import StepRecord
+from vigmpi.record.step_record import Row, StepRecord
 from vigmpi.record.trace import Trace
 
 
@@ -24,7 +28,7 @@ class RunLog:
 
     Attributes:
         id: identifier of the run, inherited by runs that resume from its checkpoints.
-        record: path of the record. Both are the same on all ranks.
+        record: path of the record, or None. Both are the same on all ranks.
         start: the position at which this process started.
 
     Raises:
@@ -32,27 +36,42 @@ class RunLog:
     """
 
     def __init__(self, group: RankGroup, run: Run, start: Position) -> None:
-        config = group.config
+        config, self._group = group.config, group
         self._world = world = run.topology.world
         self._activity = run.activity
         self.start = start
         self._warned = False
+        self._warm: set[Phase] = set()
+        self._next = start.mini_batches
         manifest = config.start.continued if config.start else None
         group.run = self.id = _broadcast(
             world, group.run or (manifest.run if manifest else uuid.uuid4().hex)
         )
-        self.record = Path(_broadcast(world, str(config.record or _default_record(config))))
+        record, reserved = config.record, False
+        if world.rank == 0 and not record and config.command == "train":
+            record = config.start.record if config.start else None
+            reserved = record is None
+            record = record or _reserve_record()
+        name = _broadcast(world, str(record or ""))
+        self.record = Path(name) if name else None
         group.config = replace(config, record=self.record)
         group.ranks = group.ranks or run.ranks
         self._report = None
+        self._lock: FileLock | None = None
         with raise_collectively(world):
             if world.rank == 0:
-                self._report = Report(group, run, self.record, start)
+                self._lock = _lock(self.record) if self.record else None
+                self._report = Report(group, run, start, overwrite=config.overwrite or reserved)
         self._trace = None
         if config.trace:
             self._trace = Trace(world, run.pipeline.config.num_actions, start.mini_batches)
         if self._report and self._trace:
             self._report.begin_trace(self._trace)
+        if self._lock and not self._lock.supported:
+            self.note(
+                f"warning: file system without locks: {self.record}. A second run with the same "
+                f"files would not be noticed."
+            )
 
     def begin_phase(self, start: Position) -> None:
         if self._report:
@@ -65,13 +84,26 @@ class RunLog:
             own: numbers of this rank.
             stop, checkpoint: requests of this rank: to stop the run, to write a checkpoint.
         """
+        recorded = self._report.num_recorded if self._report else 0
         with self._activity("timings"):
-            record = own.gather(self._world, stop=stop, checkpoint=checkpoint)
+            record = own.gather(self._world, stop=stop, checkpoint=checkpoint, recorded=recorded)
             spans = self._trace.gather(record.spans) if self._trace else None
+        ranks = self._group.original_ranks
+        row = Row(self._next, record, ranks, warm_up=record.phase not in self._warm)
+        self._warm.add(record.phase)
+        self._next += 1
+        if self._group.continues_on_failure:
+            self._keep(row)
         if self._report:
             with self._activity("record"):
-                self._report.step(record, spans)
+                self._report.step(row, spans)
         return record
+
+    def _keep(self, row: Row) -> None:
+        """Keep what a survivor would have to write if rank 0 were lost."""
+        recorded = row.record.ranks["recorded"][0]
+        rows = self._group.unrecorded
+        rows[:] = [*(each for each in rows if recorded <= each.mini_batch < row.mini_batch), row]
 
     def end_phase(self) -> None:
         if self._report:
@@ -98,12 +130,18 @@ class RunLog:
         if self._report:
             self._report.release_record()
 
+    def release_lock(self) -> None:
+        """Let other runs use the record."""
+        if self._lock:
+            self._lock.release()
+
     def close(self, **attributes: Any) -> None:
         """Close the record and print the closing tables. Collective."""
         drift = self._trace.drift() if self._trace else None
         if self._report:
             with self._activity("record"):
                 self._report.close(drift, **attributes)
+        self.release_lock()
 
 
 def _broadcast(world: MPI.Comm, text: str) -> str:
@@ -111,8 +149,29 @@ def _broadcast(world: MPI.Comm, text: str) -> str:
     return allgather_strings(world, text)[0]
 
 
-def _default_record(config: RunConfig) -> Path:
-    if config.resume and config.start and (record := config.start.record):
-        return record
+def _lock(record: Path) -> FileLock | None:
+    """Lock a record; None if its folder cannot be written, which the report says.
+
+    Raises:
+        InputError: if another run writes it.
+    """
+    try:
+        return FileLock(
+            record.with_name(f".{record.name}.lock"),
+            f"record in use: {record}, by {{}}. Wait for the end of that run, or use --record "
+            f"FILE.",
+        )
+    except OSError:
+        return None
+
+
+def _reserve_record() -> Path:
+    """Return the default name of a new record, for which an empty file holds the place."""
     job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return Path(f"vigmpi-{job}.h5")
+    for number in count(1):
+        record = Path(f"vigmpi-{job}{f'-{number}' if number > 1 else ''}.h5")
+        with suppress(FileExistsError):
+            if not folder_of(record).exists():
+                record.touch(exist_ok=False)
+                break
+    return record

@@ -1,5 +1,6 @@
 """`vigmpi train`: training from a start position to the last epoch, a signal or a failure."""
 
+from contextlib import closing
 from dataclasses import replace
 
 from mpi4py import MPI
@@ -7,7 +8,6 @@ from mpi4py import MPI
 from vigmpi.checkpoint.loading import check_convolution
 from vigmpi.checkpoint.starting import start_from
 from vigmpi.cli.config import RunConfig
-from vigmpi.comm.collectives import all_ranks
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.commands.best_checkpoint import BestCheckpoint
 from vigmpi.commands.checkpoint_policy import CheckpointPolicy
@@ -43,6 +43,8 @@ def train(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
         except (MPI.Exception, RanksLostError):
             log.release_record()
             raise
+        finally:
+            log.release_lock()
 
 
 def _trainer_config(config: RunConfig) -> TrainerConfig:
@@ -77,22 +79,26 @@ def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
 def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: StopSignal) -> int:
     """Train to the end, write the last checkpoint and return the exit status."""
     config, world = group.config, run.topology.world
-    policy = CheckpointPolicy(group, run, trainer, log)
-    best = BestCheckpoint(policy, world, enabled=config.holdout > 0 and config.keep > 0)
-    with progress_thread(world):
-        position, failure = _train(group, run, trainer, log, policy, best, stop)
-        equal = all_ranks(world, trainer.replicas_agree())
-        if equal and position != policy.position:
-            policy.save(position)
+    with closing(CheckpointPolicy(group, run, trainer, log)) as policy:
+        best = BestCheckpoint(policy, world, enabled=config.holdout > 0 and config.keep > 0)
+        with progress_thread(world):
+            position, failure = _train(group, run, trainer, log, policy, best, stop)
+            difference = policy.difference or trainer.replica_difference()
+            if not difference and position != policy.position:
+                policy.save(position)
     if best.summary:
         log.note(best.summary)
-    log.close(replicas_bit_equal=equal, checkpoints=policy.num_written, checkpoint_s=policy.seconds)
+    log.close(
+        replicas_bit_equal=not difference,
+        checkpoints=policy.num_written,
+        checkpoint_s=policy.seconds,
+    )
     group.commit(position, trainer.stage_state)
     done = position.mini_batches
-    if not equal:
+    if difference:
         raise RunError(
-            f"replicas differ in weights or running statistics: mini-batch {done}. "
-            f"Check the hosts, then use --resume {policy.folder}."
+            f"replicas differ after mini-batch {done}: {difference}. Check the hosts, then use "
+            f"--resume {policy.folder}."
         )
     if failure or policy.failure:
         raise RunError(failure or policy.failure)
@@ -140,7 +146,11 @@ def _train(
             overdue = bool(record.ranks["checkpoint"][0])
             if policy.due(trained=position.phase is Phase.TRAIN, overdue=overdue):
                 policy.save(position)
+            if policy.difference:
+                return position, ""
         log.end_phase()
         position = position.next_phase()
         best.save(position)
+        if policy.difference:
+            break
     return position, ""

@@ -13,7 +13,8 @@ class Batch:
 
     Attributes:
         phase, epoch, step: position of the mini-batch, as in `Position`.
-        done: fraction of the epoch's images that were processed before it.
+        done: fraction of the epoch that was processed before it: of its images or, if larger, of
+            the mini-batches to which it is limited.
         num_images: size of the global mini-batch, over all replicas.
         all_sizes: sizes of all micro-batches of all replicas, 0 for empty ones.
         micro_batches: this replica's micro-batches, without empty ones.

@@ -78,10 +78,9 @@ class Loader:
             order = order[:num_images]
         else:
             order = fixed_permutation(num_images)
-        epoch_images = min(num_images, size * (limit or num_images))
         upcoming: Future[Batch] | None = None
         for samples in mini_batches(order[start.num_images :], size, limit, start.step):
-            done = start.num_images / epoch_images
+            done = max(start.num_images / num_images, start.step / limit if limit else 0.0)
             current, upcoming = upcoming, self._start(start, samples, done)
             if current:
                 yield current

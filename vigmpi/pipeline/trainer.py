@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from vigmpi.checkpoint.state import copy_into, flat, share_of_replica, state_by_layer
-from vigmpi.comm.collectives import all_equal, all_ranks, allgather_rows
+from vigmpi.comm.collectives import all_ranks, allgather_rows, allgather_strings
 from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.pipeline.adamw import AdamW
 from vigmpi.pipeline.averages import Averages
@@ -137,10 +137,18 @@ class Trainer:
         """Load a copy of `stage_state`."""
         copy_into(self.state(), values)
 
-    def replicas_agree(self) -> bool:
-        """Return whether this stage is bitwise identical in all replicas. Collective."""
-        digest = hashlib.sha256()
-        averages = self.averages.state.values() if self.averages else ()
-        for tensor in (*self.model.state_dict().values(), *averages):
-            digest.update(tensor.numpy().tobytes())
-        return all_equal(self._topology.replicas, digest.digest())
+    def replica_difference(self) -> str:
+        """Return which tensor is not bitwise equal in all replicas, or "". Collective.
+
+        Weights, running statistics, their averages and the state of the optimizer are compared.
+        """
+        replicas, state = self._topology.replicas, flat(self.state())
+        digests = [hashlib.sha256(tensor.numpy().tobytes()).digest() for tensor in state.values()]
+        rows = allgather_rows(replicas, np.frombuffer(b"".join(digests), np.uint8))
+        rows = rows.reshape(replicas.size, len(state), -1)
+        others, tensors = np.nonzero((rows != rows[0]).any(axis=2))
+        own = ""
+        if len(tensors):
+            first = tensors.argmin()
+            own = f"{[*state][tensors[first]]} of replica {others[first]} is not that of replica 0"
+        return next(filter(None, allgather_strings(self._topology.world, own)), "")

@@ -121,6 +121,24 @@ def ledger(
     return Ledger(shares, step_s, float(least.max()))
 
 
-def mean(ledgers: Sequence[Ledger]) -> Ledger:
-    shares, step_s, least_s = zip(*ledgers, strict=True)
-    return Ledger(np.mean(shares, axis=0), float(np.mean(step_s)), float(np.mean(least_s)))
+class MeanLedger:
+    """Mean of many ledgers, of which only the sum is kept.
+
+    Attributes:
+        number: number of ledgers added.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._sum = Ledger(np.zeros(()), 0.0, 0.0)
+
+    def add(self, other: Ledger) -> None:
+        shares, step_s, least_s = self._sum
+        self._sum = Ledger(shares + other.shares, step_s + other.step_s, least_s + other.least_s)
+        self.number += 1
+
+    @property
+    def mean(self) -> Ledger:
+        """Mean of at least one ledger."""
+        shares, step_s, least_s = self._sum
+        return Ledger(shares / self.number, step_s / self.number, least_s / self.number)

@@ -14,7 +14,7 @@ from vigmpi.hdf5_strings import fixed_string, fixed_strings
 from vigmpi.layout.layout import Layout
 from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
-from vigmpi.record.step_record import StepRecord
+from vigmpi.record.step_record import Row
 from vigmpi.record.timings import timing_columns
 
 _FLUSH_S = 2.0
@@ -44,6 +44,7 @@ class Recorder:
         layers: names of the model's layers.
         resume_from: number of mini-batches completed at the checkpoint from which the run
             resumes. The rows up to there are copied to a new file, which then replaces the old.
+        unwritten: rows up to there that the old file may lack, the last ones in their order.
 
     Raises:
         InputError: if the file exists, cannot be written, or does not belong to the resumed run.
@@ -61,6 +62,7 @@ class Recorder:
         *,
         overwrite: bool = False,
         resume_from: int = 0,
+        unwritten: Sequence[Row] = (),
     ) -> None:
         axes = {
             "rank": np.arange(layout.ranks, dtype=np.int32),
@@ -98,10 +100,14 @@ class Recorder:
         self._rows: list[tuple[Mapping[str, Any], np.ndarray]] = []  # of steps, and of all ranks
         self._spans: list[np.ndarray] = []
         self._flushed_at = 0.0
-        self._next = resume_from
         self._trace_from_s = 0.0
         if previous:
             self._copy_rows(previous)
+        written = len(self._file["mini_batch"])
+        missing = [row for row in unwritten if written <= row.mini_batch < resume_from]
+        for row in missing:
+            self._add(row)
+        self._next = resume_from - len(missing)
         if resume_from:
             resumed_at = previous.resumed_at if previous else []
             self._file.attrs["resumed_at"] = [*resumed_at, resume_from]
@@ -127,20 +133,22 @@ class Recorder:
             if column.name in clocks:
                 self.add_ranks("trace", column, clocks[column.name])
 
-    def add(self, record: StepRecord, original_ranks: Sequence[int], *, warm_up: bool) -> None:
-        """Add a mini-batch, to be written at the next flush.
+    @property
+    def num_written(self) -> int:
+        """Number of the run's mini-batches that the file holds or that a resume left out."""
+        return self._next
 
-        Args:
-            record: numbers of all present ranks.
-            original_ranks: their ranks in `layout`; lost ranks are recorded as NaN.
-            warm_up: true for the first mini-batch of a phase after a start or resume.
-        """
-        ranks = np.empty(self._layout.ranks, record.ranks.dtype)
-        ranks.view(np.float64)[:] = np.nan
-        ranks[original_ranks] = record.ranks
-        self._rows.append((record.as_row(warm_up=warm_up), ranks))
+    def add(self, row: Row) -> None:
+        """Add the next mini-batch, to be written at the next flush; lost ranks become NaN."""
+        self._add(row)
         if time.monotonic() - self._flushed_at > _FLUSH_S:
             self.flush()
+
+    def _add(self, row: Row) -> None:
+        ranks = np.empty(self._layout.ranks, row.record.ranks.dtype)
+        ranks.view(np.float64)[:] = np.nan
+        ranks[list(row.original_ranks)] = row.record.ranks
+        self._rows.append((row.record.as_row(warm_up=row.warm_up), ranks))
 
     def add_spans(self, spans: np.ndarray) -> None:
         """Add spans to the trace, [spans, len(TRACE)], to be written at the next flush."""
@@ -212,8 +220,10 @@ class Recorder:
             size_bytes: size of the new chunks; space for metadata is added.
         """
         try:
-            end = self._file.id.get_filesize() + size_bytes + _METADATA_BYTES
-            os.posix_fallocate(self._file.id.get_vfd_handle(), 0, end)
+            # From the end: where a file system cannot reserve space, the C library writes to all
+            # blocks of the range.
+            end = self._file.id.get_filesize()
+            os.posix_fallocate(self._file.id.get_vfd_handle(), end, size_bytes + _METADATA_BYTES)
             yield
         except (OSError, RuntimeError) as error:
             raise RankError(

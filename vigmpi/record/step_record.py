@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from mpi4py import MPI
@@ -24,6 +24,22 @@ class MiniBatch(Protocol):
     def step(self) -> int: ...
     @property
     def num_images(self) -> int: ...
+
+
+class Row(NamedTuple):
+    """A mini-batch of a run, as a row of its record.
+
+    Attributes:
+        mini_batch: number of the mini-batch in the run.
+        record: numbers of all present ranks.
+        original_ranks: their ranks in the layout that the run started with.
+        warm_up: true for the first mini-batch of a phase after a start or resume.
+    """
+
+    mini_batch: int
+    record: "StepRecord"
+    original_ranks: Sequence[int]
+    warm_up: bool
 
 
 @dataclass(frozen=True)
@@ -74,14 +90,18 @@ class StepRecord:
         self.ranks["timings"] = seconds(spans)
         self.ranks["layers"][:, :, layers.start : layers.stop] = layer_seconds.T
 
-    def gather(self, world: MPI.Comm, *, stop: bool, checkpoint: bool) -> "StepRecord":
+    def gather(
+        self, world: MPI.Comm, *, stop: bool, checkpoint: bool, recorded: int = 0
+    ) -> "StepRecord":
         """Return the record with the numbers of all ranks. Collective.
 
         Args:
             stop, checkpoint: requests of this rank: to stop the run, to write a checkpoint.
+            recorded: number of mini-batches that this rank has written to the run's record.
         """
         self.ranks["peak_rss_bytes"] = host.peak_rss_bytes()
         self.ranks["stop"], self.ranks["checkpoint"] = stop, checkpoint
+        self.ranks["recorded"] = recorded
         rows = allgather_rows(world, self.ranks.view(np.float64))
         return replace(self, ranks=rows.view(self.ranks.dtype).ravel())
 
@@ -141,6 +161,7 @@ def rank_dtype(num_layers: int) -> np.dtype:
         finite: 1 if the loss and, in training, all gradients are finite on all ranks.
         peak_rss_bytes: peak resident size so far.
         stop, checkpoint: 1 if it requests the end of the run, or a checkpoint.
+        recorded: number of mini-batches that it has written to the run's record.
         timings: seconds, in the order of `TIMINGS`.
         layers: seconds of each layer, NaN if the rank does not run it, [len(LAYERS), layers].
     """
@@ -153,6 +174,7 @@ def rank_dtype(num_layers: int) -> np.dtype:
         "peak_rss_bytes",
         "stop",
         "checkpoint",
+        "recorded",
     )
     return np.dtype(
         [

@@ -1,5 +1,6 @@
 """Tables that a run prints at its end."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,22 +9,46 @@ from numpy.typing import NDArray
 from vigmpi.phase import Phase
 
 
-def table(seconds: Mapping[Phase, Sequence[float]]) -> str:
+class Statistics:
+    """Statistics of many numbers, which are not kept (Welford, Technometrics 4, 1962).
+
+    Attributes:
+        number: number of values added; the others are None if they are undefined for it.
+        mean, minimum, maximum: of the values.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.mean: float | None = None
+        self.minimum: float | None = None
+        self.maximum: float | None = None
+        self._squares = 0.0  # sum of the squared deviations from the mean
+
+    def add(self, value: float) -> None:
+        self.number += 1
+        before = value if self.mean is None else self.mean
+        self.mean = before + (value - before) / self.number
+        self._squares += (value - before) * (value - self.mean)
+        self.minimum = value if self.minimum is None else min(self.minimum, value)
+        self.maximum = value if self.maximum is None else max(self.maximum, value)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the distribution of which the values are a sample."""
+        return math.sqrt(self._squares / (self.number - 1)) if self.number > 1 else None
+
+
+def table(seconds: Mapping[Phase, Statistics]) -> str:
     """Return the study's table: statistics of the mini-batch times of each phase.
 
     Args:
-        seconds: time of each mini-batch on its slowest rank, without warm-up.
+        seconds: times of the mini-batches on their slowest ranks, without warm-up.
     """
     lines = ["phase   mini-batches    mean s     std s     min s     max s"]
-    for phase, values in seconds.items():
-        times = np.array(values)
-        statistics = (
-            [times.mean(), times.std(ddof=1) if len(times) > 1 else None, times.min(), times.max()]
-            if len(times)
-            else [None] * 4
-        )
-        cells = "".join(f"{'-' if f is None else format(f, '.3f'):>10}" for f in statistics)
-        lines.append(f"{phase:8}{len(times):12}{cells}")
+    for phase, each in seconds.items():
+        values = each.mean, each.deviation, each.minimum, each.maximum
+        cells = "".join(f"{'-' if v is None else format(v, '.3f'):>10}" for v in values)
+        lines.append(f"{phase:8}{each.number:12}{cells}")
     lines.append("(without the first mini-batch of each phase, which includes warm-up)")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -92,7 +93,7 @@ def _sha256(content: bytes) -> str:
 
 
 def start(path: Path) -> Checkpoint:
-    found = find(str(path), None)
+    found = find(str(path))
     assert found
     return found
 
@@ -327,7 +328,7 @@ def test_another_configuration_of_the_same_tensors_is_refused(tmp_path: Path) ->
     check_configuration(checkpoint, "study", config)
     check_configuration(Checkpoint(tmp_path / "a.pt"), "study", config)
     for model, other, problem in (
-        ("study", replace(config, readout="mean"), "readout sum instead of mean"),
+        ("study", replace(config, readout="sum"), "readout mean instead of sum"),
         ("study", replace(config, image_size=(32, 30)), "image_size (32, 32) instead of (32, 30)"),
         ("other", config, "model study instead of other"),
     ):
@@ -374,6 +375,40 @@ def test_a_weights_only_file_must_hold_the_model_and_no_more(tmp_path: Path, suf
         assert f"checkpoint of another model: {path} has {problem}. Use " in str(error.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_are_unwrapped_and_converted(tmp_path: Path, dtype: torch.dtype) -> None:
+    expected = new_state()
+    tensors = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in flat(select(expected, is_of_model)).items()
+    }
+    parameters = {
+        name: torch.nn.Parameter(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    other = {f"_orig_mod.module.{name}": tensor for name, tensor in parameters.items()}
+    path = tmp_path / "weights.pt"
+    for content in (
+        tensors,
+        parameters,
+        {"state_dict": wrapped},
+        {"model": other, "epoch": 3, "optimizer": {"state": {0: tensors}, "param_groups": []}},
+    ):
+        torch.save(content, path)
+        check_weights(path, tensors)
+    for names in (tensors, {name.removeprefix("module."): t for name, t in wrapped.items()}):
+        safetensors.torch.save_file(names, tmp_path / "weights.safetensors")
+        check_weights(tmp_path / "weights.safetensors", tensors)
+
+
+def check_weights(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    state = zeroed(new_state())
+    load(start(path), state, state)
+    for name, tensor in flat(select(state, is_of_model)).items():
+        assert torch.equal(tensor, tensors[name].to(tensor.dtype)), name
+
+
 def test_unreadable_weights_are_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,9 +425,18 @@ def test_unreadable_weights_are_reported_in_one_line(
         folder = tmp_path / f"folder{suffix}"
         folder.mkdir()
         assert_unreadable(folder, state, "Is a directory")
-    for no_weights in ([1, 2], {"bias": 3}, torch.zeros(2), {"bias": torch.zeros(2).bfloat16()}):
+    some = {"bias": torch.zeros(2)}
+    for no_weights, found in (
+        ([1, 2], "a list instead of tensors by name"),
+        (torch.zeros(2), "a Tensor instead of tensors by name"),
+        ({"bias": 3}, "found bias"),
+        ({}, "found nothing"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, "found epoch, optimizer"),
+        ({"model": some, "model_ema": some}, "several dictionaries of tensors: model, model_ema"),
+        ({"bias": torch.zeros(2).to_sparse()}, "bias of type torch.float32, layout"),
+    ):
         torch.save(no_weights, path)
-        assert_unreadable(path, state)
+        assert_unreadable(path, state, found)
 
     torch.save({"bias": torch.zeros(2)}, path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()

@@ -26,6 +26,7 @@ MANIFEST = Manifest(
     normalization=[[0.5, 0.25, 0.125], [0.2, 0.1, 0.3]],
     layers={"stem": {"w": 0, "optimizer.step.w": 1}, "pool": {}, "head": {"b": 1}},
     shards=[Shard(f"{rank}.safetensors", 7, 32 * f"{rank}f") for rank in range(2)],
+    starts=3,
 )
 
 
@@ -40,6 +41,15 @@ def test_a_manifest_is_read_back_as_written_with_its_layers_in_order(tmp_path: P
     assert found == MANIFEST
     assert list(found.layers) == ["stem", "pool", "head"]
     assert found.tensors_of(1) == {"optimizer.step.w", "b"}
+
+
+def test_an_earlier_format_has_no_number_of_starts(tmp_path: Path) -> None:
+    body = json.loads(MANIFEST.encode())["checkpoint"]
+    del body["starts"]
+    body["format"] = "vigmpi checkpoint 5"
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    text = json.dumps({"sha256": digest, "checkpoint": body}).encode()
+    assert manifest.read(write(tmp_path / "a", text)) == replace(MANIFEST, starts=0)
 
 
 def test_a_hundred_layers_with_sixty_tensors_fit_into_the_limit() -> None:
@@ -120,6 +130,8 @@ def with_config(**changes: object) -> bytes:
         signed(position={"mini_batches": 1, "era": 2}),
         signed(settings=[1]),
         signed(created="soon"),
+        signed(starts=-1),
+        signed(starts="1"),
         signed(class_names=7),
         signed(class_names=["cat"]),
         signed(normalization=[[1.0], [1.0]]),

@@ -40,7 +40,10 @@ def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_
             "--weight-decay: expected a number of at least 0, not '-1'. See",
         ),
         (["--ema", "1"], "--ema: expected a fraction of at least 0 and below 1, not '1'. See"),
-        (["--lr-schedule", "one-cycle"], "one-cycle with --warm-up 0. Use --warm-up 0.3, or"),
+        (
+            ["--lr-schedule", "one-cycle", "--warm-up", "0"],
+            "one-cycle with --warm-up 0. Use --warm-up 0.3, or",
+        ),
         (["--chunks", "101"], "--chunks 101 for --batch-size 100. Use --chunks 100 or fewer"),
         (["--config", "nowhere.toml"], "cannot read the configuration file: nowhere.toml (No such"),
     ],

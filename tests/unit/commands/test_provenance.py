@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,20 @@ from vigmpi.models.config import ModelConfig
 from vigmpi.models.study.layers import study_layers
 from vigmpi.pipeline.pipeline import PipelineConfig
 from vigmpi.position import Position
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    layers = study_layers(CONFIG)
+    pipeline_config = PipelineConfig(config.layout, layers, split_layers(layers, 1, None), 4)
+    return effective_settings(config, Noise(Path(), 0), pipeline_config)
+
+
+def test_an_evaluation_records_no_settings_of_a_training() -> None:
+    assert {"lr", "epochs", "flip", "threads"} <= settings_of(RunConfig(threads=1)).keys()
+    evaluation = settings_of(RunConfig(threads=1, checkpoint="a"))
+    assert {"checkpoint", "test_steps", "threads"} <= evaluation.keys()
+    assert not {"lr", "epochs", "flip", "resume", "schedule"} & evaluation.keys()
+
 
 MANIFEST = Manifest("run", 0.0, Position(), {}, "study", ModelConfig(), ["a"])
 

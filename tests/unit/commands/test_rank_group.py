@@ -1,11 +1,19 @@
+import gc
+import weakref
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mpi4py import MPI
 
 from vigmpi.cli.config import RunConfig
 from vigmpi.commands.rank_group import RankGroup, RankLoss
+from vigmpi.commands.run import open_run
+from vigmpi.commands.run_log import RunLog
 from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
+from vigmpi.pipeline.trainer import Trainer, TrainerConfig
+from vigmpi.position import Position
 
 
 def test_values_of_surviving_ranks_keep_their_initial_positions() -> None:
@@ -15,6 +23,22 @@ def test_values_of_surviving_ranks_keep_their_initial_positions() -> None:
     assert expanded[2:4].tolist() == [[1.0, 2.0], [3.0, 4.0]]
     assert np.isnan(expanded[[0, 1, 4, 5]]).all()
     assert group.initial_config.replicas == 3
+
+
+def test_a_report_is_freed_with_its_group(tmp_path: Path) -> None:
+    """A run that continues without lost ranks makes a new one, with a new model."""
+    config = RunConfig(dataset="synthetic", batch_size=4, blocks=1, record=tmp_path / "a.h5")
+    group = RankGroup.of_world(MPI.COMM_SELF, config)
+    run = open_run(group, Activity(0), training=True)
+    trainer = Trainer(run.pipeline, TrainerConfig())
+    log = RunLog(group, run, Position())
+    log.begin_phase(Position())
+    log.add(trainer.step(next(run.loader.batches(Position()))))
+    log.close()
+    references = [weakref.ref(each) for each in (run.pipeline.model, trainer, log, log._report)]
+    del run, trainer, log
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 4
 
 
 def test_two_mpi_failures_in_one_mini_batch_without_a_lost_rank_end_the_run() -> None:

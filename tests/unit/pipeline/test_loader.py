@@ -55,6 +55,23 @@ def loader(dataset: Dataset, rank: int = 0, layout: Layout = LAYOUT, crop: int =
     return Loader(dataset, layout, rank, Boundary((3, 2, 2)), config)
 
 
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 9])
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_progress_goes_on_from_its_fraction_with_other_replicas(limit: int, replicas: int) -> None:
+    """Ten images before, in one mini-batch; afterwards 5, 10 or 20 images in each."""
+    config = LoaderConfig(5, 0, {Phase.TRAIN: limit, Phase.TEST: 0})
+    layout = Layout(1, replicas, 1)
+    start = Position(1, step=1, num_images=10)
+    steps = Loader(Numbered(), layout, 0, Boundary((3, 2, 2)), config).batches(start)
+    done = [step.result().done for step in steps]
+    if limit == 1:
+        assert not done
+    else:
+        assert done[0] == max(1 / limit if limit else 0, 10 / 25)
+        assert done == sorted(done)
+        assert done[-1] < 1
+
+
 @pytest.mark.parametrize("replica", [0, 1])
 def test_a_rank_loads_its_replicas_share_in_order(replica: int) -> None:
     rank = LAYOUT.stages * replica

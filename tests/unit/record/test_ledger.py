@@ -1,7 +1,7 @@
 import numpy as np
 
 from vigmpi.layout.layout import Layout
-from vigmpi.record.ledger import LEDGER, Ledger, least_seconds, ledger, mean
+from vigmpi.record.ledger import LEDGER, Ledger, MeanLedger, least_seconds, ledger
 from vigmpi.record.timings import TIMINGS
 from vigmpi.schedule import SCHEDULES
 from vigmpi.schedule.program import dependencies, make_programs
@@ -63,5 +63,8 @@ def test_a_slower_replica_is_an_imbalance() -> None:
 def test_the_columns_of_every_rank_add_up_to_the_step() -> None:
     random = np.random.default_rng()
     ledgers = [gpipe_ledger({name: random.random(6) for name in TIMINGS}, 3, 5) for _ in range(4)]
-    for each in (*ledgers, mean(ledgers)):
+    mean = MeanLedger()
+    for each in ledgers:
+        mean.add(each)
+    for each in (*ledgers, mean.mean):
         np.testing.assert_allclose(each.shares.sum(axis=1), each.step_s)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vigmpi.phase import Phase
 from vigmpi.record import recorder as module
 from vigmpi.record.columns import FORMAT, LAYERS, RANKS, STEPS, TRACE
 from vigmpi.record.recorder import Recorder
-from vigmpi.record.step_record import StepRecord, rank_dtype
+from vigmpi.record.step_record import Row, StepRecord, rank_dtype
 from vigmpi.record.timings import timing_columns
 
 LAYOUT = Layout(stages=1, replicas=2, chunks=1)
@@ -20,10 +21,12 @@ LAYER_NAMES = ["block 0", "block 1", "head"]
 RANK_VALUES = {c.name: np.array([0, 1]) for c in RANKS} | {"host": np.array([b"a", b"bc"])}
 
 
-def make(path: Path, *, overwrite: bool = False) -> Recorder:
+def make(path: Path, *, overwrite: bool = False, **options: Any) -> Recorder:
     run = {"run": "7", "started": "today"}
     attributes: dict[str, dict[str, Any]] = {"": run, "configuration": {"lr": 0.1}}
-    return Recorder(path, attributes, LAYOUT, RANK_VALUES, LAYER_NAMES, overwrite=overwrite)
+    return Recorder(
+        path, attributes, LAYOUT, RANK_VALUES, LAYER_NAMES, overwrite=overwrite, **options
+    )
 
 
 class Constant(StepRecord):
@@ -33,12 +36,16 @@ class Constant(StepRecord):
         return {column.name: self.epoch for column in STEPS}
 
 
-def add(recorder: Recorder, number: int) -> None:
+def row(number: int) -> Row:
     value = number % 200  # the phase is one byte
     ranks = np.zeros(2, rank_dtype(len(LAYER_NAMES)))
     ranks.view(np.float64)[:] = value
     ranks["peak_rss_bytes"] = number, 10 * number
-    recorder.add(Constant(Phase.TRAIN, value, value, value, ranks), [0, 1], warm_up=False)
+    return Row(number, Constant(Phase.TRAIN, value, value, value, ranks), [0, 1], warm_up=False)
+
+
+def add(recorder: Recorder, number: int) -> None:
+    recorder.add(row(number))
 
 
 def test_rows_are_read_back_with_units_axes_and_attributes(tmp_path: Path) -> None:
@@ -117,10 +124,48 @@ def test_a_path_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, pa
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("flushed", "kept_from"), [(3, 3), (3, 1), (0, 0), (5, 4), (6, 2)])
+def test_a_survivor_writes_the_rows_that_the_record_lacks(
+    tmp_path: Path, flushed: int, kept_from: int
+) -> None:
+    """Five mini-batches are committed, a sixth is repeated."""
+    path = tmp_path / "a.h5"
+    recorder = make(path)
+    for number in range(flushed):
+        add(recorder, number)
+    recorder.flush()
+    os.link(path, tmp_path / "b.h5")  # closing the file of the lost rank must not matter
+    recorder._file.id.close()
+    unwritten = [row(number) for number in range(kept_from, 6)]
+    survivor = make(path, overwrite=True, resume_from=5, unwritten=unwritten)
+    add(survivor, 5)
+    survivor.close()
+    with h5py.File(path) as file:
+        assert file["mini_batch"][:].tolist() == list(range(6))
+        assert file["steps/loss"][:].tolist() == list(range(6))
+        assert file["timings/step_s"][:, 1].tolist() == list(range(6))
+
+
+def test_space_is_reserved_behind_the_end_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system cannot reserve space, every block of the range is written."""
+    ranges = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda _, start, size: ranges.append((start, size)))
+    recorder = make(tmp_path / "a.h5")
+    for number in range(2000):
+        add(recorder, number)
+        if number % 100 == 0:
+            recorder.flush()
+    recorder.close()
+    assert ranges[-1][0] > 2**18
+    assert max(size for _, size in ranges) < 2**18
+
+
 def test_lost_ranks_are_recorded_as_nan(tmp_path: Path) -> None:
     recorder = make(tmp_path / "a.h5")
     ranks = np.ones(1, rank_dtype(len(LAYER_NAMES)))
-    recorder.add(StepRecord(Phase.TEST, 0, 0, 4, ranks), [1], warm_up=True)
+    recorder.add(Row(0, StepRecord(Phase.TEST, 0, 0, 4, ranks), [1], warm_up=True))
     recorder.close()
     with h5py.File(tmp_path / "a.h5") as file:
         np.testing.assert_array_equal(file["timings/step_s"][:], [[np.nan, 1]])

@@ -1,18 +1,35 @@
+import numpy as np
 import pytest
 
 from vigmpi.phase import Phase
-from vigmpi.terminal.tables import gib, table
+from vigmpi.terminal.tables import Statistics, gib, table
 from vigmpi.terminal.terminal import Terminal
 
 
 def test_the_closing_table_shows_the_statistics_of_the_study() -> None:
-    text = table({Phase.TRAIN: [1.0, 2.0, 6.0], Phase.TEST: [0.5]})
+    seconds = {phase: Statistics() for phase in Phase}
+    for value in (1.0, 2.0, 6.0):
+        seconds[Phase.TRAIN].add(value)
+    seconds[Phase.TEST].add(0.5)
+    text = table(seconds)
     heading, train, test, remark = text.splitlines()
     assert heading.split()[-8:] == ["mean", "s", "std", "s", "min", "s", "max", "s"]
     assert train.split() == ["train", "3", "3.000", "2.646", "1.000", "6.000"]
     assert test.split() == ["test", "1", "0.500", "-", "0.500", "0.500"]
     assert "warm-up" in remark
-    assert table({Phase.TEST: []}).splitlines()[1].split() == ["test", "0", "-", "-", "-", "-"]
+    empty = table({Phase.TEST: Statistics()})
+    assert empty.splitlines()[1].split() == ["test", "0", "-", "-", "-", "-"]
+
+
+def test_statistics_equal_those_of_all_values() -> None:
+    values = np.random.default_rng().lognormal(size=1000) + 1e6
+    statistics = Statistics()
+    for value in values:
+        statistics.add(float(value))
+    assert statistics.number == 1000
+    assert statistics.mean == pytest.approx(values.mean(), rel=1e-12)
+    assert statistics.deviation == pytest.approx(values.std(ddof=1), rel=1e-6)
+    assert (statistics.minimum, statistics.maximum) == (values.min(), values.max())
 
 
 @pytest.mark.parametrize("progress", ["lines", "bar", "off"])

@@ -1,0 +1,70 @@
+"""Locks by which two runs notice that they would write the same files."""
+
+import fcntl
+import os
+import platform
+from pathlib import Path
+from typing import IO
+
+from vigmpi.errors import InputError
+
+
+class FileLock:
+    """Lock that one process holds until it releases it or ends.
+
+    The locked file is an own one, which is removed at the end, so that readers of the protected
+    files are not kept out.
+
+    Attributes:
+        supported: false if the file system has no locks, so that nothing is protected.
+    """
+
+    def __init__(self, path: Path, in_use: str) -> None:
+        """Take the lock.
+
+        Args:
+            path: the file to lock, which is created.
+            in_use: message of the error if another process holds it, with {} for that process.
+
+        Raises:
+            InputError: if another process holds the lock.
+            OSError: if the file cannot be created.
+        """
+        self._path, self._file = path, _locked(path, in_use)
+        self.supported = self._file is not None
+
+    def release(self) -> None:
+        if self._file:
+            self._path.unlink(missing_ok=True)  # before the lock is released by the close
+            self._file.close()
+            self._file = None
+
+
+def _locked(path: Path, in_use: str) -> IO[str] | None:
+    """Return a locked file, or None if the file system has no locks."""
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200) or "another process"
+            file.close()
+            raise InputError(in_use.format(holder)) from None
+        except OSError:
+            file.close()
+            path.unlink(missing_ok=True)
+            return None
+        if _is_at(path, file):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            return file
+        file.close()  # its holder removed it in between
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
