@@ -99,15 +99,21 @@ class CheckpointFolder:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._lock = FileLock(self._folder / ".lock", _IN_USE.format(self._folder, "{}"))
                 token.touch()
-        with raise_collectively(self._comm):
-            if not token.exists():
-                raise InputError(
-                    f"folder not shared by all hosts: {self._folder.absolute()} on "
-                    f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER with a "
-                    f"folder on a shared file system, or --keep 0 to write no checkpoints."
-                )
-        if self._comm.rank == 0:
-            token.unlink(missing_ok=True)
+        try:
+            with raise_collectively(self._comm):
+                if not token.exists():
+                    raise InputError(
+                        f"folder not shared by all hosts: {self._folder.absolute()} on "
+                        f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER "
+                        f"with a folder on a shared file system, or --keep 0 to write no "
+                        f"checkpoints."
+                    )
+        except InputError:
+            self.release()
+            raise
+        finally:
+            if self._comm.rank == 0:
+                token.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Release the lock of the folder."""
