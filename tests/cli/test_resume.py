@@ -39,6 +39,8 @@ def test_a_stopped_and_resumed_run_has_the_record_of_an_uninterrupted_one(
     process = start(vigmpi(*flags, ranks=2))
     # Checkpoints appear at once, whereas the record may reach the disk only at the end.
     wait_until(lambda: any(folder_of(path).glob("mini-batch-*")))
+    second = run("--resume", str(folder_of(path)), ranks=2, status=2)
+    assert re.search(r"error: record in use: \S+a\.h5, by process \d+ on \S+\. Wait", second)
     os.kill(process.pid, signal.SIGUSR1)  # mpiexec forwards it to the ranks
     done = finish(process, timeout=60)
     assert done.returncode == 75, done.stderr

@@ -3,10 +3,12 @@ import os
 import platform
 import shutil
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -19,9 +21,17 @@ from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.folder import CheckpointFolder
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.checkpoint.search import Checkpoint, find
-from vigmpi.errors import InputError
+from vigmpi.cli.config import RunConfig
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.commands.train import train
+from vigmpi.errors import InputError, RunError
 from vigmpi.models.config import ModelConfig
+from vigmpi.monitor.activity import Activity
+from vigmpi.pipeline.batch import Batch
+from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
+from vigmpi.record.step_record import StepRecord
+from vigmpi.stop_signal import StopSignal
 
 MANIFEST = Manifest("run", 0.0, Position(), {}, "study", ModelConfig(1), ["a"])
 SHAPES = {f"tensor {rank}": (50, 10 + rank) for rank in range(3)}
@@ -165,6 +175,38 @@ def test_a_folder_in_use_is_refused_until_its_run_ends(tmp_path: Path) -> None:
     second.check_shared()
     second.release()
     assert not list(tmp_path.iterdir())
+
+
+def train_with_a_changed_weight(record: str) -> None:
+    """Change a weight of replica 1 after its third step; checkpoints are due after two each."""
+    world, step = MPI.COMM_WORLD, Trainer.step
+
+    def changing(self: Trainer, pending: Future[Batch]) -> StepRecord:
+        own = step(self, pending)
+        if (world.rank, own.step) == (1, 2):
+            self.stage_state()["head.lin2.weight"].flat[0] += 1
+        return own
+
+    config = RunConfig(replicas=2, dataset="synthetic", batch_size=4, blocks=1, epochs=1, steps=9)
+    config = replace(config, checkpoint_steps=2, progress="off", record=Path(record))
+    Trainer.step = changing  # type: ignore[method-assign]
+    try:
+        with pytest.raises(
+            RunError, match=r"^replicas differ after mini-batch 4: \S+ of replica 1"
+        ):
+            train(RankGroup.of_world(world, config), Activity(world.rank), StopSignal())
+    finally:
+        Trainer.step = step  # type: ignore[method-assign]
+
+
+def test_no_checkpoint_is_written_of_replicas_that_differ(
+    on_ranks: OnRanks, tmp_path: Path
+) -> None:
+    on_ranks(2, train_with_a_changed_weight, record=str(tmp_path / "a.h5"))
+    assert names(tmp_path / "a.h5.checkpoints") == [2]
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["steps_done"] == 4
+        assert not file.attrs["replicas_bit_equal"]
 
 
 def fail_to_write_on_one_rank(folder: str) -> None:

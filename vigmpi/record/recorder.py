@@ -20,6 +20,7 @@ from vigmpi.record.timings import timing_columns
 _FLUSH_S = 2.0
 _CHUNK_ROWS = 256
 _METADATA_BYTES = 2**16
+_CHUNK_CACHE_BYTES = 2**16  # of each dataset; HDF5 would keep up to 8 MiB of what was written
 
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
@@ -296,7 +297,8 @@ def _read_previous(
 def _create(path: Path, *, overwrite: bool) -> h5py.File:
     try:
         # A lock would keep readers out, and network file systems often refuse it.
-        return h5py.File(path, "w" if overwrite else "x", locking=False)
+        mode = "w" if overwrite else "x"
+        return h5py.File(path, mode, locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except FileExistsError as error:
         raise InputError(
             f"record already exists: {path}. Use --overwrite to replace it and its "

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from tests.launching import steps_done
 from vigmpi.cli.config import RunConfig
 from vigmpi.commands.rank_group import RankGroup, RankLoss
 from vigmpi.commands.run import open_run
 from vigmpi.commands.run_log import RunLog
 from vigmpi.errors import RunError
+from vigmpi.host import resident_bytes
 from vigmpi.monitor.activity import Activity
 from vigmpi.pipeline.trainer import Trainer, TrainerConfig
 from vigmpi.position import Position
+from vigmpi.record.step_record import StepRecord
 
 
 def test_values_of_surviving_ranks_keep_their_initial_positions() -> None:
@@ -39,6 +42,26 @@ def test_a_report_is_freed_with_its_group(tmp_path: Path) -> None:
     del run, trainer, log
     gc.collect()
     assert [reference() for reference in references] == [None] * 4
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_mini_batches(tmp_path: Path) -> None:
+    record = tmp_path / "a.h5"
+    config = RunConfig(dataset="synthetic", blocks=1, progress="off", record=record)
+    group = RankGroup.of_world(MPI.COMM_SELF, config)
+    run = open_run(group, Activity(0), training=True)
+    log = RunLog(group, run, Position())
+    log.begin_phase(Position())
+    own = StepRecord.begin(run.loader.load(Position(), np.arange(4)), 2)
+    own.ranks["timings"] = 1e-3
+    resident = []
+    for number in range(50_000):
+        log.add(own)
+        if number % 10_000 == 9_999:
+            resident.append(resident_bytes())
+    log.close()
+    assert steps_done(record) == 50_000
+    assert resident[-1] - resident[0] < 5 * 2**20  # HDF5's caches have their limits
 
 
 def test_two_mpi_failures_in_one_mini_batch_without_a_lost_rank_end_the_run() -> None:
