@@ -19,18 +19,18 @@ class FileLock:
         supported: false if the file system has no locks, so that nothing is protected.
     """
 
-    def __init__(self, path: Path, in_use: str) -> None:
+    def __init__(self, path: Path, problem: str, remedy: str) -> None:
         """Take the lock.
 
         Args:
             path: the file to lock, which is created.
-            in_use: message of the error if another process holds it, with {} for that process.
+            problem, remedy: the error if another process holds the lock.
 
         Raises:
-            InputError: if another process holds the lock.
+            InputError: if another process holds the lock; the message names it.
             OSError: if the file cannot be created.
         """
-        self._path, self._file = path, _locked(path, in_use)
+        self._path, self._file = path, _locked(path, problem, remedy)
         self.supported = self._file is not None
 
     def release(self) -> None:
@@ -40,7 +40,7 @@ class FileLock:
             self._file = None
 
 
-def _locked(path: Path, in_use: str) -> IO[str] | None:
+def _locked(path: Path, problem: str, remedy: str) -> IO[str] | None:
     """Return a locked file, or None if the file system has no locks."""
     while True:
         file = path.open("a+")
@@ -50,7 +50,7 @@ def _locked(path: Path, in_use: str) -> IO[str] | None:
             file.seek(0)
             holder = file.read(200) or "another process"
             file.close()
-            raise InputError(in_use.format(holder)) from None
+            raise InputError(f"{problem}, by {holder}. {remedy}") from None
         except OSError:
             file.close()
             path.unlink(missing_ok=True)

@@ -57,7 +57,7 @@ def test_the_record_contains_its_metadata(run: tuple[Path, str, str]) -> None:
         settings = dict(file["configuration"].attrs)
         assert (settings["stages"], settings["replicas"], settings["chunks"]) == (2, 2, 5)
         assert settings["split"].tolist() == [4, 4]
-        assert settings["lr"] == 1e-4
+        assert (settings["lr"], settings["lr_schedule"]) == (3e-3, "cosine")
         assert {"torch", "torch-geometric", "mpi4py", "mpi"} <= set(file["versions"].attrs)
         ranks = {name: values[:] for name, values in file["ranks"].items()}
     assert ranks["replica"].tolist() == [0, 0, 1, 1]

@@ -25,6 +25,9 @@ from vigmpi.phase import Phase
 SMALL = ("--dataset", "digits", "--model", "vig_cifar", "--batch-size", "10", "--progress", "off")
 RESIZED = "note: position tables interpolated to another image size:"
 LENGTH = ("--steps", "4", "--test-steps", "2", "--threads", "1")
+# Another number of epochs does not change a constant learning rate.
+CONSTANT = ("--lr-schedule", "constant", "--warm-up", "0")
+OPTIONS = ("--chunks", "3", "--drop-path", "0.2", "--lr", "1e-3", *CONSTANT)
 
 
 def run(*arguments: str, ranks: int | None = None, status: int = 0) -> str:
@@ -44,8 +47,7 @@ def newest(record: Path) -> Path:
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Record of two epochs on one rank."""
     path = tmp_path_factory.mktemp("vig") / "one.h5"
-    options = ("--chunks", "3", "--drop-path", "0.2", "--epochs", "2", "--lr", "1e-3")
-    run(*SMALL, *LENGTH, *options, "--record", str(path))
+    run(*SMALL, *LENGTH, *OPTIONS, "--epochs", "2", "--record", str(path))
     return path
 
 
@@ -53,9 +55,8 @@ def test_a_measured_split_changes_no_bit_and_is_not_measured_again_on_resuming(
     one_rank: Path, tmp_path: Path
 ) -> None:
     record = tmp_path / "two.h5"
-    options = ("--chunks", "3", "--drop-path", "0.2", "--epochs", "1", "--lr", "1e-3")
-    measured = ("--stages", "2", "--split", "measured")
-    run(*SMALL, *LENGTH, *options, *measured, "--record", str(record), ranks=2)
+    measured = ("--stages", "2", "--split", "measured", "--epochs", "1")
+    run(*SMALL, *LENGTH, *OPTIONS, *measured, "--record", str(record), ranks=2)
     with h5py.File(record) as file:
         settings = dict(file["configuration"].attrs)
         layers = [name.decode() for name in file["layer"]]
@@ -240,21 +241,11 @@ def test_invalid_options_of_models(arguments: tuple[str, ...], message: str) -> 
 def test_precision_and_library_are_recorded_and_kept_when_a_run_is_resumed(tmp_path: Path) -> None:
     options = ("--model", "vig_cifar", "--dataset", "digits", "--batch-size", "8", "--chunks", "2")
     steps = ("--steps", "2", "--test-steps", "1", "--threads", "1", "--progress", "off")
-    precision = ("--precision", "bf16", "--matmul", "onednn")
+    precision = ("--precision", "bf16", "--matmul", "onednn", *CONSTANT)
     one, two = tmp_path / "one.h5", tmp_path / "two.h5"
     run(*options, *steps, *precision, "--epochs", "2", "--record", str(one))
-    run(
-        *options,
-        *steps,
-        *precision,
-        "--epochs",
-        "1",
-        "--record",
-        str(two),
-        "--stages",
-        "2",
-        ranks=2,
-    )
+    shorter = ("--epochs", "1", "--stages", "2", "--record", str(two))
+    run(*options, *steps, *precision, *shorter, ranks=2)
     resumed = ("--resume", str(folder_of(two)), "--epochs", "2", "--threads", "1")
     run(*resumed, "--record", str(two), ranks=2)
     assert_equal_weights(newest(two), newest(one))

@@ -148,11 +148,11 @@ def test_remains_that_cannot_be_removed_do_not_fail_a_save(
 def see_another_folder(folder: str, other: str) -> None:
     world = MPI.COMM_WORLD
     same = CheckpointFolder(world, Path(folder), 1)
-    same.check_shared()
+    same.claim()
     same.release()
     checkpoints = CheckpointFolder(world, Path(other if world.rank == 1 else folder), 1)
     with pytest.raises(InputError, match=f"not shared by all hosts: {other} on .* Use "):
-        checkpoints.check_shared()
+        checkpoints.claim()
     checkpoints.release()
 
 
@@ -167,12 +167,12 @@ def test_a_folder_that_is_not_shared_is_refused_before_the_first_checkpoint(
 
 def test_a_folder_in_use_is_refused_until_its_run_ends(tmp_path: Path) -> None:
     first, second = (CheckpointFolder(MPI.COMM_SELF, tmp_path, 1) for _ in range(2))
-    first.check_shared()
+    first.claim()
     process = f"process {os.getpid()} on {platform.node()}"
     with pytest.raises(InputError, match=f"in use: {tmp_path}, by {process}. Wait"):
-        second.check_shared()
+        second.claim()
     first.release()
-    second.check_shared()
+    second.claim()
     second.release()
     assert not list(tmp_path.iterdir())
 

@@ -14,7 +14,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from vigmpi.file_lock import FileLock
-lock = FileLock(Path(sys.argv[1]), "in use by {}")
+lock = FileLock(Path(sys.argv[1]), "in use", "Wait.")
 print("held", flush=True)
 time.sleep(60)
 """
@@ -27,11 +27,11 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     )
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"^in use by process {holder.pid} on "):
-        FileLock(path, "in use by {}")
+    with pytest.raises(InputError, match=rf"^in use, by process {holder.pid} on \S+\. Wait\.$"):
+        FileLock(path, "in use", "Wait.")
     holder.kill()
     holder.communicate()
-    lock = FileLock(path, "in use by {}")
+    lock = FileLock(path, "in use", "Wait.")
     lock.release()
     lock.release()
     assert not path.exists()
@@ -48,9 +48,9 @@ def test_a_lock_whose_file_is_removed_meanwhile_is_taken_anew(
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", removing)
-    lock = FileLock(path, "in use by {}")
-    with pytest.raises(InputError, match=f"^in use by process {os.getpid()} on "):
-        FileLock(path, "in use by {}")
+    lock = FileLock(path, "in use", "Wait.")
+    with pytest.raises(InputError, match=rf"^in use, by process {os.getpid()} on "):
+        FileLock(path, "in use", "Wait.")
     lock.release()
 
 
@@ -62,7 +62,7 @@ def test_a_file_system_without_locks_protects_nothing(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    locks = [FileLock(tmp_path / "lock", "in use by {}") for _ in range(2)]
+    locks = [FileLock(tmp_path / "lock", "in use", "Wait.") for _ in range(2)]
     assert not any(lock.supported for lock in locks)
     for lock in locks:
         lock.release()

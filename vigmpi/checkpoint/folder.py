@@ -31,12 +31,6 @@ from vigmpi.file_lock import FileLock
 Layers = ByLayer[np.ndarray]
 
 
-_IN_USE = (
-    "folder of checkpoints in use: {}, by {}. Wait for the end of that run, or use "
-    "--checkpoint-dir FOLDER."
-)
-
-
 class CheckpointFolder:
     """Folder of a run's checkpoints, on a file system that all ranks share.
 
@@ -49,6 +43,39 @@ class CheckpointFolder:
         self._folder = folder
         self._keep = keep
         self._lock: FileLock | None = None
+
+    def claim(self) -> None:
+        """Create and lock the folder, and check that all ranks see the same one. Collective.
+
+        Raises:
+            InputError: if rank 0 cannot write to it, if another run uses it, or if another rank
+                does not see what rank 0 wrote (on all ranks).
+        """
+        token = self._folder / allgather_strings(self._comm, f".shared-{uuid.uuid4().hex}")[0]
+        with raise_collectively(self._comm), _reporting_os_errors(self._folder):
+            if self._comm.rank == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lock = FileLock(
+                    self._folder / ".lock",
+                    f"folder of checkpoints in use: {self._folder}",
+                    "Wait for the end of that run, or use --checkpoint-dir FOLDER.",
+                )
+                token.touch()
+        try:
+            with raise_collectively(self._comm):
+                if not token.exists():
+                    raise InputError(
+                        f"folder not shared by all hosts: {self._folder.absolute()} on "
+                        f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER "
+                        f"with a folder on a shared file system, or --keep 0 to write no "
+                        f"checkpoints."
+                    )
+        except InputError:
+            self.release()
+            raise
+        finally:
+            if self._comm.rank == 0:
+                token.unlink(missing_ok=True)
 
     def begin(self, run: str = "", *, overwrite: bool = False) -> int:
         """Prepare the folder, and return how often the run was started before. Collective.
@@ -85,35 +112,6 @@ class CheckpointFolder:
         if others:
             self._sweep()
         return max((manifest.starts for _, manifest in readable if manifest.run == run), default=0)
-
-    def check_shared(self) -> None:
-        """Create and lock the folder, and check that all ranks see the same one. Collective.
-
-        Raises:
-            InputError: if rank 0 cannot write to it, if another run uses it, or if another rank
-                does not see what rank 0 wrote (on all ranks).
-        """
-        token = self._folder / allgather_strings(self._comm, f".shared-{uuid.uuid4().hex}")[0]
-        with raise_collectively(self._comm), _reporting_os_errors(self._folder):
-            if self._comm.rank == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(self._folder / ".lock", _IN_USE.format(self._folder, "{}"))
-                token.touch()
-        try:
-            with raise_collectively(self._comm):
-                if not token.exists():
-                    raise InputError(
-                        f"folder not shared by all hosts: {self._folder.absolute()} on "
-                        f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER "
-                        f"with a folder on a shared file system, or --keep 0 to write no "
-                        f"checkpoints."
-                    )
-        except InputError:
-            self.release()
-            raise
-        finally:
-            if self._comm.rank == 0:
-                token.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Release the lock of the folder."""

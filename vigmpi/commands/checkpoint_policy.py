@@ -70,9 +70,13 @@ class CheckpointPolicy:
         """Prepare both folders, and return the number of this start of the run. Collective."""
         continued = group.config.start.continued if group.config.start else None
         run = self.run if continued or group.committed else ""
+        self._checkpoints.claim()
         folders = self._checkpoints, self._best_checkpoint
-        starts = [folder.begin(run, overwrite=group.config.overwrite) for folder in folders]
-        self._checkpoints.check_shared()
+        try:
+            starts = [folder.begin(run, overwrite=group.config.overwrite) for folder in folders]
+        except InputError:
+            self.close()
+            raise
         return 1 + max(*starts, continued.starts if continued else 0)
 
     def close(self) -> None:

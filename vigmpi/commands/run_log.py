@@ -16,6 +16,7 @@ from vigmpi.comm.collectives import allgather_strings, raise_collectively
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.report import Report
 from vigmpi.commands.run import Run
+from vigmpi.errors import InputError
 from vigmpi.file_lock import FileLock
 from vigmpi.phase import Phase
 from vigmpi.position import Position
@@ -61,7 +62,11 @@ class RunLog:
         with raise_collectively(world):
             if world.rank == 0:
                 self._lock = _lock(self.record) if self.record else None
-                self._report = Report(group, run, start, overwrite=config.overwrite or reserved)
+                try:
+                    self._report = Report(group, run, start, overwrite=config.overwrite or reserved)
+                except InputError:
+                    self.release_lock()
+                    raise
         self._trace = None
         if config.trace:
             self._trace = Trace(world, run.pipeline.config.num_actions, start.mini_batches)
@@ -158,8 +163,8 @@ def _lock(record: Path) -> FileLock | None:
     try:
         return FileLock(
             record.with_name(f".{record.name}.lock"),
-            f"record in use: {record}, by {{}}. Wait for the end of that run, or use --record "
-            f"FILE.",
+            f"record in use: {record}",
+            "Wait for the end of that run, or use --record FILE.",
         )
     except OSError:
         return None

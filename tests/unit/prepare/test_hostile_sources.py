@@ -196,7 +196,7 @@ def test_wrong_usage_is_reported_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("intact")
     write_image_files(folder / "photos", CLASSES, SIDES, each=1)
     with tarfile.open(folder / "a.tar", "w") as tar, tarfile.open(folder / "a.gz", "w:gz") as gz:
@@ -205,7 +205,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         for path in (folder / "photos").rglob("*.png"):
             archive.write(path, path.relative_to(folder))
-    return [(folder / name).read_bytes() for name in ("a.tar", "a.gz", "a.zip")]
+    return [folder / name for name in ("a.tar", "a.gz", "a.zip")]
 
 
 @given(
@@ -213,11 +213,11 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     st.lists(st.integers(0, 2**32), min_size=1, max_size=6),
     st.integers(0, 2**32),
 )
-@settings(max_examples=300, deadline=5000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_damaged_archive_is_read_or_reported_in_one_line(
-    archives: list[bytes], tmp_path: Path, archive: int, flips: list[int], end: int
+    archives: list[Path], tmp_path: Path, archive: int, flips: list[int], end: int
 ) -> None:
-    content = bytearray(archives[archive])
+    content = bytearray(archives[archive].read_bytes())
     for flip in flips:
         bit = flip % (8 * len(content))
         content[bit // 8] ^= 1 << bit % 8
@@ -234,11 +234,11 @@ def test_a_damaged_archive_is_read_or_reported_in_one_line(
 
 
 def test_a_truncated_tar_archive_is_rejected(
-    archives: list[bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archives: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Check a case in which tarfile reports the end of the archive."""
     path = tmp_path / "photos.tar"
-    content = archives[0].rstrip(b"\0")
+    content = archives[0].read_bytes().rstrip(b"\0")
     path.write_bytes(content[: len(content) // 512 * 512])
     assert f"cannot read source: {path} (" in rejected(path, capsys)
 
