@@ -30,7 +30,7 @@ def refused(command: list[str], environ: dict[str, str] | None = None) -> str:
         (["--stages", "2", "--replicas", "2"], "needs 4 ranks, 2 were started"),
         (["--stages", "9"], "--stages 9 for 8 blocks. Use --stages 8 or fewer"),
         (["--stages", "2", "--split", "4,3"], "sum to 8 blocks"),
-        (["--chunks", "300"], "--chunks 300 for --batch-size 100. Use"),
+        (["--chunks", "300"], "--chunks 300 for --batch-size 50. Use"),
         (["--stagse", "2"], "unknown option: --stagse. Use --stages"),
         (["trian"], "unknown command: trian. Use train"),
     ],

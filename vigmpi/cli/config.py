@@ -270,7 +270,7 @@ class RunConfig:
         metavar="N",
     )
     batch_size: int = _training(
-        100, "images per mini-batch on each replica", whole_number(1), metavar="N"
+        50, "images per mini-batch on each replica", whole_number(1), metavar="N"
     )
     drop_last: bool = _training(
         False,

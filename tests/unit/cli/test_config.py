@@ -44,7 +44,7 @@ def test_flags_take_precedence_over_the_file_and_the_file_over_the_defaults(tmp_
             ["--lr-schedule", "one-cycle", "--warm-up", "0"],
             "one-cycle with --warm-up 0. Use --warm-up 0.3, or",
         ),
-        (["--chunks", "101"], "--chunks 101 for --batch-size 100. Use --chunks 100 or fewer"),
+        (["--chunks", "51"], "--chunks 51 for --batch-size 50. Use --chunks 50 or fewer"),
         (["--config", "nowhere.toml"], "cannot read the configuration file: nowhere.toml (No such"),
     ],
 )
