@@ -3,34 +3,41 @@
 import fcntl
 import os
 import platform
+import time
 from pathlib import Path
 from typing import IO
 
 from vigmpi.errors import InputError
 
+_LEASE_S = 120.0  # NFS version 4 grants leases of 90 s
+_POLL_S = 0.5
+
 
 class FileLock:
     """Lock that one process holds until it releases it or ends.
 
-    The locked file is an own one, which is removed at the end, so that readers of the protected
+    The lock is a separate file, which is removed at the end, so that readers of the protected
     files are not kept out.
 
     Attributes:
         supported: false if the file system has no locks, so that nothing is protected.
     """
 
-    def __init__(self, path: Path, problem: str, remedy: str) -> None:
+    def __init__(self, path: Path, problem: str, remedy: str, *, patient: bool = False) -> None:
         """Take the lock.
 
         Args:
             path: the file to lock, which is created.
             problem, remedy: the error if another process holds the lock.
+            patient: true to wait for the lock of a host that may be lost, which the server of a
+                network file system keeps until the host's lease ends.
 
         Raises:
             InputError: if another process holds the lock; the message names it.
             OSError: if the file cannot be created.
         """
-        self._path, self._file = path, _locked(path, problem, remedy)
+        limit = time.monotonic() + (_LEASE_S if patient else 0.0)
+        self._path, self._file = path, _locked(path, problem, remedy, limit)
         self.supported = self._file is not None
 
     def release(self) -> None:
@@ -40,8 +47,12 @@ class FileLock:
             self._file = None
 
 
-def _locked(path: Path, problem: str, remedy: str) -> IO[str] | None:
-    """Return a locked file, or None if the file system has no locks."""
+def _locked(path: Path, problem: str, remedy: str, limit: float) -> IO[str] | None:
+    """Return a locked file, or None if the file system has no locks.
+
+    Args:
+        limit: value of the monotonic clock up to which a lock that is held is waited for.
+    """
     while True:
         file = path.open("a+")
         try:
@@ -50,6 +61,9 @@ def _locked(path: Path, problem: str, remedy: str) -> IO[str] | None:
             file.seek(0)
             holder = file.read(200) or "another process"
             file.close()
+            if time.monotonic() < limit:
+                time.sleep(_POLL_S)
+                continue
             raise InputError(f"{problem}, by {holder}. {remedy}") from None
         except OSError:
             file.close()

@@ -85,3 +85,8 @@ def _first(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> 
         if environ.get(name, "").isdecimal():
             return int(environ[name])
     return default
+
+
+def restarted(environ: Mapping[str, str]) -> bool:
+    """Return whether Slurm has restarted the job."""
+    return environ.get("SLURM_RESTART_COUNT", "0") != "0"

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,8 @@ from vigmpi.errors import InputError
 from vigmpi.file_lock import FileLock
 
 Layers = ByLayer[np.ndarray]
+_NAMES = "mini-batch-*"
+_VISIBLE_S = 60.0  # for which caches of network file systems may hide a new file
 
 
 class CheckpointFolder:
@@ -44,26 +47,30 @@ class CheckpointFolder:
         self._keep = keep
         self._lock: FileLock | None = None
 
-    def claim(self) -> None:
+    def claim(self, *, patient: bool = False) -> None:
         """Create and lock the folder, and check that all ranks see the same one. Collective.
+
+        Args:
+            patient: see `FileLock`.
 
         Raises:
             InputError: if rank 0 cannot write to it, if another run uses it, or if another rank
                 does not see what rank 0 wrote (on all ranks).
         """
-        token = self._folder / allgather_strings(self._comm, f".shared-{uuid.uuid4().hex}")[0]
-        with raise_collectively(self._comm), _reporting_os_errors(self._folder):
-            if self._comm.rank == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._lock = FileLock(
-                    self._folder / ".lock",
-                    f"folder of checkpoints in use: {self._folder}",
-                    "Wait for the end of that run, or use --checkpoint-dir FOLDER.",
-                )
-                token.touch()
+        token = self._folder / f".shared-{_agreed_token(self._comm)}"
         try:
+            with raise_collectively(self._comm), _reporting_os_errors(self._folder):
+                if self._comm.rank == 0:
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._lock = FileLock(
+                        self._folder / ".lock",
+                        f"folder of checkpoints in use: {self._folder}",
+                        "Wait for the end of that run, or use --checkpoint-dir FOLDER.",
+                        patient=patient,
+                    )
+                    token.touch()
             with raise_collectively(self._comm):
-                if not token.exists():
+                if not _appears(token):
                     raise InputError(
                         f"folder not shared by all hosts: {self._folder.absolute()} on "
                         f"{platform.node()} is not that of rank 0. Use --checkpoint-dir FOLDER "
@@ -75,7 +82,8 @@ class CheckpointFolder:
             raise
         finally:
             if self._comm.rank == 0:
-                token.unlink(missing_ok=True)
+                with suppress(OSError):
+                    token.unlink()
 
     def begin(self, run: str = "", *, overwrite: bool = False) -> int:
         """Prepare the folder, and return how often the run was started before. Collective.
@@ -96,10 +104,10 @@ class CheckpointFolder:
 
     def _keep_only(self, run: str, *, overwrite: bool) -> int:
         """Delete checkpoints of other runs, or refuse them; return the starts of this run."""
-        readable, _ = checkpoints([self._folder])
+        readable = self._written()
         others = [path for path, manifest in readable if manifest.run != run]
         if not run:  # otherwise a damaged one may be its own
-            others = list(self._folder.glob("mini-batch-*"))
+            others = list(self._folder.glob(_NAMES))
         if others and not overwrite:
             what = "checkpoints of another run" if run else "checkpoints"
             remedy = "--checkpoint-dir FOLDER" if run else "--resume latest to continue from them"
@@ -133,8 +141,8 @@ class CheckpointFolder:
             InputError: on all ranks, if any of them cannot write; earlier checkpoints remain.
         """
         name = f"mini-batch-{manifest.position.mini_batches:08}"
-        # The number of starts keeps it apart from the remains of an interrupted run.
-        final, new = self._folder / name, self._folder / f".{name}.{manifest.starts}.tmp"
+        # The token keeps it apart from the remains of an interrupted run.
+        final, new = self._folder / name, self._folder / f".{name}.{_agreed_token(self._comm)}.tmp"
         with raise_collectively(self._comm), _reporting_os_errors(new):
             if self._comm.rank == 0:
                 self._sweep()
@@ -152,6 +160,11 @@ class CheckpointFolder:
                 self._prune(final, manifest.run)
         return final
 
+    def _written(self) -> list[tuple[Path, Manifest]]:
+        """Return the readable checkpoints, newest first, without copies that a user has named."""
+        readable, _ = checkpoints([self._folder])
+        return [(path, manifest) for path, manifest in readable if path.match(_NAMES)]
+
     def _sweep(self) -> None:
         """Remove retired checkpoints and the remains of an interrupted run, as far as possible."""
         for path in self._folder.glob(".mini-batch-*"):
@@ -166,8 +179,7 @@ class CheckpointFolder:
 
     def _prune(self, newest: Path, run: str) -> None:
         """Remove the oldest checkpoints of a run, but never the newest, as far as possible."""
-        readable, _ = checkpoints([self._folder])
-        others = [path for path, each in readable if each.run == run and path != newest]
+        others = [path for path, each in self._written() if each.run == run and path != newest]
         with suppress(OSError):
             for path in others[self._keep - 1 :]:
                 _retire(path)
@@ -223,6 +235,23 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _agreed_token(comm: MPI.Comm) -> str:
+    """Return the same random text on all ranks. Collective."""
+    return allgather_strings(comm, uuid.uuid4().hex)[0]
+
+
+def _appears(path: Path) -> bool:
+    """Wait until a path exists: another host's cache may still say that it does not."""
+    limit = time.monotonic() + _VISIBLE_S
+    while True:
+        with suppress(OSError):
+            if path.exists():
+                return True
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.2)
 
 
 def _retire(path: Path) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
-from vigmpi.models.config import CONVOLUTIONS, MATMULS, PRECISIONS, READOUTS, ModelConfig
+from vigmpi.models.config import (
+    CONVOLUTIONS,
+    MATMULS,
+    OPTIONS,
+    PRECISIONS,
+    READOUTS,
+    ModelConfig,
+)
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 
@@ -137,7 +144,7 @@ def _decode(content: Any, path: Path) -> Manifest:
     if (version := body["format"]) not in (_FORMAT, _EARLIER):
         raise refusal(
             f'unsupported checkpoint format: {path} has "{version!s:.40}", this version reads '
-            f'"{_FORMAT}"'
+            f'"{_EARLIER}" and "{_FORMAT}"'
         )
     if (model := body["model"]) not in MODELS:
         raise refusal(f'checkpoint of an unknown model: {path} has "{model!s:.40}"')
@@ -150,7 +157,7 @@ def _decode(content: Any, path: Path) -> Manifest:
         position=_decode_position(body["position"]),
         settings=dict(body["settings"]),
         model=model,
-        model_config=_decode_model_config(body["model_config"]),
+        model_config=_decode_model_config(body["model_config"], model),
         class_names=[str(name) for name in body["class_names"]],
         normalization=[[float(value) for value in row] for row in body["normalization"]],
         layers=_decode_layers(body["layers"], len(shards)),
@@ -174,7 +181,7 @@ def _decode_position(entry: Any) -> Position:
     return position._replace(phase=Phase(position.phase))
 
 
-def _decode_model_config(entry: Any) -> ModelConfig:
+def _decode_model_config(entry: Any, model: str) -> ModelConfig:
     config = ModelConfig(**entry)
     height, width = config.image_size
     counts = config.num_classes, height, width, config.blocks
@@ -185,7 +192,10 @@ def _decode_model_config(entry: Any) -> ModelConfig:
         raise ValueError("unknown readout or graph convolution")
     if config.precision not in PRECISIONS or config.matmul not in MATMULS:
         raise ValueError("unknown precision or library of products")
-    return replace(config, image_size=(height, width), drop_path=float(config.drop_path))
+    config = replace(config, image_size=(height, width), drop_path=float(config.drop_path))
+    # The default of another model's option may have changed since the run.
+    others = set(OPTIONS) - set(MODELS[model].options)
+    return replace(config, **{name: getattr(ModelConfig, name) for name in others})
 
 
 def _decode_shard(entry: Any) -> Shard:

@@ -60,18 +60,25 @@ class Checkpoint:
     def record(self) -> Path | None:
         """Record of the run that a training continues, if it is known where it is.
 
-        It lies beside the folder of checkpoints and gave it its name; for another folder, it is
-        the one that the run wrote, if that is still there.
+        It lies beside the folder of checkpoints, to which it gave its name, or else where the run
+        wrote it, if it is still there.
         """
         if not self.continued:
             return None
+        folder = self.folder
+        beside = [folder.with_suffix(""), folder.with_suffix(".h5")]  # the latter in earlier runs
+        named = folder.suffix == SUFFIX
+        written = Path(str(self.continued.settings.get("record", "")))
+        existing = [path for path in (*(beside if named else []), written) if path.is_file()]
+        if existing:
+            return existing[0]
+        return beside[0] if named else None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the checkpoints of its run."""
         folder = Path(os.path.relpath(self.path.absolute().parent))
-        folder = folder.parent if folder.name == BEST else folder
-        if folder.suffix == SUFFIX:
-            record, earlier = folder.with_suffix(""), folder.with_suffix(".h5")
-            return record if record.exists() or not earlier.exists() else earlier
-        record = Path(str(self.continued.settings.get("record", "")))
-        return record if record.is_file() else None
+        return folder.parent if folder.name == BEST else folder
 
 
 def folder_of(record: Path) -> Path:
@@ -110,7 +117,7 @@ def find(name: str, folders: Sequence[Path] | None = None) -> Checkpoint | None:
         folders = [path]
     else:
         raise InputError(f"no such checkpoint: {name}. Use the path of a checkpoint, or 'latest'.")
-    for _ in range(_TRIES):  # a training at work may remove what was just listed
+    for _ in range(_TRIES):  # a running training may remove what was just listed
         checkpoint, skipped = _newest(folders)
         if checkpoint or not skipped:
             break
@@ -122,7 +129,7 @@ def find(name: str, folders: Sequence[Path] | None = None) -> Checkpoint | None:
 def newer(checkpoint: Checkpoint) -> Checkpoint | None:
     """Return the newest checkpoint of a run if the one found has been removed, otherwise None.
 
-    A training at work removes its older checkpoints.
+    A running training removes its older checkpoints.
     """
     if not checkpoint.searched or checkpoint.path.exists():
         return None

@@ -41,6 +41,7 @@ def start_from(
         return None
     names = _names_of_model(topology.pipeline, own)
     together = partial(raise_collectively, world)
+    checkpoint = _newer(checkpoint, world) or checkpoint
     try:
         return load(checkpoint, names, own, together)
     except DamagedError:
@@ -57,7 +58,7 @@ def _newer(checkpoint: Checkpoint, world: MPI.Comm) -> Checkpoint | None:
         return None
     with raise_collectively(world):
         manifest = read(path)
-    return replace(checkpoint, path=path, manifest=manifest, older=(), searched=())
+    return replace(checkpoint, path=path, manifest=manifest, older=())
 
 
 def _names_of_model(pipeline: MPI.Comm, own: ByLayer[Tensor]) -> Names:

@@ -279,8 +279,8 @@ class RunConfig:
     )
     epochs: int = _training(
         0,
-        "number of passes over the training images, each followed by a test; 0 for 3 to 10, as "
-        "many as 15,000 images take",
+        "number of passes over the training images, each followed by a test; 0 chooses 3 to 10, "
+        "about 15,000 images in total where possible",
         whole_number(0),
         _TRAIN,
         metavar="N",
@@ -364,8 +364,8 @@ class RunConfig:
     record: Path | None = _record(
         None,
         "HDF5 file to write; a resumed run extends the record of its run (default: in training "
-        "vigmpi-<Slurm job ID or UTC time>.h5, with a number behind it if there is one; in an "
-        "evaluation none)",
+        "vigmpi-<Slurm job ID or UTC time>.h5, with a number appended if that name is taken; in "
+        "an evaluation none)",
         file_path,
         metavar="FILE",
     )

@@ -13,6 +13,7 @@ from vigmpi.cli import parsers
 from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
+from vigmpi.launch import restarted
 from vigmpi.models import MODELS
 from vigmpi.models.config import OPTIONS
 
@@ -40,7 +41,7 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
     parser = parsers.run_parser(command, known)
     given = parsers.parse(parser, arguments, known)
     if path := given.pop("config", None):
-        flags = _as_flags(_read_toml(path), str(path), known)
+        flags = _as_flags(_settings_for(given, _read_toml(path)), str(path), known)
         given = parsers.parse(parser, flags, known) | given
     start = _find_checkpoint(command, given)
     if start and given.get("replace_head"):
@@ -67,7 +68,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
         SystemExit: after `--help`.
     """
     given = parsers.predict_parser().parse_args(arguments)
-    start = _required(search.find(given.checkpoint), "--checkpoint", given.checkpoint)
+    start = _find_required(given.checkpoint)
     start = replace(start, use_averages=not given.no_ema)
     return PredictConfig(start, tuple(given.images), given.json)
 
@@ -114,22 +115,19 @@ def _find_checkpoint(command: str, given: Mapping[str, Any]) -> search.Checkpoin
     if command == "train":
         if "resume" not in given:
             return None
-        found = search.find(given["resume"], _checkpoint_folders(given))
-        # A job may be restarted before its first checkpoint.
-        return found if _restarted() else _required(found, "--resume", given["resume"])
+        # None is refused on all ranks together, unless the job was restarted before its first.
+        return search.find(given["resume"], _checkpoint_folders(given))
     if "checkpoint" not in given:
         raise InputError(
             "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
         )
-    name = given["checkpoint"]
-    return _required(search.find(name), "--checkpoint", name)
+    return _find_required(given["checkpoint"])
 
 
-def _required(found: search.Checkpoint | None, flag: str, name: str) -> search.Checkpoint:
-    if found:
+def _find_required(name: str) -> search.Checkpoint:
+    if found := search.find(name):
         return found
-    remedy = ", or omit it to start a new run" if flag == "--resume" else ""
-    raise InputError(f"no checkpoint found: {flag} {name}. Use {flag} PATH{remedy}.")
+    raise InputError(f"no checkpoint found: --checkpoint {name}. Use --checkpoint PATH.")
 
 
 def _checkpoint_folders(given: Mapping[str, Any]) -> Sequence[Path] | None:
@@ -138,12 +136,7 @@ def _checkpoint_folders(given: Mapping[str, Any]) -> Sequence[Path] | None:
         return [given["checkpoint_dir"]]
     if "record" in given:
         return [search.folder_of(given["record"])]
-    return search.folders_of_job(os.environ["SLURM_JOB_ID"]) if _restarted() else None
-
-
-def _restarted() -> bool:
-    """Return whether Slurm has restarted the job."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return search.folders_of_job(os.environ["SLURM_JOB_ID"]) if restarted(os.environ) else None
 
 
 def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +170,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
             f"cannot read the configuration file: {path} ({error_reason(error)}). Use the path of "
             f"a valid TOML file."
         ) from error
+
+
+def _settings_for(given: Mapping[str, Any], settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a file's settings without the options of its model if a flag names another one."""
+    if given.get("model") in (None, settings.get("model")):
+        return settings
+    return {key: value for key, value in settings.items() if key.replace("-", "_") not in OPTIONS}
 
 
 def _as_flags(settings: Mapping[str, Any], source: str, known: Mapping[str, Field]) -> list[str]:

@@ -1,5 +1,6 @@
 """Times at which a training run writes its checkpoints, and their retention."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
 from vigmpi.commands.run_log import RunLog
 from vigmpi.errors import InputError
+from vigmpi.launch import restarted
 from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
 
@@ -24,8 +26,8 @@ class CheckpointPolicy:
         folder: the folder that holds the checkpoints, and `best`, its subfolder for the best one.
         latest: the newest checkpoint written by this process, and `position`, its position.
         run: identifier of the run.
-        difference: which tensor differed between the replicas when a checkpoint was due, which was
-            not written then; empty if none did.
+        difference: the tensor that differed between replicas when a checkpoint was due, so that
+            none was written; empty if there was none.
         failure: error message of the last attempt, of the best checkpoint or of another one; empty
             if both succeeded.
         num_written: number of checkpoints written by this process.
@@ -42,8 +44,8 @@ class CheckpointPolicy:
         self._steps, self._minutes = config.checkpoint_steps, config.checkpoint_minutes
         self._enabled = config.keep > 0
         self._trainer, self._activity, self._log = trainer, run.activity, log
-        assert log.record  # every training has one
-        self.folder = config.checkpoint_dir or folder_of(log.record)
+        self.folder = config.checkpoint_dir or _default_folder(group, log)
+        group.config = replace(config, checkpoint_dir=self.folder)  # also if ranks are lost
         self.best, self.run = self.folder / BEST, log.id
         self._checkpoints = CheckpointFolder(run.topology.world, self.folder, config.keep)
         self._best_checkpoint = CheckpointFolder(run.topology.world, self.best, 1)
@@ -70,7 +72,7 @@ class CheckpointPolicy:
         """Prepare both folders, and return the number of this start of the run. Collective."""
         continued = group.config.start.continued if group.config.start else None
         run = self.run if continued or group.committed else ""
-        self._checkpoints.claim()
+        self._checkpoints.claim(patient=bool(group.rank_losses) or restarted(os.environ))
         folders = self._checkpoints, self._best_checkpoint
         try:
             starts = [folder.begin(run, overwrite=group.config.overwrite) for folder in folders]
@@ -133,3 +135,11 @@ class CheckpointPolicy:
             self._log.note(f"warning: {error}")
         self.seconds += time.monotonic() - start
         return written
+
+
+def _default_folder(group: RankGroup, log: RunLog) -> Path:
+    """Return the folder from which a run is resumed with its record, otherwise the record's."""
+    if log.continues_record and group.config.start:
+        return group.config.start.folder
+    assert log.record  # every training has one
+    return folder_of(log.record)

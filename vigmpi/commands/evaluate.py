@@ -30,6 +30,7 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
     group.config = replace(group.config, start=checkpoint)
     start = Position(phase=Phase.TEST)
     log = RunLog(group, run, start)
+    log.open()
     loss = 0.0
     correct = num_images = 0
     with progress_thread(run.topology.world):

@@ -34,10 +34,11 @@ def predict(config: PredictConfig) -> None:
     """
     model = _model(config.start.manifest)
     state = state_by_layer(model)
+    found = newer(config.start) or config.start
     try:
-        start = load(config.start, state, state)
+        start = load(found, state, state)
     except DamagedError:
-        if not (instead := newer(config.start)):
+        if not (instead := newer(found)):
             raise
         start = load(instead, state, state)
     for reason in start.skipped:

@@ -82,6 +82,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
         config = replace(config, matmul=library)
     if training and not config.epochs:
         config = replace(config, epochs=default_epochs(dataset.num_images[Phase.TRAIN]))
+        config.check()
     group.config = config
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
@@ -116,7 +117,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
 
 
 def default_epochs(num_images: int) -> int:
-    """Return the number of epochs of a training that is not told it, given the training images."""
+    """Return the number of epochs if none is given, from the number of training images."""
     return min(max(_MIN_EPOCHS, -(-_DEFAULT_IMAGES // num_images)), _MAX_EPOCHS)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import uuid
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
@@ -16,8 +15,9 @@ from vigmpi.comm.collectives import allgather_strings, raise_collectively
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.report import Report
 from vigmpi.commands.run import Run
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 from vigmpi.file_lock import FileLock
+from vigmpi.launch import restarted
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.record.step_record import Row, StepRecord
@@ -30,10 +30,11 @@ class RunLog:
     Attributes:
         id: identifier of the run, inherited by runs that resume from its checkpoints.
         record: path of the record, or None. Both are the same on all ranks.
+        continues_record: true if it is that of the run that is resumed, by default.
         start: the position at which this process started.
 
     Raises:
-        InputError: if the record cannot be written (on all ranks).
+        InputError: if the record is in use, or its folder cannot be written (on all ranks).
     """
 
     def __init__(self, group: RankGroup, run: Run, start: Position) -> None:
@@ -48,28 +49,45 @@ class RunLog:
         group.run = self.id = _broadcast(
             world, group.run or (manifest.run if manifest else uuid.uuid4().hex)
         )
-        record, reserved = config.record, False
-        if world.rank == 0 and not record and config.command == "train":
-            record = config.start.record if config.start else None
-            reserved = record is None
-            record = record or _reserve_record()
-        name = _broadcast(world, str(record or ""))
-        self.record = Path(name) if name else None
-        group.config = replace(config, record=self.record)
-        group.ranks = group.ranks or run.ranks
-        self._report = None
+        self._run = run
+        self._report: Report | None = None
+        self._trace: Trace | None = None
         self._lock: FileLock | None = None
+        self._reserved = False
+        record, previous = config.record, None
         with raise_collectively(world):
             if world.rank == 0:
-                self._lock = _lock(self.record) if self.record else None
+                if not record and config.command == "train":
+                    previous = config.start.record if config.start else None
+                    record = previous or _reserve_record()
+                    self._reserved = not previous
+                self._lock = _lock(record, patient=_is_restarted(group)) if record else None
+        continued, name = _broadcast(world, f"{int(previous is not None)} {record or ''}").split(
+            " ", 1
+        )
+        self.record = Path(name) if name else None
+        self.continues_record = continued == "1"
+        group.config = replace(config, record=self.record)
+        group.ranks = group.ranks or run.ranks
+
+    def open(self) -> None:
+        """Create the record, or open that of the run that is resumed. Collective.
+
+        Raises:
+            InputError: if the record cannot be written (on all ranks).
+        """
+        config, run = self._group.config, self._run
+        with raise_collectively(self._world):
+            if self._world.rank == 0:
+                overwrite = config.overwrite or self._reserved
                 try:
-                    self._report = Report(group, run, start, overwrite=config.overwrite or reserved)
+                    self._report = Report(self._group, run, self.start, overwrite=overwrite)
                 except InputError:
                     self.release_lock()
                     raise
-        self._trace = None
         if config.trace:
-            self._trace = Trace(world, run.pipeline.config.num_actions, start.mini_batches)
+            num_actions = run.pipeline.config.num_actions
+            self._trace = Trace(self._world, num_actions, self.start.mini_batches)
         if self._report and self._trace:
             self._report.begin_trace(self._trace)
         if self._lock and not self._lock.supported:
@@ -139,6 +157,8 @@ class RunLog:
         """Let other runs use the record."""
         if self._lock:
             self._lock.release()
+        if self._reserved and not self._report and self.record:
+            self.record.unlink(missing_ok=True)
 
     def close(self, **attributes: Any) -> None:
         """Close the record and print the closing tables. Collective."""
@@ -154,7 +174,12 @@ def _broadcast(world: MPI.Comm, text: str) -> str:
     return allgather_strings(world, text)[0]
 
 
-def _lock(record: Path) -> FileLock | None:
+def _is_restarted(group: RankGroup) -> bool:
+    """Return whether the process that held the locks before may just have died."""
+    return bool(group.rank_losses) or restarted(os.environ)
+
+
+def _lock(record: Path, *, patient: bool) -> FileLock | None:
     """Lock a record; None if its folder cannot be written, which the report says.
 
     Raises:
@@ -165,18 +190,30 @@ def _lock(record: Path) -> FileLock | None:
             record.with_name(f".{record.name}.lock"),
             f"record in use: {record}",
             "Wait for the end of that run, or use --record FILE.",
+            patient=patient,
         )
     except OSError:
         return None
 
 
 def _reserve_record() -> Path:
-    """Return the default name of a new record, for which an empty file holds the place."""
+    """Return the default name of a new record, for which an empty file holds the place.
+
+    Raises:
+        InputError: if the working directory cannot be written.
+    """
     job = os.environ.get("SLURM_JOB_ID") or datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     for number in count(1):
         record = Path(f"vigmpi-{job}{f'-{number}' if number > 1 else ''}.h5")
-        with suppress(FileExistsError):
+        try:
             if not folder_of(record).exists():
                 record.touch(exist_ok=False)
                 break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"cannot write the record: {record} ({error_reason(error)}). Use --record FILE "
+                f"with a path that can be written."
+            ) from error
     return record

@@ -1,5 +1,6 @@
 """`vigmpi train`: training from a start position to the last epoch, a signal or a failure."""
 
+import os
 from contextlib import closing
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from vigmpi.commands.checkpoint_policy import CheckpointPolicy
 from vigmpi.commands.rank_group import RankGroup, RanksLostError
 from vigmpi.commands.run import Run, open_run
 from vigmpi.commands.run_log import RunLog
-from vigmpi.errors import RunError
+from vigmpi.errors import InputError, RunError
+from vigmpi.launch import restarted
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.pipeline.evaluator import Evaluator
@@ -67,6 +69,11 @@ def _start(group: RankGroup, run: Run, trainer: Trainer) -> Position:
         if group.config.start:
             check_convolution(group.config.start, run.model_config)
         start = start_from(group.config.start, run.topology, trainer.state())
+        if group.config.resume and not start and not restarted(os.environ):
+            raise InputError(
+                f"no checkpoint found: --resume {group.config.resume}. Use --resume PATH, or omit "
+                f"it to start a new run."
+            )
         group.config = replace(group.config, start=start)
         if trainer.averages and not (start and start.continued and start.has_averages):
             trainer.averages.reset()
@@ -80,6 +87,7 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     """Train to the end, write the last checkpoint and return the exit status."""
     config, world = group.config, run.topology.world
     with closing(CheckpointPolicy(group, run, trainer, log)) as policy:
+        log.open()  # only now, since the folder of checkpoints may be refused
         best = BestCheckpoint(policy, world, enabled=config.holdout > 0 and config.keep > 0)
         with progress_thread(world):
             position, failure = _train(group, run, trainer, log, policy, best, stop)

@@ -104,7 +104,8 @@ class Recorder:
         self._trace_from_s = 0.0
         if previous:
             self._copy_rows(previous)
-        written = len(self._file["mini_batch"])
+        numbers = self._file["mini_batch"][-1:]
+        written = int(numbers[0]) + 1 if len(numbers) else 0
         missing = [row for row in unwritten if written <= row.mini_batch < resume_from]
         for row in missing:
             self._add(row)

@@ -1,6 +1,6 @@
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,15 @@ def test_an_earlier_format_has_no_number_of_starts(tmp_path: Path) -> None:
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     text = json.dumps({"sha256": digest, "checkpoint": body}).encode()
     assert manifest.read(write(tmp_path / "a", text)) == replace(MANIFEST, starts=0)
+
+
+def test_options_of_other_models_have_today_s_defaults(tmp_path: Path) -> None:
+    """The default of --readout was "sum" when earlier versions stored it for every model."""
+    config = {**asdict(ModelConfig(num_classes=2)), "readout": "sum"}
+    for model, readout in (("vig_cifar", ModelConfig.readout), ("study", "sum")):
+        text = signed(model=model, model_config=config)
+        found = manifest.read(write(tmp_path / "a", text))
+        assert found.model_config.readout == readout
 
 
 def test_a_hundred_layers_with_sixty_tensors_fit_into_the_limit() -> None:

@@ -64,8 +64,8 @@ def test_an_unsupported_format_is_refused_in_one_line_that_names_both(tmp_path: 
                 find(name, [tmp_path])
             assert str(error.value) == (
                 f'unsupported checkpoint format: {path} has "vigmpi checkpoint {number}", this '
-                f'version reads "vigmpi checkpoint 6". Use the path of another checkpoint, or omit '
-                f"--resume to start from the beginning."
+                f'version reads "vigmpi checkpoint 5" and "vigmpi checkpoint 6". Use the path of '
+                f"another checkpoint, or omit --resume to start from the beginning."
             )
 
 

@@ -35,6 +35,7 @@ def test_a_report_is_freed_with_its_group(tmp_path: Path) -> None:
     run = open_run(group, Activity(0), training=True)
     trainer = Trainer(run.pipeline, TrainerConfig())
     log = RunLog(group, run, Position())
+    log.open()
     log.begin_phase(Position())
     log.add(trainer.step(next(run.loader.batches(Position()))))
     log.close()
@@ -51,6 +52,7 @@ def test_memory_does_not_grow_with_the_number_of_mini_batches(tmp_path: Path) ->
     group = RankGroup.of_world(MPI.COMM_SELF, config)
     run = open_run(group, Activity(0), training=True)
     log = RunLog(group, run, Position())
+    log.open()
     log.begin_phase(Position())
     own = StepRecord.begin(run.loader.load(Position(), np.arange(4)), 2)
     own.ranks["timings"] = 1e-3
