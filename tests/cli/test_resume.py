@@ -39,7 +39,7 @@ def test_a_stopped_and_resumed_run_has_the_record_of_an_uninterrupted_one(
     process = start(vigmpi(*flags, ranks=2))
     # Checkpoints appear at once, whereas the record may reach the disk only at the end.
     wait_until(lambda: any(folder_of(path).glob("mini-batch-*")))
-    second = run("--resume", str(folder_of(path)), ranks=2, status=2)
+    second = run(*SMALL, "--record", str(path), "--overwrite", status=2)
     assert re.search(r"error: record in use: \S+a\.h5, by process \d+ on \S+\. Wait", second)
     os.kill(process.pid, signal.SIGUSR1)  # mpiexec forwards it to the ranks
     done = finish(process, timeout=60)
@@ -138,7 +138,7 @@ def test_a_start_that_is_not_possible_is_reported_in_one_line(uninterrupted: Pat
         (["evaluate"], "Use vigmpi evaluate --checkpoint PATH."),
         (
             [*SMALL, "--record", str(uninterrupted)],
-            "already exists: ",
+            "folder already holds checkpoints: ",
         ),
     ):
         error = run(*flags, status=2)

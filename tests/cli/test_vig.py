@@ -94,7 +94,7 @@ def test_published_models_resume_on_another_split(
 ) -> None:
     data = ("--dataset", "synthetic", "--image-size", f"{side}", "--model", model)
     options = ("--batch-size", "5", "--chunks", "2", "--steps", "4", "--test-steps", "1")
-    common = (*data, *options, "--threads", "1", "--lr", "1e-3", "--progress", "off")
+    common = (*data, *options, "--threads", "1", "--lr", "1e-3", *CONSTANT, "--progress", "off")
     run(*common, "--epochs", "2", "--record", str(tmp_path / "one.h5"))
     two = ("--stages", "2", "--split-after", cut, "--record", str(tmp_path / "two.h5"))
     run(*common, "--epochs", "1", *two, ranks=2)

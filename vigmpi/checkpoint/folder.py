@@ -122,9 +122,11 @@ class CheckpointFolder:
         return max((manifest.starts for _, manifest in readable if manifest.run == run), default=0)
 
     def release(self) -> None:
-        """Release the lock of the folder."""
+        """Release the lock of the folder, and remove the folder if it is empty."""
         if self._lock:
             self._lock.release()
+            with suppress(OSError):
+                self._folder.rmdir()
 
     def save(self, layers: Layers, manifest: Manifest) -> Path:
         """Write a checkpoint. Collective.

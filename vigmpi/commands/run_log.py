@@ -179,11 +179,11 @@ def _is_restarted(group: RankGroup) -> bool:
     return bool(group.rank_losses) or restarted(os.environ)
 
 
-def _lock(record: Path, *, patient: bool) -> FileLock | None:
-    """Lock a record; None if its folder cannot be written, which the report says.
+def _lock(record: Path, *, patient: bool) -> FileLock:
+    """Lock a record.
 
     Raises:
-        InputError: if another run writes it.
+        InputError: if another run writes it, or if its folder cannot be written.
     """
     try:
         return FileLock(
@@ -192,8 +192,8 @@ def _lock(record: Path, *, patient: bool) -> FileLock | None:
             "Wait for the end of that run, or use --record FILE.",
             patient=patient,
         )
-    except OSError:
-        return None
+    except OSError as error:
+        raise _not_writable(record, error) from error
 
 
 def _reserve_record() -> Path:
@@ -212,8 +212,12 @@ def _reserve_record() -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise InputError(
-                f"cannot write the record: {record} ({error_reason(error)}). Use --record FILE "
-                f"with a path that can be written."
-            ) from error
+            raise _not_writable(record, error) from error
     return record
+
+
+def _not_writable(record: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write the record: {record} ({error_reason(error)}). Use --record FILE with a "
+        f"path that can be written."
+    )
