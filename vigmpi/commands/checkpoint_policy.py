@@ -1,6 +1,5 @@
 """Times at which a training run writes its checkpoints, and their retention."""
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +13,6 @@ from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
 from vigmpi.commands.run_log import RunLog
 from vigmpi.errors import InputError
-from vigmpi.launch import restarted
 from vigmpi.pipeline.trainer import Trainer
 from vigmpi.position import Position
 
@@ -72,7 +70,7 @@ class CheckpointPolicy:
         """Prepare both folders, and return the number of this start of the run. Collective."""
         continued = group.config.start.continued if group.config.start else None
         run = self.run if continued or group.committed else ""
-        self._checkpoints.claim(patient=bool(group.rank_losses) or restarted(os.environ))
+        self._checkpoints.claim(patient=group.follows_a_loss)
         folders = self._checkpoints, self._best_checkpoint
         try:
             starts = [folder.begin(run, overwrite=group.config.overwrite) for folder in folders]

@@ -1,5 +1,6 @@
 """The ranks that take part in a run, and recovery after some of them are lost."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from mpi4py import MPI
 from vigmpi.cli.config import RunConfig
 from vigmpi.comm import fault_tolerance
 from vigmpi.errors import RunError
+from vigmpi.launch import restarted
 from vigmpi.monitor.activity import Activity
 from vigmpi.position import Position
 from vigmpi.record.step_record import Row
@@ -89,6 +91,11 @@ class RankGroup:
     def continues_on_failure(self) -> bool:
         """True if the run continues without lost ranks."""
         return self.config.on_failure == "continue"
+
+    @property
+    def follows_a_loss(self) -> bool:
+        """True if a process that held the run's locks may just have died with its host."""
+        return bool(self.rank_losses) or restarted(os.environ)
 
     @contextmanager
     def recovering_from_mpi_errors(self) -> Iterator[None]:

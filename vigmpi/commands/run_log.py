@@ -17,7 +17,6 @@ from vigmpi.commands.report import Report
 from vigmpi.commands.run import Run
 from vigmpi.errors import InputError, error_reason
 from vigmpi.file_lock import FileLock
-from vigmpi.launch import restarted
 from vigmpi.phase import Phase
 from vigmpi.position import Position
 from vigmpi.record.step_record import Row, StepRecord
@@ -61,7 +60,7 @@ class RunLog:
                     previous = config.start.record if config.start else None
                     record = previous or _reserve_record()
                     self._reserved = not previous
-                self._lock = _lock(record, patient=_is_restarted(group)) if record else None
+                self._lock = _lock(record, patient=group.follows_a_loss) if record else None
         continued, name = _broadcast(world, f"{int(previous is not None)} {record or ''}").split(
             " ", 1
         )
@@ -172,11 +171,6 @@ class RunLog:
 def _broadcast(world: MPI.Comm, text: str) -> str:
     """Return the text of rank 0. Collective."""
     return allgather_strings(world, text)[0]
-
-
-def _is_restarted(group: RankGroup) -> bool:
-    """Return whether the process that held the locks before may just have died."""
-    return bool(group.rank_losses) or restarted(os.environ)
 
 
 def _lock(record: Path, *, patient: bool) -> FileLock:
