@@ -4,7 +4,7 @@ Usage, with about as many multiply-adds per image and the same data as jobs/cifa
 
     python -m analysis.experiments.plain_cnn data/cifar10.h5 [--seed N] [--output FILE]
 
-The network has 1.7 million parameters and four levels, of which the last three have a residual
+The network has 1.6 million parameters and four levels, of which the last three have a residual
 block or two. It trains in bfloat16 on all cores.
 """
 
