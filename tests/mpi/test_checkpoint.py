@@ -122,6 +122,27 @@ def test_the_newest_is_that_of_the_last_start_with_most_mini_batches(tmp_path: P
     assert names(tmp_path) == [2, 3]
 
 
+def test_one_of_the_same_number_stays_until_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fail_to_publish(path: Path, target: Path) -> Path:
+        if path.suffix == ".tmp":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    for starts in (1, 2):
+        assert save_alone(tmp_path, 7, keep=1, starts=starts) == tmp_path / "mini-batch-00000007"
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", fail_to_publish)
+            with pytest.raises(InputError, match="Input/output error"):
+                save_alone(tmp_path, 7, keep=1, starts=starts + 1)
+        assert manifest.read(latest(tmp_path)).starts == starts
+    save_alone(tmp_path, 7, keep=1, starts=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["mini-batch-00000007"]
+
+
 def latest(folder: Path) -> Path:
     found = find("latest", [folder])
     assert found

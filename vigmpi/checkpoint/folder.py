@@ -173,11 +173,17 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
 
     def _publish(self, new: Path, final: Path) -> None:
+        """Make a checkpoint visible; one of the same name stays visible until then."""
         _sync(new)
+        former = final.with_name(f"{final.name}.former")
         if final.exists():
-            _retire(final)
+            if former.exists():
+                _retire(former)
+            final.rename(former)
         new.rename(final)
         _sync(self._folder)
+        with suppress(OSError):
+            _retire(former)
 
     def _prune(self, newest: Path, run: str) -> None:
         """Remove the oldest checkpoints of a run, but never the newest, as far as possible."""

@@ -68,21 +68,30 @@ def _growing_bytes(
     config: PipelineConfig, stage: int, sizes: list[int], tape: ActivationMemory
 ) -> int:
     """Return the bytes that grow with the number of images."""
-    layers, last = config.stage_layers(stage), config.layout.stages - 1
-    inputs, outputs = layers[0].inputs, layers[-1].outputs
+    inputs = config.stage_layers(stage)[0].inputs
     loaded = _LOADED_BATCHES * inputs.image_bytes * sum(sizes) if stage == 0 else 0
-    directions = 2 if config.schedule else 1
-    messages = sum(
-        directions * boundary.image_bytes * sum(sizes[: config.message_slots(number)])
-        for number, boundary in ((stage - 1, inputs), (stage, outputs))
-        if 0 <= number < last
-    )
+    messages = message_bytes(config, stage, sizes)
     largest = max(sizes)
     if not config.schedule:
         return loaded + messages + tape.layer_image * largest
     others = sum(sizes[: config.peak_in_flight(stage)]) - largest
     tapes = _FRAGMENTATION * (tape.image * others + tape.peak_image * largest)
     return loaded + messages + int(tapes)
+
+
+def message_bytes(config: PipelineConfig, stage: int, sizes: list[int]) -> int:
+    """Return the bytes of a stage's message buffers.
+
+    Args:
+        sizes: images of each micro-batch of a full mini-batch.
+    """
+    layers = config.stage_layers(stage)
+    boundaries = (stage - 1, layers[0].inputs), (stage, layers[-1].outputs)
+    directions = 2 if config.schedule else 1
+    return directions * sum(
+        boundary.image_bytes * sum(sizes[: config.message_slots(number)])
+        for number, boundary in boundaries
+    )
 
 
 def _too_large(config: PipelineConfig, forecast: Forecast, fitting: int) -> InputError:
