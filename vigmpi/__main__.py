@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
@@ -121,6 +122,8 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
 def run() -> NoReturn:
     """Run the command of `sys.argv` and exit with its status."""
     activity = Activity(launch.rank(os.environ))
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
     try:
         status = main(sys.argv[1:], activity)
     except BaseException as error:

@@ -11,6 +11,11 @@ import h5py
 import numpy as np
 
 
+def escaped(text: str) -> str:
+    """Return text that HDF5 can hold: bytes of file names that are not UTF-8 become escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def fixed_string(text: str) -> Any:
     """Return text as a value of an attribute."""
     content = text.encode(errors="backslashreplace")

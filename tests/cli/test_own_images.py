@@ -1,5 +1,6 @@
 """Training on a user's own images, prepared and directly from class folders."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from tests.images import write_image_files
 from tests.launching import ROOT, finish, start, vigmpi
+from vigmpi.checkpoint.search import folder_of
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.phase import Phase
 
@@ -53,6 +55,39 @@ def test_losses_from_a_prepared_file_equal_those_from_its_folders(tmp_path: Path
     np.testing.assert_array_equal(from_file[1], from_folders[1])
     augmented = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--random-crop", "2")
     assert (augmented[1] != from_file[1]).all()
+
+
+@pytest.mark.slow
+def test_names_that_are_not_utf_8_or_cannot_be_printed(tmp_path: Path) -> None:
+    """File names are bytes: here in Latin-1, printed on a terminal that has ASCII alone."""
+    latin = os.fsdecode(b"\xe9")
+    folder, file = tmp_path / f"photos {latin}", tmp_path / f"photos {latin}.h5"
+    write_image_files(folder, [f"caf{latin}", "é"], (SIDE, SIDE))
+    record = tmp_path / f"run {latin}.h5"
+    image = next(folder.glob("train/*/*.png"))
+    image = image.rename(image.with_stem(f"photo {latin}"))
+    checkpoints = str(folder_of(record))
+
+    def output(*arguments: str, ranks: int | None = None) -> str:
+        command = vigmpi(*arguments, ranks=ranks)
+        done = finish(start(command, environ={"PYTHONIOENCODING": "ascii"}), timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    output("prepare", str(folder), "--image-size", str(SIDE), "--output", str(file))
+    settings = ["--batch-size", "4", "--blocks", "2", "--epochs", "1", "--record", str(record)]
+    output("--data-dir", str(file), "--dataset", "folder", "--replicas", "2", *settings, ranks=2)
+    output("--resume", checkpoints, "--epochs", "2", ranks=2)
+    with h5py.File(record) as content:
+        assert r"photos \udce9.h5" in content["configuration"].attrs["data_dir"]
+        assert set(content["steps/epoch"][:]) == {0, 1}
+    output("evaluate", "--checkpoint", checkpoints)
+    printed = output("predict", "--checkpoint", checkpoints, str(image))
+    assert r"photo \udce9.png" in printed
+    assert r"caf\udce9" in printed
+    named = json.loads(output("predict", "--json", "--checkpoint", checkpoints, str(image)))
+    assert Path(named[0]["image"]) == image
+    assert list(named[0]["classes"]) == [r"caf\udce9", "é"]
 
 
 @pytest.mark.skipif(

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from vigmpi.errors import InputError, RankError, error_reason
-from vigmpi.hdf5_strings import fixed_string, fixed_strings
+from vigmpi.hdf5_strings import escaped, fixed_string, fixed_strings
 from vigmpi.layout.layout import Layout
 from vigmpi.record.columns import CLOCKS, FORMAT, LAYERS, PEAK, RANKS, STEPS, TRACE, Column
 from vigmpi.record.previous_record import PreviousRecord, read_previous_record
@@ -81,7 +81,8 @@ class Recorder:
         self._extendible: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or previous is not None)
         for group, attrs in attributes.items():
-            self._file.require_group(f"/{group}").attrs.update(attrs)
+            texts = {name: escaped(value) for name, value in attrs.items() if type(value) is str}
+            self._file.require_group(f"/{group}").attrs.update({**attrs, **texts})
         # What a resumed run reads has a fixed length.
         self._file.attrs["format"] = fixed_string(FORMAT)
         for name in ("run", "started"):
