@@ -91,6 +91,24 @@ class Downsample(nn.Module):
         return self.conv(features)
 
 
+class ResidualConvolutions(nn.Module):
+    """Two 3x3 convolutions with a residual connection (He et al., CVPR 2016).
+
+    As in a block, no activation follows the sum.
+    """
+
+    def __init__(
+        self, channels: int, num_nodes: int, strided: MakeStrided, activation: str
+    ) -> None:
+        super().__init__()
+        self.conv1 = strided(channels, channels, 1, num_nodes, activation=activation)
+        self.conv2 = strided(channels, channels, 1, num_nodes)
+
+    def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
+        """Map features [images, channels, height, width] to the same shape."""
+        return features + self.conv2(self.conv1(features))
+
+
 class PerceptronHead(nn.Module):
     """Mean over the nodes, then a perceptron with one hidden layer."""
 

@@ -1,4 +1,4 @@
-"""A ViG as a list of layers: stem, blocks, downsampling convolutions between levels, head."""
+"""A ViG as a list of layers: stem, levels of residual convolutions and blocks, head."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,13 @@ from vigmpi.models.normalization import Conv2dBeforeNorm, MicroBatchNorm
 from vigmpi.models.vig import fast, reference
 from vigmpi.models.vig.backend import Backend, ConvNorm
 from vigmpi.models.vig.block import Block, DropPath, FeedForward, Grapher
-from vigmpi.models.vig.ends import Downsample, LinearHead, PerceptronHead, Stem
+from vigmpi.models.vig.ends import (
+    Downsample,
+    LinearHead,
+    PerceptronHead,
+    ResidualConvolutions,
+    Stem,
+)
 from vigmpi.models.vig.positions import relative_positions
 from vigmpi.models.vig.variant import NeighbourSearch, Variant
 
@@ -57,15 +63,20 @@ def vig_layers(
         layers.append(Layer(name, build, inputs, outputs, prefix, is_block, min_images=min_images))
 
     add("stem", "", maps[0], partial(make_stem, variant, maps[0].shape, operations, bf16=bf16))
-    for block in range(variant.num_blocks):
-        level = variant.level(block)
-        if block > 0 and level > variant.level(block - 1):
+    block = 0
+    for level, num_blocks in enumerate(variant.blocks):
+        if level > 0:
             prefix = f"backbone.{block + level - 1}."
             inputs, outputs = maps[level - 1].shape[0], maps[level].shape
             make = partial(make_downsample, variant, inputs, outputs, operations)
             add(f"downsample {level}", prefix, maps[level], make)
-        make = partial(_block, variant, config, block, maps[level], operations, seed)
-        add(f"block {block}", f"backbone.{block + level}.", maps[level], make, is_block=True)
+        for index in range(variant.residuals[level] if variant.residuals else 0):
+            make = partial(make_residual, variant, maps[level].shape, operations)
+            add(f"residual {level}.{index}", f"residuals.{level}.{index}.", maps[level], make)
+        for _ in range(num_blocks):
+            make = partial(_block, variant, config, block, maps[level], operations, seed)
+            add(f"block {block}", f"backbone.{block + level}.", maps[level], make, is_block=True)
+            block += 1
     # The norm of the head sees one value per image and channel: it needs two images in training.
     logits = Boundary((config.num_classes,))
     add("head", "prediction.", logits, partial(_head, variant, config), min_images=2)
@@ -99,6 +110,17 @@ def make_downsample(
         shape: channels, height and width of its output.
     """
     return Downsample(channels, shape, partial(_strided, variant, backend))
+
+
+def make_residual(variant: Variant, shape: tuple[int, ...], backend: Backend) -> nn.Module:
+    """Return two convolutions with a residual connection.
+
+    Args:
+        shape: channels, height and width of their features.
+    """
+    channels, height, width = shape
+    strided = partial(_strided, variant, backend)
+    return ResidualConvolutions(channels, height * width, strided, _activation(variant))
 
 
 def _strided(

@@ -27,7 +27,7 @@ class NeighbourSearch(NamedTuple):
 class Variant:
     """Dimensions of a ViG.
 
-    A level is a sequence of blocks with equally large feature maps. Between two levels, a strided
+    A level is a sequence of layers with equally large feature maps. Between two levels, a strided
     convolution halves the height and the width.
 
     Attributes:
@@ -42,6 +42,8 @@ class Variant:
         hidden: hidden channels of the head; None for a linear head.
         bias: true if convolutions in front of a norm have a bias.
         relu: true for ReLU in place of GELU.
+        residuals: number of residual pairs of 3x3 convolutions in front of each level's blocks;
+            empty for none.
     """
 
     stem: tuple[tuple[int, int], ...]
@@ -55,6 +57,7 @@ class Variant:
     hidden: int | None = 1024
     bias: bool = True
     relu: bool = False
+    residuals: tuple[int, ...] = ()
 
     @property
     def patch(self) -> int:

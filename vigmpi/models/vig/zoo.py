@@ -19,7 +19,8 @@ vig_cifar = partial(
     Variant(
         stem=((32, 1), (64, 2), (64, 1)),
         channels=(64, 128),
-        blocks=(2, 4),
+        blocks=(0, 4),
+        residuals=(1, 1),
         reductions=(1, 1),
         k=(9, 9),
         max_dilation=1,
