@@ -2,25 +2,33 @@
 
 import gc
 import os
+import platform
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
 from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig
-from vigmpi.cli.parse import parse_config, parse_models, parse_predict, parse_prepare
+from vigmpi.cli.parse import parse_flags, parse_models, parse_predict, parse_prepare
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
-from vigmpi.errors import InputError, RankError, RunError
+from vigmpi.errors import HostError, InputError, RankError, RunError
 from vigmpi.host import garbage_collection_paused, prepare_process, process_name
 from vigmpi.monitor.activity import Activity, describe_rank
-from vigmpi.stop_signal import StopSignal, exiting_on_signals, ignore_late_signal
+from vigmpi.standard_streams import close_standard_output, open_standard_streams, show
+from vigmpi.start_limit import StartLimit
+from vigmpi.stop_signal import (
+    StopSignal,
+    end_on_interrupt,
+    exiting_on_signals,
+    ignore_late_signal,
+)
 
 if TYPE_CHECKING:
     from vigmpi.commands.rank_group import RankGroup
 
+_ERROR_PATIENCE_S = 60.0
 _SERIAL_PARSERS = {"predict": parse_predict, "models": parse_models, "prepare": parse_prepare}
 
 
@@ -35,8 +43,12 @@ def main(arguments: Sequence[str], activity: Activity) -> int:
         return _run(arguments, activity)
     except (InputError, RunError) as error:
         if activity.rank == 0:
-            print(f"vigmpi: error: {error}", file=sys.stderr, flush=True)
+            show(f"vigmpi: error: {error}\n", _ERROR_PATIENCE_S)
             return 2 if isinstance(error, InputError) else 1
+    except HostError as error:
+        if launch.is_first_of_host(os.environ):
+            show(f"vigmpi: error on {platform.node()}: {error}\n", _ERROR_PATIENCE_S)
+            return 2
     return 0
 
 
@@ -51,29 +63,32 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     if command in _SERIAL_PARSERS:
         with exiting_on_signals():
             return _run_serial(command, flags)
-    stop = StopSignal()
-    config = parse_config(flags, command)
-    activity.layout = config.layout
-
+    given = parse_flags(flags, command)
     prepare_process()
-    if config.on_failure == "continue":
-        launch.check_fault_tolerance(os.environ)
+    limit, stop = StartLimit(given.start_timeout), StopSignal()
     world = start_mpi()
-    config.layout.check_world(world.size)
     # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
     from vigmpi.commands.rank_group import RankGroup, RanksLostError  # noqa: PLC0415
+    from vigmpi.commands.shared_config import shared_config  # noqa: PLC0415
 
+    config = shared_config(world, given)
+    activity.layout = config.layout
+    config.layout.check_world(world.size)
+    if config.on_failure == "continue":
+        launch.check_fault_tolerance(os.environ)
     group: RankGroup | None = RankGroup.of_world(world, config)
     while group:
         try:
-            return _run_on_ranks(command, group, activity, stop)
+            return _run_on_ranks(command, group, activity, limit, stop)
         except RanksLostError as error:
             group = group.survivors(activity, str(error))
         gc.collect()  # frees the model and the buffers of the larger group
     return 0
 
 
-def _run_on_ranks(command: str, group: "RankGroup", activity: Activity, stop: StopSignal) -> int:
+def _run_on_ranks(
+    command: str, group: "RankGroup", activity: Activity, limit: StartLimit, stop: StopSignal
+) -> int:
     from vigmpi.monitor.watchdog import watchdog  # noqa: PLC0415
 
     config = group.config
@@ -81,10 +96,11 @@ def _run_on_ranks(command: str, group: "RankGroup", activity: Activity, stop: St
     timeouts = config.heartbeat_timeout, config.stall_timeout
     tolerant = group.continues_on_failure
     with watchdog(group.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
+        limit.end()  # from now on, the watchdog notices missing ranks
         with garbage_collection_paused():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
-        return train(group, activity, stop) if command == "train" else evaluate(group, activity)
+        return (train if command == "train" else evaluate)(group, activity, stop)
 
 
 def _run_serial(command: str, flags: Sequence[str]) -> int:
@@ -122,8 +138,8 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
 def run() -> NoReturn:
     """Run the command of `sys.argv` and exit with its status."""
     activity = Activity(launch.rank(os.environ))
-    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
+    open_standard_streams()
+    end_on_interrupt()
     try:
         status = main(sys.argv[1:], activity)
     except BaseException as error:
@@ -131,6 +147,7 @@ def run() -> NoReturn:
             raise  # after --help, or a signal to a command that runs on one rank
         abort(describe_failure(error, activity))  # an error of one rank must end all of them
     ignore_late_signal()
+    close_standard_output()
     if activity.restarts:
         exit_without_finalize(status)
     sys.exit(status)

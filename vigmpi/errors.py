@@ -15,6 +15,10 @@ class InputError(Exception):
         return " ".join(super().__str__().split())
 
 
+class HostError(Exception):
+    """Fault of one host before its ranks have met others; its first rank prints one line."""
+
+
 class RankError(Exception):
     """Failure that one rank knows of, such as a full disk; it prints one line and aborts all."""
 

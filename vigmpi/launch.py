@@ -12,6 +12,7 @@ from vigmpi.errors import InputError
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_RANKS_OF_HOST = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 _MISMATCH = "launcher and MPI library do not match"
 
 
@@ -23,6 +24,11 @@ def num_tasks(environ: Mapping[str, str]) -> int:
 def rank(environ: Mapping[str, str]) -> int:
     """Return the rank of this process without initializing MPI."""
     return _first(environ, _RANKS, 0)
+
+
+def is_first_of_host(environ: Mapping[str, str]) -> bool:
+    """Return whether this process is the first of those that were started on its host."""
+    return _first(environ, _RANKS_OF_HOST, 0) == 0
 
 
 def check_library(environ: Mapping[str, str], library: str) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vigmpi.standard_streams import show
+
 
 class StopSignal:
     """Flag that is set when Slurm, a launcher or a user asks this process to stop.
@@ -17,13 +19,29 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received = False
+        self._speaks = False
+
+    def listen(self, *, speaks: bool) -> None:
+        """Handle the signals from now on; until then, they end the process.
+
+        Args:
+            speaks: whether this rank answers the first Ctrl-C.
+        """
+        self._speaks = speaks
         for number in self.SIGNALS:
             signal.signal(number, self._set_received)
 
     def _set_received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if number == signal.SIGINT and self.received:
-            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the mini-batch
         self.received = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if self._speaks:
+                show("stopping after this mini-batch; press Ctrl-C again to stop at once\n")
+
+
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end this process even while MPI starts, when Python handles no signals."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ignore_late_signal() -> None:

@@ -16,18 +16,18 @@ def two_short_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare_bits, "CASES", cases)
 
 
-def test_a_checkout_equals_itself(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkout_equals_itself(capfd: pytest.CaptureFixture[str]) -> None:
     assert compare_bits.compare(ROOT, ROOT)
-    assert "DIFFERENT" not in capsys.readouterr().out
+    assert "DIFFERENT" not in capfd.readouterr().out
 
 
 def test_a_change_of_one_constant_is_found(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(ROOT / "vigmpi", tmp_path / "vigmpi")
     adam = tmp_path / "vigmpi/pipeline/adamw.py"
     adam.write_text(adam.read_text().replace("beta2=0.999", "beta2=0.998"))
     assert not compare_bits.compare(ROOT, tmp_path)
-    stages, evaluation = capsys.readouterr().out.splitlines()[1:]
+    stages, evaluation = capfd.readouterr().out.splitlines()[1:]
     assert "DIFFERENT" in stages
     assert "DIFFERENT" in evaluation

@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.configuration import parse_config
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.parse import parse_config
 from vigmpi.errors import InputError
 
 FLAGS = [f"--{field.name.replace('_', '-')}" for field in fields(RunConfig)]

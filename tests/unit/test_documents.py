@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.configuration import parse_config
 from tests.launching import ROOT
-from vigmpi.cli.parse import parse_config
 
 PACKAGE = ROOT / "vigmpi"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))

@@ -45,7 +45,7 @@ GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
 NO_EMA_HELP = "use the raw weights even if the checkpoint holds moving averages of them"
-_MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
+MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
 
 def _option(
@@ -437,14 +437,14 @@ class RunConfig:
     heartbeat_timeout: float = _failures(
         30.0,
         "abort if a rank sends no heartbeat for this many seconds",
-        seconds(_MIN_TIMEOUT_S),
+        seconds(MIN_TIMEOUT_S),
         metavar="SECONDS",
     )
     stall_timeout: float | None = _failures(
         None,
         "abort if no rank makes progress for this many seconds (default: 300 or the time of 20 "
         "mini-batches, whichever is longer; ten times that before the first mini-batch ends)",
-        seconds(_MIN_TIMEOUT_S),
+        seconds(MIN_TIMEOUT_S),
         metavar="SECONDS",
     )
     progress: str = _terminal(

@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vigmpi.errors import InputError, error_reason
 from vigmpi.launch import restarted
 from vigmpi.models import MODELS
 from vigmpi.models.config import OPTIONS
+from vigmpi.start_limit import DEFAULT_S
 
 # Options of a single invocation, which a resumed run never inherits from its checkpoint.
 _NEVER_INHERITED = {
@@ -27,7 +28,37 @@ _NEVER_INHERITED = {
 _NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "split_after", "test_steps"}
 
 
-def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
+@dataclass(frozen=True)
+class RunFlags:
+    """The flags of a training run or an evaluation.
+
+    Attributes:
+        command: train or evaluate.
+        given: values of the options that were given, by the fields of `RunConfig`, and `config`.
+        start_timeout: seconds until all ranks must have met.
+    """
+
+    command: str
+    given: Mapping[str, Any]
+    start_timeout: float
+
+
+def parse_flags(arguments: Sequence[str], command: str) -> RunFlags:
+    """Return the flags of a training run or an evaluation, and check them without any file.
+
+    Raises:
+        InputError: if an option is unknown or invalid.
+        SystemExit: after `--help`.
+    """
+    known = _options(command)
+    given = parsers.parse(parsers.run_parser(command, known), arguments, known)
+    flags = RunFlags(command, given, given.pop("start_timeout", DEFAULT_S))
+    if given.keys().isdisjoint(("config", "resume", "checkpoint")):
+        read_config(flags)
+    return flags
+
+
+def read_config(flags: RunFlags) -> RunConfig:
     """Return the configuration of a training run or an evaluation.
 
     Flags take precedence over the TOML file that `--config` names, which takes precedence over
@@ -35,14 +66,12 @@ def parse_config(arguments: Sequence[str], command: str = "train") -> RunConfig:
 
     Raises:
         InputError: if an option is unknown or invalid, or if the checkpoint cannot be read.
-        SystemExit: after `--help`.
     """
-    known = {f.name: f for f in fields(RunConfig) if command in f.metadata.get("commands", ())}
+    command, known, given = flags.command, _options(flags.command), {**flags.given}
     parser = parsers.run_parser(command, known)
-    given = parsers.parse(parser, arguments, known)
     if path := given.pop("config", None):
-        flags = _as_flags(_settings_for(given, _read_toml(path)), str(path), known)
-        given = parsers.parse(parser, flags, known) | given
+        settings = _settings_for(given, _read_toml(path))
+        given = parsers.parse(parser, _as_flags(settings, str(path), known), known) | given
     start = _find_checkpoint(command, given)
     if start and given.get("replace_head"):
         start = replace(start, replace_head=True)
@@ -97,6 +126,10 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
         SystemExit: after `--help`.
     """
     return PrepareConfig(**vars(parsers.prepare_parser().parse_args(arguments)))
+
+
+def _options(command: str) -> dict[str, Field]:
+    return {f.name: f for f in fields(RunConfig) if command in f.metadata.get("commands", ())}
 
 
 def _check_held_out(config: RunConfig, manifest: Manifest) -> None:

@@ -7,11 +7,12 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vigmpi.cli.config import NO_EMA_HELP
-from vigmpi.cli.values import image_size, whole_number
+from vigmpi.cli.config import MIN_TIMEOUT_S, NO_EMA_HELP
+from vigmpi.cli.values import image_size, seconds, whole_number
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
 from vigmpi.models.config import CONVOLUTIONS
+from vigmpi.start_limit import DEFAULT_S
 
 COMMANDS = {
     "train": "train a model (the default command)",
@@ -101,6 +102,13 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
     )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of options; flags take precedence"
+    )
+    parser.add_argument(
+        "--start-timeout",
+        type=seconds(MIN_TIMEOUT_S),
+        metavar="SECONDS",
+        help="end if not all ranks have met after this many seconds, for example because a host "
+        f"is missing (default: {DEFAULT_S:g})",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in sorted(options.values(), key=lambda option: option.name != "checkpoint"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import mpi4py
 
 from vigmpi import launch
+from vigmpi.errors import HostError, error_reason
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,11 +22,19 @@ def start_mpi() -> "MPI.Intracomm":
 
     Raises:
         InputError: if the launcher and the MPI library do not match (on all ranks).
+        HostError: if there is no MPI library.
     """
     mpi4py.rc.initialize = False  # the version is checked before MPI_Init
     mpi4py.rc.finalize = True
-    from mpi4py import MPI  # noqa: PLC0415
-
+    try:
+        from mpi4py import MPI  # noqa: PLC0415
+    except (ImportError, RuntimeError) as error:  # the latter if a wheel of mpi4py finds none
+        chosen = os.environ.get("MPI4PY_LIBMPI") or os.environ.get("MPI4PY_MPIABI")
+        raise HostError(
+            f"cannot load an MPI library: {chosen or 'none was named'} ({error_reason(error)}). "
+            f"Load an MPI module or set MPI4PY_LIBMPI to the path of its libmpi.so, or install "
+            f"one with pip install vigmpi[mpi]."
+        ) from error
     launch.check_library(os.environ, MPI.Get_library_version())
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
     launch.check_world(os.environ, MPI.COMM_WORLD.size)
@@ -37,8 +46,6 @@ def exit_without_finalize(status: int) -> NoReturn:
 
     MPI_Finalize could wait for them forever (seen with Open MPI 5.0.11).
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)
 
 

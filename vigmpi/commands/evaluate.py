@@ -8,17 +8,21 @@ from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import open_run
 from vigmpi.commands.run_log import RunLog
+from vigmpi.errors import RunError
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.pipeline.evaluator import Evaluator
 from vigmpi.position import Position
+from vigmpi.standard_streams import print_result
+from vigmpi.stop_signal import StopSignal
 
 
-def evaluate(group: RankGroup, activity: Activity) -> int:
+def evaluate(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     """Evaluate on all ranks and return the exit status.
 
     Raises:
         InputError: if the checkpoint or the data cannot be used (on all ranks).
+        RunError: if it is stopped by a signal (on all ranks).
     """
     group = replace(group, config=replace(group.config, epochs=1))
     run = open_run(group, activity, training=False)
@@ -29,6 +33,7 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
         check_configuration(checkpoint, group.config.model, run.model_config)
     group.config = replace(group.config, start=checkpoint)
     start = Position(phase=Phase.TEST)
+    stop.listen(speaks=run.topology.world.rank == 0)
     log = RunLog(group, run, start)
     log.open()
     loss = 0.0
@@ -36,7 +41,10 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
     with progress_thread(run.topology.world):
         log.begin_phase(start)
         for pending in run.loader.batches(start):
-            record = log.add(evaluator.step(pending))
+            record = log.add(evaluator.step(pending), stop=stop.received)
+            if record.ranks["stop"].any():
+                log.discard()
+                raise RunError("evaluation stopped by a signal: no result. Start it again.")
             loss += record.loss * record.num_images
             correct += record.correct
             num_images += record.num_images
@@ -44,5 +52,5 @@ def evaluate(group: RankGroup, activity: Activity) -> int:
     log.close()
     if run.topology.world.rank == 0:
         accuracy = f"accuracy {correct / num_images:.2%} on {num_images} images"
-        print(f"loss {loss / num_images:.6g}, {accuracy}")
+        print_result(f"loss {loss / num_images:.6g}, {accuracy}")
     return 0

@@ -12,6 +12,7 @@ from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Boundary, MicroBatch
 from vigmpi.models.model import make_layers
+from vigmpi.standard_streams import print_result
 
 
 def models(config: ModelsConfig) -> None:
@@ -91,4 +92,4 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, is_number, strict=True)
         )
-        print("  ".join(cells).rstrip())
+        print_result("  ".join(cells).rstrip())

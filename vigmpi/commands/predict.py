@@ -1,7 +1,6 @@
 """`vigmpi predict`: classification of image files."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from vigmpi.errors import InputError
 from vigmpi.models import build
 from vigmpi.models.model import Model, make_model
 from vigmpi.phase import Phase
+from vigmpi.standard_streams import print_result, show
 
 _BATCH_SIZE = 100
 _TOP = 3
@@ -42,7 +42,7 @@ def predict(config: PredictConfig) -> None:
             raise
         start = load(instead, state, state)
     for reason in start.skipped:
-        print(f"vigmpi: warning: checkpoint skipped: {reason}.", file=sys.stderr)
+        show(f"vigmpi: warning: checkpoint skipped: {reason}.\n")
     manifest = start.manifest
     names = manifest.class_names if manifest else Cifar10.class_names
     normalize = _normalization(manifest)
@@ -50,12 +50,14 @@ def predict(config: PredictConfig) -> None:
     if config.json:
         classes = [dict(zip(names, map(float, row), strict=True)) for row in probabilities]
         pairs = zip(config.images, classes, strict=True)
-        print(json.dumps([{"image": str(path), "classes": row} for path, row in pairs], indent=1))
+        content = [{"image": str(path), "classes": row} for path, row in pairs]
+        print_result(json.dumps(content, indent=1))
         return
     width = max(len(str(path)) for path in config.images)
     for path, row in zip(config.images, probabilities, strict=True):
         top = np.argsort(-row)[:_TOP]
-        print(f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top), sep="  ")
+        cells = [f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top)]
+        print_result("  ".join(cells))
 
 
 def _model(manifest: Manifest | None) -> Model:

@@ -3,8 +3,6 @@
 import hashlib
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vigmpi.cli.config import PrepareConfig
 from vigmpi.datasets.decoding import RESAMPLING
 from vigmpi.datasets.prepared_header import MAX_SIDE
@@ -14,6 +12,8 @@ from vigmpi.prepare.image_files import ImageFiles
 from vigmpi.prepare.members import members
 from vigmpi.prepare.source import Source
 from vigmpi.prepare.writer import PreparedFileWriter
+from vigmpi.standard_streams import print_result
+from vigmpi.terminal.progress_bar import progress_bar
 
 _ARCHIVE_SUFFIXES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".tgz")
 
@@ -34,7 +34,7 @@ def prepare(config: PrepareConfig) -> None:
         raise InputError(
             f"source not found: {config.source}. Use the path of an archive or a folder."
         )
-    print(f"prepared: {_prepare(config)}")
+    print_result(f"prepared: {_prepare(config)}")
 
 
 def _prepare(config: PrepareConfig) -> Path:
@@ -54,7 +54,7 @@ def _prepare(config: PrepareConfig) -> Path:
     size = config.image_size, config.image_size
     with (
         PreparedFileWriter(output, source.num_images, size, overwrite=config.overwrite) as writer,
-        tqdm(total=sum(source.num_images.values()), unit=" images", disable=None) as bar,
+        progress_bar(total=sum(source.num_images.values()), unit=" images", disable=None) as bar,
     ):
         for batch in source.read():
             writer.write(batch)

@@ -1,6 +1,5 @@
 """Output of rank 0: the record, progress on the terminal, and the closing tables."""
 
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -15,6 +14,7 @@ from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import Run
 from vigmpi.datasets.order import images_left, num_mini_batches
+from vigmpi.errors import RunError
 from vigmpi.host import has_bfloat16_instructions
 from vigmpi.phase import Phase
 from vigmpi.pipeline.pipeline import PipelineConfig
@@ -27,6 +27,7 @@ from vigmpi.record.timings import TIMINGS, timed_kinds
 from vigmpi.record.trace import Trace
 from vigmpi.schedule.action import Action
 from vigmpi.schedule.program import dependencies
+from vigmpi.standard_streams import print_result
 from vigmpi.terminal.tables import Statistics, gib, ledger_table, table
 from vigmpi.terminal.terminal import Terminal
 
@@ -138,18 +139,21 @@ class Report:
         ledgers = {phase: each.mean for phase, each in self._ledgers.items() if each.number}
         if self._recorder:
             self._close_record(self._recorder, ledgers, drift, attributes)
-        names = [column.name for column in LEDGER]
+        names, lines = [column.name for column in LEDGER], []
         for phase, (shares, step_s, least_s) in ledgers.items():
             by_stage = shares.reshape(*self._pipeline_config.layout.shape, len(LEDGER)).mean(axis=0)
-            print(ledger_table(phase, names, by_stage, step_s, least_s))
-        print(table(self._step_seconds))
-        print(
+            lines.append(ledger_table(phase, names, by_stage, step_s, least_s))
+        lines.append(table(self._step_seconds))
+        lines.append(
             f"peak memory: {gib(self._peaks.sum())} on {_count(len(self._peaks), 'rank')}, "
             f"{gib(self._peaks.max())} on the largest"
         )
         if self._config.record:
-            print(f"record: {self._config.record}")
-        sys.stdout.flush()
+            lines.append(f"record: {self._config.record}")
+        try:
+            print_result("\n".join(lines))
+        except RunError as error:
+            self.note(f"warning: {error}")
 
     def _close_record(
         self,

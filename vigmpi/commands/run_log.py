@@ -159,6 +159,13 @@ class RunLog:
         if self._reserved and not self._report and self.record:
             self.record.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Remove the record."""
+        self.release_record()
+        if self._report and self.record:
+            self.record.unlink(missing_ok=True)
+        self.release_lock()
+
     def close(self, **attributes: Any) -> None:
         """Close the record and print the closing tables. Collective."""
         drift = self._trace.drift() if self._trace else None

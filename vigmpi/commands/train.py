@@ -39,6 +39,7 @@ def train(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     with group.recovering_from_mpi_errors():
         run = open_run(group, activity, training=True)
         trainer = Trainer(run.pipeline, _trainer_config(group.config))
+        stop.listen(speaks=run.topology.world.rank == 0)
         log = RunLog(group, run, _start(group, run, trainer))
         try:
             return _finish(group, run, trainer, log, stop)

@@ -2,7 +2,6 @@
 
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from vigmpi.monitor.activity import Activity
 from vigmpi.monitor.connections import Connections, connect_monitors
 from vigmpi.monitor.failure_detector import FailureDetector, monitors, stall_bound
 from vigmpi.monitor.heartbeat import INTERVAL_S, SIZE_BYTES, Heartbeat, Status
+from vigmpi.standard_streams import show
 
 _JOIN_TIMEOUT_S = 2.0
 _DIAGNOSIS_S = 1.0  # for a monitor to report the dead rank that made MPI fail on this one
@@ -52,7 +52,7 @@ def watchdog(
     connections = connect_monitors(world, monitors(world.size))
     if connections is None:
         if world.rank == 0:
-            print(_DISABLED, file=sys.stderr)
+            show(f"{_DISABLED}\n")
         yield
         return
     detector = FailureDetector(

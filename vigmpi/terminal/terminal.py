@@ -6,6 +6,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vigmpi.phase import Phase
+from vigmpi.standard_streams import show
+from vigmpi.terminal.progress_bar import progress_bar
 
 _LINE_S = 10.0
 _LAUNCHERS = ("mpiexec", "mpirun", "prterun", "orterun", "hydra")
@@ -22,9 +24,15 @@ class Terminal:
         if progress == "auto":
             progress = "bar" if _is_interactive() else "lines"
         self._progress = progress
+        self._bar: tqdm | None = None
 
     def note(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        """Show a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.clear()
+        show(f"{text}\n")
+        if self._bar is not None:
+            self._bar.refresh()
 
     def begin(self, phase: Phase, epoch: int, epochs: int, done: int, remaining: int) -> None:
         """Start the display of a phase with `done` completed and `remaining` mini-batches."""
@@ -32,7 +40,7 @@ class Terminal:
         self._first, self._step, self._steps = done, done, done + remaining
         self._num_images, self._loss, self._correct = 0, 0.0, 0.0
         self._started = self._last_line = time.monotonic()
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=self._steps,
             initial=done,
             desc=self._title,
@@ -50,19 +58,23 @@ class Terminal:
         self._correct += accuracy * num_images
         now, done = time.monotonic(), self._step - self._first
         rate = self._num_images / (now - self._started)
+        assert self._bar is not None
         self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.1f} images/s", refresh=False)
         self._bar.update()
         if self._progress == "lines" and (now - self._last_line > _LINE_S or done == 1):
             remaining_s = (now - self._started) / done * (self._steps - self._step)
             self._last_line = now
-            self.note(
+            show(
                 f"{self._title}  step {self._step}/{self._steps}  loss {loss:.4g}  "
-                f"{rate:.1f} images/s  {_minutes(remaining_s)} left"
+                f"{rate:.1f} images/s  {_minutes(remaining_s)} left\n",
+                patience_s=0,
             )
 
     def end(self) -> None:
         """Show the summary of the phase."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
         if self._progress != "off" and self._num_images:
             self.note(
                 f"{self._title}  done: loss {self._loss / self._num_images:.4g}, accuracy "

@@ -11,7 +11,7 @@ from analysis.bench.models import Comparison, line, measure, write
 
 
 def test_tables_and_the_figure_show_what_the_benchmark_wrote(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     two = Comparison({"reference": Case("vig_ti"), "fast": Case("vig_ti")})
     steps = {
@@ -29,7 +29,7 @@ def test_tables_and_the_figure_show_what_the_benchmark_wrote(
     arguments = [str(tmp_path / "models.h5"), "--output", str(tmp_path / "figures")]
     monkeypatch.setattr(sys, "argv", ["model_times", *arguments])
     model_times.main()
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "| vig_ti, 1 threads | 2.000 | 0.500 | 4.00 | 1.00 | 1.00 |" in out
     assert "| vig_ti, side 64 | 4 | 125.0 | 256 | 10.0% |" in out
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".svg", ".png"}

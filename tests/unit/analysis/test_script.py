@@ -11,12 +11,12 @@ from vigmpi.errors import InputError
 
 
 def test_an_input_error_is_one_line_on_standard_error_and_status_2(
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as raised, exit_on_input_error("python -m analysis.tables"):
         raise InputError("no trace:\nrun.h5.")
     assert raised.value.code == 2
-    assert capsys.readouterr() == ("", "python -m analysis.tables: error: no trace: run.h5.\n")
+    assert capfd.readouterr() == ("", "python -m analysis.tables: error: no trace: run.h5.\n")
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_scripts_refuse_a_record_in_another_format(
     options: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with h5py.File("old.h5", "w") as file:
@@ -42,7 +42,7 @@ def test_scripts_refuse_a_record_in_another_format(
     with pytest.raises(SystemExit) as raised:
         script()
     assert raised.value.code == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert "old.h5 has format 'vigmpi record 0'" in err
     assert err.count("\n") == 1

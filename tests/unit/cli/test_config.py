@@ -6,9 +6,10 @@ from pkgutil import resolve_name
 
 import pytest
 
+from tests.configuration import parse_config
 from vigmpi.cli import config as cli_config
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.parse import parse_config, parse_predict
+from vigmpi.cli.parse import parse_predict
 from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.datasets import DATASETS
 from vigmpi.errors import InputError
@@ -80,11 +81,11 @@ def assert_format(error: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_help_describes_every_option(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_help_describes_every_option(capfd: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as error:
         parse_config(["--help"], command)
     assert error.value.code == 0
-    text = capsys.readouterr().out
+    text = capfd.readouterr().out
     for option in fields(RunConfig):
         flag = f"--{option.name.replace('_', '-')}"
         is_described = re.search(rf"^ *{flag}[ ,]", text, re.MULTILINE) is not None

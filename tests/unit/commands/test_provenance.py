@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from tests.configuration import parse_config
 from tests.mpi.small import CONFIG, Noise
 from vigmpi.checkpoint import search
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.config import RunConfig
-from vigmpi.cli.parse import parse_config
 from vigmpi.commands.provenance import effective_settings
 from vigmpi.layout.split import split_after, split_layers
 from vigmpi.models.config import ModelConfig

@@ -152,7 +152,7 @@ def test_an_invalid_batch_is_named(
     tmp_path: Path,
     content: Content,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     case: str,
 ) -> None:
     content_of_batch, message = HOSTILE[case]
@@ -160,7 +160,7 @@ def test_an_invalid_batch_is_named(
     (folder / "data_batch_3").write_bytes(content_of_batch)
     publish(folder, monkeypatch)
     assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.startswith("vigmpi: error: not a file of CIFAR-10: data_batch_3 (")
     assert err.endswith(". Use the archive as published.\n")
     assert err.count("\n") == 1
@@ -172,31 +172,31 @@ def test_a_pickle_cannot_call_functions(
     tmp_path: Path,
     content: Content,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     folder = write(tmp_path, content, "python")
     (folder / "test_batch").write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
     for message in ("MD5 digest is not the published one", "pickle calls pathlib."):
         assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
-        assert message in capsys.readouterr().err
+        assert message in capfd.readouterr().err
         publish(folder, monkeypatch)  # makes the digest match in the second round
     assert not (tmp_path / "attacked").exists()
 
 
 def test_a_binary_batch_of_the_wrong_size_is_rejected(
-    tmp_path: Path, content: Content, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: Content, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path, content, "binary")
     with (folder / "data_batch_4.bin").open("ab") as file:
         file.write(b"x")
     assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
-    assert "not a file of CIFAR-10: data_batch_4.bin (18439 bytes" in capsys.readouterr().err
+    assert "not a file of CIFAR-10: data_batch_4.bin (18439 bytes" in capfd.readouterr().err
 
 
 def test_a_missing_batch_is_named(
-    tmp_path: Path, content: Content, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, content: Content, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = write(tmp_path, content, "binary")
     (folder / "data_batch_2.bin").unlink()
     assert prepare(str(folder), "--output", str(tmp_path / "out.h5")) == 2
-    assert "data_batch_2 is missing" in capsys.readouterr().err
+    assert "data_batch_2 is missing" in capfd.readouterr().err

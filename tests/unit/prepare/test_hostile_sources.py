@@ -24,10 +24,10 @@ CLASSES, SIDES = ["cat", "owl"], (8, 8)
 BAD = "train/owl/bad.png"
 
 
-def rejected(source: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def rejected(source: Path, capfd: pytest.CaptureFixture[str]) -> str:
     output = source.parent / "out.h5"
     assert prepare(str(source), "--output", str(output)) == 2
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert err.startswith("vigmpi: error: ")
     assert err.count("\n") == 1
@@ -70,12 +70,12 @@ FILES = {
 
 @pytest.mark.parametrize("case", FILES)
 def test_a_file_that_is_not_a_complete_image_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     content, message = FILES[case]
     write_image_files(tmp_path / "photos", CLASSES, SIDES)
     (tmp_path / "photos" / BAD).write_bytes(content)
-    line = rejected(tmp_path / "photos", capsys)
+    line = rejected(tmp_path / "photos", capfd)
     assert BAD in line
     assert message in line
 
@@ -112,12 +112,12 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_folder_with_a_wrong_layout_is_rejected(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     change, message = FOLDERS[case]
     write_image_files(tmp_path / "photos", CLASSES, SIDES)
     change(tmp_path / "photos")
-    assert message in rejected(tmp_path / "photos", capsys)
+    assert message in rejected(tmp_path / "photos", capfd)
 
 
 def member(name: str, **header: Any) -> tarfile.TarInfo:
@@ -142,18 +142,18 @@ TARS = {
 
 @pytest.mark.parametrize("case", TARS)
 def test_a_hostile_member_of_a_tar_archive_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     info, message = TARS[case]
     write_image_files(tmp_path / "photos", CLASSES, SIDES)
     with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.add(tmp_path / "photos", "photos")
         tar.addfile(member(f"photos/{info.name}") if case == "twice" else info)
-    assert message in rejected(tmp_path / "photos.tar", capsys)
+    assert message in rejected(tmp_path / "photos.tar", capfd)
 
 
 def test_a_hostile_member_of_a_zip_archive_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     link = zipfile.ZipInfo(BAD)
     link.external_attr = 0o120777 << 16
@@ -163,10 +163,10 @@ def test_a_hostile_member_of_a_zip_archive_is_named(
     ):
         with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
             archive.writestr(info, "/etc/passwd")
-        assert message in rejected(tmp_path / "photos.zip", capsys)
+        assert message in rejected(tmp_path / "photos.zip", capfd)
 
 
-def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_image_files(tmp_path / "photos", CLASSES, SIDES)
     source = tmp_path / "photos.zip"
     with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -175,24 +175,24 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capsys: pytest.CaptureFixtur
         with archive.open(zipfile.ZipInfo(BAD), "w") as file:
             for _ in range(65):
                 file.write(bytes(2**20))
-    assert f"larger than 64 MiB: {BAD}" in rejected(source, capsys)
+    assert f"larger than 64 MiB: {BAD}" in rejected(source, capfd)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x05\x06" + bytes(5)])
 def test_a_file_that_is_not_an_archive_is_reported_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], content: bytes
 ) -> None:
     (tmp_path / "photos.tar").write_bytes(content)
     archive = tmp_path / "photos.tar"
-    assert f"cannot read source: {archive} (" in rejected(archive, capsys)
+    assert f"cannot read source: {archive} (" in rejected(archive, capfd)
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [], ["x", "--image-size", "0"], ["x", "--siz"]])
 def test_wrong_usage_is_reported_in_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str]
+    capfd: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     assert prepare(*arguments) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capfd.readouterr().err.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -234,21 +234,21 @@ def test_a_damaged_archive_is_read_or_reported_in_one_line(
 
 
 def test_a_truncated_tar_archive_is_rejected(
-    archives: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    archives: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Check a case in which tarfile reports the end of the archive."""
     path = tmp_path / "photos.tar"
     content = archives[0].read_bytes().rstrip(b"\0")
     path.write_bytes(content[: len(content) // 512 * 512])
-    assert f"cannot read source: {path} (" in rejected(path, capsys)
+    assert f"cannot read source: {path} (" in rejected(path, capfd)
 
 
 def test_names_that_are_not_text_are_escaped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT) as tar:
         tar.addfile(member(os.fsdecode(b"train/\xff/\x1b[2J")))
         tar.addfile(member("test/a/b"))
-    line = rejected(tmp_path / "photos.tar", capsys)
+    line = rejected(tmp_path / "photos.tar", capfd)
     assert "\\udcff" in line
     assert line.rstrip("\n").isprintable()

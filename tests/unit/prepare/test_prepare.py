@@ -117,13 +117,13 @@ def test_all_formats_modes_and_sizes_are_converted_to_rgb_of_one_size(tmp_path: 
 
 
 def test_an_existing_file_is_kept_unless_overwriting_is_requested(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, output = tmp_path / "photos", tmp_path / "photos.h5"
     write_image_files(folder, CLASSES, SIDES)
     output.write_text("precious")
     assert prepare(str(folder), "--output", str(output)) == 2
-    assert f"output file exists: {output}. Use --overwrite or " in capsys.readouterr().err
+    assert f"output file exists: {output}. Use --overwrite or " in capfd.readouterr().err
     assert output.read_text() == "precious"
     assert prepared(folder, "--overwrite").num_classes == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos", "photos.h5"]

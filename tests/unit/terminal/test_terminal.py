@@ -33,13 +33,13 @@ def test_statistics_equal_those_of_all_values() -> None:
 
 
 @pytest.mark.parametrize("progress", ["lines", "bar", "off"])
-def test_progress_goes_to_standard_error(capsys: pytest.CaptureFixture[str], progress: str) -> None:
+def test_progress_goes_to_standard_error(capfd: pytest.CaptureFixture[str], progress: str) -> None:
     terminal = Terminal(progress)
     terminal.begin(Phase.TRAIN, epoch=0, epochs=3, done=0, remaining=2)
     terminal.step(num_images=10, loss=4.0, accuracy=0.5)
     terminal.step(num_images=30, loss=2.0, accuracy=0.1)
     terminal.end()
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     if progress == "off":
         assert err == ""

@@ -1,0 +1,137 @@
+"""Start-up: files that not every rank sees, ranks that are missing, signals, libraries."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tests.launching import finish, mpiexec, start, vigmpi
+from vigmpi.checkpoint.search import folder_of
+
+SMALL = ("--dataset", "synthetic", "--blocks", "1", "--batch-size", "4", "--progress", "off")
+LENGTH = ("--steps", "2", "--test-steps", "1", "--epochs", "1")
+
+
+def elsewhere(*arguments: str) -> list[str]:
+    """Return the command line of two ranks, the second of which is in another folder."""
+    second = ["sh", "-c", 'cd /; exec "$@"', "sh", *vigmpi(*arguments)]
+    return [*vigmpi(*arguments, ranks=1), ":", "-n", "1", *second]
+
+
+def test_only_rank_0_needs_the_files_that_flags_name(tmp_path: Path) -> None:
+    options = {"replicas": 2, "blocks": 1, "batch-size": 4, "steps": 2, "test-steps": 1}
+    lines = [f"{name} = {value}" for name, value in options.items()]
+    text = "\n".join([*lines, 'dataset = "synthetic"', "epochs = 1"])
+    (tmp_path / "run.toml").write_text(text)
+    command = elsewhere("--config", "run.toml", "--record", "run.h5")
+    done = finish(start(command, cwd=tmp_path), timeout=150)
+    assert done.returncode == 0, done.stderr
+    resumed = elsewhere("--resume", "run.h5.checkpoints", "--epochs", "2")
+    done = finish(start(resumed, cwd=tmp_path), timeout=150)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["ranks/pid"].shape == (2,)
+        assert file.attrs["steps_done"] == 6
+
+
+@pytest.mark.parametrize("arguments", [("--config", "none.toml"), ("--resume", "none")])
+def test_a_file_that_rank_0_cannot_read_is_an_error_of_one_line(
+    tmp_path: Path, arguments: tuple[str, str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    command = vigmpi("--replicas", "2", *arguments, ranks=2)
+    done = finish(start(command, cwd=tmp_path), timeout=60)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("vigmpi: error: ")
+    assert arguments[1] in line
+
+
+def missing(*arguments: str) -> list[str]:
+    """Return a command line with one rank of vigmpi, and one that never starts MPI."""
+    rank = ["sh", "-c", 'echo $$ > pid; exec "$@"', "sh", *vigmpi("--replicas", "2", *arguments)]
+    return [*mpiexec(1), *rank, ":", "-n", "1", "sleep", "100"]
+
+
+def test_ranks_that_do_not_meet_in_time_end_with_one_line(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    process = start(missing("--start-timeout", "3"), cwd=tmp_path)
+    done = finish(process, timeout=60)
+    assert done.returncode != 0
+    assert time.monotonic() - begun < 30
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    assert line.startswith("vigmpi: error: not all ranks have met within 3 s: 2 were started, ")
+    assert "--start-timeout" in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_rank_while_mpi_starts(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(missing(), cwd=tmp_path)
+    pid = tmp_path / "pid"
+    while not pid.exists() or "libmpi" not in maps(int(pid.read_text() or 1)):
+        time.sleep(0.05)
+    time.sleep(1)  # to be within MPI_Init
+    rank = int(pid.read_text())
+    os.kill(rank, number)
+    limit = time.monotonic() + 10
+    while Path(f"/proc/{rank}/exe").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_missing_mpi_library_is_an_error_of_one_line(tmp_path: Path) -> None:
+    library = str(tmp_path / "libmpi.so")
+    command = vigmpi("--replicas", "2", ranks=2)
+    done = finish(start(command, environ={"MPI4PY_LIBMPI": library}), timeout=60)
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    assert "cannot load an MPI library: " in line
+    assert library in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_evaluation_without_a_record(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    trained, record = tmp_path / "run.h5", tmp_path / "test.h5"
+    done = finish(start(vigmpi(*SMALL, *LENGTH, "--record", str(trained))), timeout=150)
+    assert done.returncode == 0, done.stderr
+    options = ["--test-steps", "0", "--batch-size", "1", "--progress", "lines"]
+    checkpoint = ["--checkpoint", str(folder_of(trained)), "--record", str(record)]
+    process = start(vigmpi("evaluate", *checkpoint, *options))
+    assert process.stderr
+    while "step 1/" not in process.stderr.readline():
+        assert process.poll() is None
+    assert record.exists()
+    process.send_signal(number)
+    done = finish(process, timeout=60)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("vigmpi: error: evaluation stopped by a signal: ")
+    assert not record.exists()
+    assert "Traceback" not in done.stderr
+
+
+def test_the_first_ctrl_c_is_answered_and_the_second_ends_the_run(tmp_path: Path) -> None:
+    record = tmp_path / "run.h5"
+    options = ["--progress", "lines", "--stages", "1", "--batch-size", "4000", "--epochs", "1"]
+    process = start(vigmpi("--dataset", "synthetic", *options, "--record", str(record)))
+    assert process.stderr
+    while not process.stderr.readline().startswith("memory"):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    answer = process.stderr.readline()
+    assert answer == "stopping after this mini-batch; press Ctrl-C again to stop at once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -signal.SIGINT
+    finish(process, timeout=10)
