@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from vigmpi.control_groups import CpuQuota, cpu_quota, memory_headroom
+
 _CPU_INFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
@@ -16,12 +18,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 def prepare_process() -> None:
     """Set the environment that torch reads at import, and the allocator's threshold.
 
+    OpenMP must not bind threads: it would bind all ranks of a host to the same cores, and with
+    them the threads of the loader and the kernels. Binding is the launcher's task.
+
     Idle OpenMP threads sleep instead of spinning on cores that the kernels' threads could use;
     with spinning, a step on two cores takes a third longer (measured). MKL_CBWR asks MKL for
     sums that do not depend on the number of threads. Not every processor honours this, and the
     fast backend does not rely on it (`vigmpi.kernels.threads.one_torch_thread`); but it also
     selects MKL's code, and with it the bits of all runs.
     """
+    os.environ["OMP_PROC_BIND"] = "false"
+    for name in ("GOMP_CPU_AFFINITY", "KMP_AFFINITY"):
+        os.environ.pop(name, None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     _configure_heap(2**22)
@@ -107,15 +115,22 @@ def end_process(name: str) -> bool:
     return True
 
 
-def threads_per_rank(cores: Sequence[frozenset[int]], rank: int) -> int:
-    """Return a rank's equal share of its cores.
+def num_cores() -> int:
+    """Return the number of cores that this process may use, at least 1."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota().cores)))
+
+
+def threads_per_rank(cores: Sequence[frozenset[int]], quotas: Sequence[CpuQuota], rank: int) -> int:
+    """Return a rank's equal share of its cores, within its share of the quota.
 
     Args:
         cores: the cores that each rank of the host may use.
-        rank: the rank, an index into `cores`.
+        quotas: the quota of each rank; ranks of the same group share one.
+        rank: the rank, an index into `cores` and `quotas`.
     """
     num_sharing = sum(1 for core_set in cores if core_set & cores[rank])
-    return max(1, len(cores[rank]) // num_sharing)
+    share = len(cores[rank]) // num_sharing
+    return max(1, int(min(share, quotas[rank].cores / quotas.count(quotas[rank]))))
 
 
 def peak_rss_bytes() -> int:
@@ -133,7 +148,7 @@ def resident_bytes() -> int:
 
 def available_bytes() -> int:
     """Return the memory available to this process, given the limits of its control groups."""
-    return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *_cgroup_headroom()])
+    return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *memory_headroom()])
 
 
 def _proc_bytes(path: str, key: str) -> int:
@@ -142,24 +157,3 @@ def _proc_bytes(path: str, key: str) -> int:
         if name == key:
             return int(value.split()[0]) * 1024
     raise RuntimeError(f"{path} has no {key}")
-
-
-def _cgroup_headroom() -> list[int]:
-    """Return the bytes left under the memory limit of each control group (v2) of this process."""
-    root = Path("/sys/fs/cgroup")
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    path = next((line[3:] for line in lines if line.startswith("0::")), "/")
-    group = root / path.strip("/")
-    headroom = []
-    for folder in [group, *group.parents]:
-        limit, used = folder / "memory.max", folder / "memory.current"
-        if limit.is_file() and (maximum := limit.read_text().strip()) != "max":
-            free = int(maximum) - int(used.read_text())
-            headroom.append(free + _inactive_file_bytes(folder))
-    return headroom
-
-
-def _inactive_file_bytes(group: Path) -> int:
-    """Return the size of cached file pages, which the kernel reclaims before it refuses memory."""
-    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    return int(stat.get("inactive_file", 0))

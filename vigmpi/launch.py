@@ -84,6 +84,15 @@ def check_world(environ: Mapping[str, str], size: int) -> None:
         )
 
 
+def unbinding_option(environ: Mapping[str, str]) -> str:
+    """Return the launcher's option that lets ranks use all cores."""
+    if "OMPI_COMM_WORLD_SIZE" in environ:
+        return "mpirun --bind-to none"
+    if "SLURM_STEP_ID" in environ and "MPI_LOCALRANKID" not in environ:
+        return "srun --cpu-bind=none, or more --cpus-per-task"
+    return "mpiexec -bind-to none"
+
+
 def _first(environ: Mapping[str, str], names: tuple[str, ...], default: int) -> int:
     for name in names:
         if name.startswith("SLURM_") and "SLURM_STEP_ID" not in environ:

@@ -8,15 +8,24 @@ from pathlib import Path
 import pytest
 
 from vigmpi import host
+from vigmpi.control_groups import CpuQuota
 
 
 def test_cores_are_divided_evenly_among_the_ranks_that_share_them() -> None:
-    both = frozenset({0, 1})
-    assert host.threads_per_rank([both] * 4, 0) == 1
-    assert host.threads_per_rank([both], 0) == 2
-    assert host.threads_per_rank([frozenset(range(8))] * 4, 2) == 2
+    both, none = frozenset({0, 1}), CpuQuota(float("inf"), "")
+    assert host.threads_per_rank([both] * 4, [none] * 4, 0) == 1
+    assert host.threads_per_rank([both], [none], 0) == 2
+    assert host.threads_per_rank([frozenset(range(8))] * 4, [none] * 4, 2) == 2
     # With a launcher that binds ranks, each rank has all its cores to itself.
-    assert host.threads_per_rank([frozenset({0, 1}), frozenset({2, 3, 4, 5})], 1) == 4
+    assert host.threads_per_rank([both, frozenset({2, 3, 4, 5})], [none] * 2, 1) == 4
+
+
+def test_a_quota_is_divided_among_the_ranks_of_its_group() -> None:
+    cores, quota = [frozenset(range(8))] * 4, CpuQuota(4.5, "a")
+    assert [host.threads_per_rank(cores[:n], [quota] * n, 0) for n in (1, 2, 4)] == [4, 2, 1]
+    assert host.threads_per_rank(cores[:1], [CpuQuota(0.5, "a")], 0) == 1
+    own = [CpuQuota(3.0, name) for name in "abcd"]
+    assert host.threads_per_rank(cores, own, 0) == 2
 
 
 def test_memory_figures_agree_with_those_of_the_system() -> None:

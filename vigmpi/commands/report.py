@@ -200,6 +200,8 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
         f"memory: forecast peak {gib(forecast.host)} on this host, {gib(forecast.available)} "
         f"available; {gib(ranks['forecast_rss_bytes'].max())} on the largest rank"
     )
+    if run.core_warning:
+        yield run.core_warning
     if config.precision == "bf16" and not has_bfloat16_instructions():
         yield _SLOW_BFLOAT16
     if config.start:

@@ -1,12 +1,10 @@
 """Setup of a run before its first mini-batch: data, model, memory forecast, pipeline."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from vigmpi.cli.config import RunConfig
 from vigmpi.cli.values import MEASURED
@@ -20,13 +18,14 @@ from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.micro_batches import check_micro_batches
 from vigmpi.commands.provenance import rank_columns
 from vigmpi.commands.rank_group import RankGroup
+from vigmpi.commands.threads import set_threads
 from vigmpi.datasets import default_dataset, open_dataset
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.held_out import HeldOut
 from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
-from vigmpi.host import matmul_library, threads_per_rank
+from vigmpi.host import matmul_library
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
 from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
@@ -50,6 +49,7 @@ class Run:
 
     Attributes:
         ranks: the columns of `vigmpi.record.columns.RANKS`, each [ranks].
+        core_warning: warning of `commands.threads.Threads`.
     """
 
     topology: Topology
@@ -61,6 +61,7 @@ class Run:
     forecast: Forecast
     ranks: dict[str, np.ndarray]
     activity: Activity
+    core_warning: str
 
 
 def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
@@ -73,7 +74,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     config = group.config
     topology = make_topology(group.world, config.layout)
     group.comms = topology.comms
-    threads = _set_threads(config, topology)
+    threads = set_threads(config, topology)
     dataset = _open_dataset(config, topology, training=training)
     # The same on all ranks, and kept when the run is resumed. Ranks may have found different
     # checkpoints, so that not all of them inherit a library.
@@ -111,8 +112,9 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
             dataset, config.layout, topology.world.rank, pipeline_config.layers[0].inputs, order
         ),
         forecast=forecast,
-        ranks=rank_columns(topology, pipeline_config, threads, forecast.rank),
+        ranks=rank_columns(topology, pipeline_config, threads.number, forecast.rank),
         activity=activity,
+        core_warning=threads.warning,
     )
 
 
@@ -172,21 +174,6 @@ def _measured_times(
         num_images = max(config.layout.micro_batch_sizes(config.global_batch_size))
         seconds = layer_times(layers, num_images, training=training)
     return allgather_rows(topology.world, seconds)[0]
-
-
-def _set_threads(config: RunConfig, topology: Topology) -> int:
-    cores = np.zeros(os.sysconf("SC_NPROCESSORS_CONF"), dtype=np.uint8)
-    cores[list(os.sched_getaffinity(0))] = 1
-    rows = allgather_rows(topology.host, cores)
-    core_sets = [frozenset(np.flatnonzero(row).tolist()) for row in rows]
-    omp_threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = (
-        config.threads
-        or (int(omp_threads) if omp_threads.isdecimal() else 0)
-        or threads_per_rank(core_sets, topology.host.rank)
-    )
-    torch.set_num_threads(threads)
-    return threads
 
 
 def _open_dataset(config: RunConfig, topology: Topology, *, training: bool) -> Dataset:

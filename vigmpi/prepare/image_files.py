@@ -1,6 +1,5 @@
 import ctypes
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import numpy as np
 from vigmpi.datasets.dataset import Pixels
 from vigmpi.datasets.decoding import decode
 from vigmpi.datasets.listing import file_error, list_images
+from vigmpi.host import num_cores
 from vigmpi.phase import Phase
 from vigmpi.prepare.members import members
 from vigmpi.prepare.source import ImageBatch, Source
@@ -44,7 +44,7 @@ class ImageFiles(Source):
 
     def read(self) -> Iterator[ImageBatch]:
         batches = -(-sum(self.num_images.values()) // _BATCH_FILES)
-        workers = min(len(os.sched_getaffinity(0)), batches)
+        workers = min(num_cores(), batches)
         pending: deque[tuple[list[str], Future[list[Pixels]]]] = deque()
         with ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
