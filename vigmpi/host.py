@@ -2,8 +2,10 @@
 
 import ctypes
 import gc
+import math
 import os
 import platform
+import resource
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -149,6 +151,16 @@ def resident_bytes() -> int:
 def available_bytes() -> int:
     """Return the memory available to this process, given the limits of its control groups."""
     return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *memory_headroom()])
+
+
+def process_headroom_bytes() -> float:
+    """Return what this process may still allocate under its own limits; infinite without any."""
+    headroom = [math.inf]
+    for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        soft, _ = resource.getrlimit(limit)
+        if soft != resource.RLIM_INFINITY:
+            headroom.append(max(0, soft - _proc_bytes("/proc/self/status", used)))
+    return min(headroom)
 
 
 def _proc_bytes(path: str, key: str) -> int:

@@ -63,10 +63,30 @@ def train_and_evaluate_within(stages: int) -> None:
         model = _model(topology, config)
         with pytest.raises(InputError, match=r"images fit\. Use --batch-size") as info:
             forecast_memory(topology, config, model)
-        fitting = int(str(info.value).split()[-1].removesuffix("."))
-        assert 0 < fitting < config.batch_size
+        fitting = fitting_in(info.value, config)
         fewer = replace(config, batch_size=fitting * 9 // 10)  # resident memory varies
         forecast_memory(topology, fewer, _model(topology, fewer))
+
+
+def fitting_in(error: InputError, config: PipelineConfig) -> int:
+    """Return the batch size that the message of an error recommends."""
+    fitting = int(str(error).split()[-1].removesuffix("."))
+    assert 0 < fitting < config.batch_size
+    return fitting
+
+
+def test_a_limit_of_the_process_counts_for_each_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(stages=1, replicas=1, chunks=2)
+    topology = on_first_ranks(layout)
+    assert topology
+    config = configuration(layout, 100_000)
+    needed = forecast_memory(topology, config, _model(topology, config)).rank - resident_bytes()
+    monkeypatch.setattr(memory_forecast, "process_headroom_bytes", lambda: needed // 2)
+    model = _model(topology, config)
+    with pytest.raises(InputError, match=r"on a rank whose limits \(ulimit") as info:
+        forecast_memory(topology, config, model)
+    fewer = replace(config, batch_size=fitting_in(info.value, config))
+    forecast_memory(topology, fewer, _model(topology, fewer))
 
 
 def _model(topology: Topology, config: PipelineConfig) -> Model:

@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,15 @@ def test_the_processor_determines_the_library_of_products_and_bfloat16(
     monkeypatch.setattr(host, "_CPU_INFO", tmp_path / "cpuinfo")
     assert host.matmul_library() == library
     assert host.has_bfloat16_instructions() == bfloat16
+
+
+@pytest.mark.parametrize(("option", "name"), [("-v", "VmSize"), ("-d", "VmData")])
+def test_the_limits_of_a_process_leave_what_it_has_not_used(option: str, name: str) -> None:
+    program = (
+        "from vigmpi import host; print(host.process_headroom_bytes(), "
+        f"host._proc_bytes('/proc/self/status', '{name}'))"
+    )
+    command = ["sh", "-c", f'ulimit {option} 4000000; "$@"', "sh", sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    headroom, used = map(float, output.split())
+    assert headroom + used == pytest.approx(4_096_000_000, rel=0.01)

@@ -6,7 +6,7 @@ from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.waiting import wait
 from vigmpi.errors import InputError
-from vigmpi.host import available_bytes, release_free_memory, resident_bytes
+from vigmpi.host import available_bytes, process_headroom_bytes, release_free_memory, resident_bytes
 from vigmpi.models.activation_memory import ActivationMemory, activation_memory
 from vigmpi.models.model import Model
 from vigmpi.pipeline.pipeline import PipelineConfig
@@ -37,7 +37,8 @@ def forecast_memory(
         averages: whether the training keeps moving averages of the weights.
 
     Raises:
-        InputError: if the host has less memory, with the batch size that fits (on its ranks).
+        InputError: if the host has less memory or a rank's limits leave less, with the batch size
+            that fits (on this rank).
     """
     # The first rank of the host compiles the kernels; the others then load them from its cache.
     if topology.host.rank > 0:
@@ -60,7 +61,11 @@ def forecast_memory(
     forecast = Forecast(int(growing + fixed + resident), int(rows.sum()), int(available))
     if forecast.host > available:
         room = max(0.0, available - host_fixed - host_resident)
-        raise _too_large(config, forecast, int(config.batch_size * room / host_growing))
+        where = f"on a host with {_gib(available)} available"
+        raise _too_large(config, forecast.host, where, room / host_growing)
+    if growing + fixed > (limit := process_headroom_bytes()):
+        where = f"on a rank whose limits (ulimit -v and -d) leave {_gib(limit)}"
+        raise _too_large(config, growing + fixed, where, max(0.0, limit - fixed) / growing)
     return forecast
 
 
@@ -94,12 +99,16 @@ def message_bytes(config: PipelineConfig, stage: int, sizes: list[int]) -> int:
     )
 
 
-def _too_large(config: PipelineConfig, forecast: Forecast, fitting: int) -> InputError:
+def _too_large(config: PipelineConfig, needed: int, where: str, fitting_share: float) -> InputError:
+    fitting = int(config.batch_size * fitting_share)
     remedy = "more --stages, a smaller model, or more hosts"
     if fitting >= config.layout.chunks * max(layer.min_images for layer in config.layers):
         remedy = f"--batch-size {fitting}"
     return InputError(
-        f"not enough memory for --batch-size {config.batch_size}: it needs "
-        f"{forecast.host / 2**30:.1f} GiB on a host with {forecast.available / 2**30:.1f} GiB "
-        f"available, where at most {fitting} images fit. Use {remedy}."
+        f"not enough memory for --batch-size {config.batch_size}: it needs {_gib(needed)} {where}, "
+        f"where at most {fitting} images fit. Use {remedy}."
     )
+
+
+def _gib(size_bytes: float) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"
