@@ -15,6 +15,7 @@ from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import HostError, InputError, RankError, RunError
 from vigmpi.host import garbage_collection_paused, prepare_process, process_name
+from vigmpi.kernel_cache import choose_kernel_cache
 from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.standard_streams import close_standard_output, open_standard_streams, show
 from vigmpi.start_limit import StartLimit
@@ -64,7 +65,7 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
         with exiting_on_signals():
             return _run_serial(command, flags)
     given = parse_flags(flags, command)
-    prepare_process()
+    _prepare_process()
     limit, stop = StartLimit(given.start_timeout), StopSignal()
     world = start_mpi()
     # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
@@ -103,6 +104,12 @@ def _run_on_ranks(
         return (train if command == "train" else evaluate)(group, activity, stop)
 
 
+def _prepare_process() -> None:
+    prepare_process()
+    if (line := choose_kernel_cache(os.environ)) and launch.rank(os.environ) == 0:
+        show(f"{line}\n")
+
+
 def _run_serial(command: str, flags: Sequence[str]) -> int:
     config = _SERIAL_PARSERS[command](flags)
     if (tasks := launch.num_tasks(os.environ)) > 1:
@@ -110,7 +117,7 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
             f"too many ranks: {command} runs on one rank, but {tasks} were started. Use vigmpi "
             f"{command} without mpirun or srun."
         )
-    prepare_process()
+    _prepare_process()
     if isinstance(config, PrepareConfig):
         from vigmpi.commands.prepare import prepare  # noqa: PLC0415
 

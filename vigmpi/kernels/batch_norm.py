@@ -20,18 +20,17 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from vigmpi.kernels.bfloat16 import narrow, widen
+from vigmpi.kernels.compilation import kernel
 from vigmpi.kernels.fused_gelu import SCALE, scaled_gelu, scaled_gelu_and_slope
 
 # numba's cache does not see changes in fused_gelu.py and bfloat16.py: remove it after any.
 _UNSCALE, _HALF = np.float32(1 / SCALE), np.float32(0.5)
 _HALF_SCALE = np.float32(SCALE / 2)
 _PARTIAL = 16  # nodes whose sum is not yet float64
-
-_flags: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "cache": True}
 
 
 def _gelu(u):  # type: ignore[no-untyped-def]
@@ -61,7 +60,7 @@ def _typed_gelu_slope(u):  # type: ignore[no-untyped-def]
     return lambda u: _HALF * scaled_gelu_and_slope(u * _UNSCALE)[1]
 
 
-@njit(**_flags)
+@kernel()
 def sums(first, last, z, shift, s):  # type: ignore[no-untyped-def]
     """Write the sums of d and of d^2 over the nodes of each image to s [images, 2, channels]."""
     total, squares = np.empty_like(shift), np.empty_like(shift)
@@ -85,7 +84,7 @@ def normalise_kernel(activation: str) -> Callable[..., Any]:
     """Return the compiled function (first, last, z, shift, scale, offset, y)."""
     relu, gelu = activation == "relu", activation == "gelu"
 
-    @njit(**_flags)
+    @kernel()
     def normalise(first, last, z, shift, scale, offset, y):  # type: ignore[no-untyped-def]
         zero = shift.dtype.type(0)
         for image in range(first, last):
@@ -102,7 +101,7 @@ def normalise_kernel(activation: str) -> Callable[..., Any]:
     return normalise
 
 
-@njit(**_flags)
+@kernel()
 def add_normalised(first, last, z, shift, scale, offset, residual, factor, y):  # type: ignore[no-untyped-def]
     """Write residual + factor u to y, with a factor per image."""
     for image in range(first, last):
@@ -119,7 +118,7 @@ def activation_adjoint_kernel(activation: str) -> Callable[..., Any]:
     """Return the compiled function (first, last, z, shift, scale, offset, g, du) of du."""
     gelu = activation == "gelu"
 
-    @njit(**_flags)
+    @kernel()
     def adjoint(first, last, z, shift, scale, offset, g, du):  # type: ignore[no-untyped-def]
         zero = shift.dtype.type(0)
         for image in range(first, last):
@@ -137,7 +136,7 @@ def activation_adjoint_kernel(activation: str) -> Callable[..., Any]:
     return adjoint
 
 
-@njit(**_flags)
+@kernel()
 def dots(first, last, du, z, shift, s):  # type: ignore[no-untyped-def]
     """Write the sums of du and of du d over the nodes of each image to s [images, 2, channels]."""
     total, products = np.empty_like(shift), np.empty_like(shift)
@@ -156,7 +155,7 @@ def dots(first, last, du, z, shift, s):  # type: ignore[no-untyped-def]
             s[image, 1] += products
 
 
-@njit(**_flags)
+@kernel()
 def blend(first, last, du, z, shift, p, q, r, factor, dz):  # type: ignore[no-untyped-def]
     """Write factor p du + q d + r to dz, with a factor per image."""
     for image in range(first, last):

@@ -35,6 +35,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from vigmpi.kernels.compilation import kernel
+
 TILE = 8  # hidden units
 _NODES = 256  # nodes in a block
 
@@ -101,7 +103,7 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
     It writes y [images, outputs, nodes], from x [images, features, nodes] less shift [features].
     """
 
-    @njit(fastmath={"contract"}, nogil=True, cache=True)
+    @kernel()
     def forward(first, last, x, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
         nodes, hidden = x.shape[2], len(b)
         xs = np.zeros((features, _NODES), np.float32)
@@ -147,7 +149,7 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
     """
     width = features + 1
 
-    @njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+    @kernel(reassoc=True)
     def backward(first, last, x, shift, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
         nodes, hidden = x.shape[2], len(b)
         xs = np.ones((width, _NODES), np.float32)  # the last plane, of ones, gives db

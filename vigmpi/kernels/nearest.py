@@ -20,6 +20,8 @@ bits, of which only the set ones are visited.
 import numpy as np
 from numba import njit
 
+from vigmpi.kernels.compilation import kernel
+
 _BLOCK = 32  # nodes
 _LANES = 32  # candidates in a tile
 _SLACK = 12
@@ -30,7 +32,7 @@ _PLACE = np.array([next((m for m in range(_LANES) if 2**m % 37 == rest), 0) for 
 _RANKED = 16  # kept distances that are compared at a time
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@kernel()
 def nearest(first, last, x, y, offsets, dilation, index):  # type: ignore[no-untyped-def]
     """Write the neighbours of the nodes of the images [first, last) to index.
 

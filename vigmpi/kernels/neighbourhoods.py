@@ -19,11 +19,10 @@ import numpy as np
 from numba import njit
 
 from vigmpi.kernels.bfloat16 import narrow, widen
+from vigmpi.kernels.compilation import kernel
 
-_flags: dict[str, Any] = {"fastmath": {"contract"}, "nogil": True, "cache": True}
 
-
-@njit(**_flags)
+@kernel()
 def max_relative(first, last, x, y, index, out, winners):  # type: ignore[no-untyped-def]
     """Write x_c and max_j (y_jc - x_c), interleaved, to out [images, nodes, 2 channels].
 
@@ -53,7 +52,7 @@ def _replace_smaller(row, rank, best, winner):  # type: ignore[no-untyped-def]
         winner[c] = number if larger else winner[c]
 
 
-@njit(**_flags)
+@kernel()
 def max_relative_adjoint(first, last, gradient, index, winners, dx, dy):  # type: ignore[no-untyped-def]
     """Write the gradients of x and y to dx and dy, given that of `max_relative`'s result."""
     channels = dx.shape[2]
@@ -77,7 +76,7 @@ def extreme_kernel(sign: int) -> Callable[..., Any]:
     """
     largest = sign > 0
 
-    @njit(**_flags)
+    @kernel()
     def extreme(first, last, y, index, out, winners):  # type: ignore[no-untyped-def]
         for image in range(first, last):
             for node in range(index.shape[1]):
@@ -96,7 +95,7 @@ def extreme_kernel(sign: int) -> Callable[..., Any]:
     return extreme
 
 
-@njit(**_flags)
+@kernel()
 def extreme_adjoint(first, last, gradient, index, winners, dy):  # type: ignore[no-untyped-def]
     """Write the gradient of y to dy, given that of the extreme values."""
     for image in range(first, last):
@@ -107,7 +106,7 @@ def extreme_adjoint(first, last, gradient, index, winners, dy):  # type: ignore[
                 dy[image, index[image, node, ranks[c]], c] += widen(row[c])
 
 
-@njit(**_flags)
+@kernel()
 def neighbour_sum(first, last, y, index, out):  # type: ignore[no-untyped-def]
     """Write the sums of the neighbours' values to out [images, nodes, channels]."""
     total = np.empty(y.shape[2], out.dtype)
@@ -121,7 +120,7 @@ def neighbour_sum(first, last, y, index, out):  # type: ignore[no-untyped-def]
             out[image, node] = total
 
 
-@njit(**_flags)
+@kernel()
 def neighbour_sum_adjoint(first, last, gradient, index, dy):  # type: ignore[no-untyped-def]
     """Write the gradient of y to dy, given that of the sums."""
     for image in range(first, last):
@@ -134,7 +133,7 @@ def neighbour_sum_adjoint(first, last, gradient, index, dy):  # type: ignore[no-
                     target[c] += widen(row[c])
 
 
-@njit(**_flags)
+@kernel()
 def edge_sums(first, last, p, q, index, shift, s):  # type: ignore[no-untyped-def]
     """Write the sums of t = p_j - q_i - shift and of t^2 over all edges of each image to s.
 
@@ -156,7 +155,7 @@ def edge_sums(first, last, p, q, index, shift, s):  # type: ignore[no-untyped-de
                     squares[c] += t * t
 
 
-@njit(**_flags)
+@kernel()
 def edge_sums_adjoint(first, last, p, q, index, shift, a, b, dp, dq):  # type: ignore[no-untyped-def]
     """Write the gradients of p and q, given those of the sums of t (a) and of t^2 (b / 2)."""
     for image in range(first, last):

@@ -6,6 +6,8 @@ Each kernel processes the images [first, last). Several threads may run it on di
 import numpy as np
 from numba import njit
 
+from vigmpi.kernels.compilation import kernel
+
 
 @njit(fastmath={"contract"}, forceinline=True)
 def _add_neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
@@ -23,7 +25,7 @@ def _add_neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
             y[row + j] += own[j] + (columns[j] + columns[j + 2])
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@kernel()
 def neighbour_sum(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
     """Write neighbour sums of x - shift, x - shift itself and the degree to y."""
     channels = x.shape[1]
@@ -35,7 +37,7 @@ def neighbour_sum(first, last, x, shift, degree, height, width, y):  # type: ign
         y[image, 2 * channels] = degree
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@kernel()
 def neighbour_sum_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
     """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes]."""
     channels = dx.shape[1]
@@ -45,7 +47,7 @@ def neighbour_sum_adjoint(first, last, dy, height, width, dx):  # type: ignore[n
             _add_neighbour_sum(dy[image, c], height, width, dx[image, c])
 
 
-@njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+@kernel(reassoc=True)
 def sums(first, last, x, s):  # type: ignore[no-untyped-def]
     """Write the sums of x_c over the nodes of each image to s [images, channels], float64."""
     for image in range(first, last):
@@ -56,7 +58,7 @@ def sums(first, last, x, s):  # type: ignore[no-untyped-def]
             s[image, c] = total
 
 
-@njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+@kernel(reassoc=True)
 def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
     """Write the sums of (x_c - shift_c) (x_d - shift_d) to s [images, channels, channels]."""
     for image in range(first, last):
@@ -68,7 +70,7 @@ def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
                 s[image, c, d] = s[image, d, c] = total
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@kernel()
 def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
     """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y_c."""
     channels = x.shape[1]
@@ -82,7 +84,7 @@ def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[
                     y[image, c, i] += weight * (x[image, d, i] - offset)
 
 
-@njit(fastmath={"contract", "reassoc"}, nogil=True, cache=True)
+@kernel(reassoc=True)
 def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
     """Write the sums of x_c (y_c - shift_c) to s [images, channels], float64."""
     for image in range(first, last):
@@ -93,7 +95,7 @@ def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
             s[image, c] = total
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@kernel()
 def blend(first, last, x, y, shift, p, q, constant, out):  # type: ignore[no-untyped-def]
     """Write p_c x_c + q_c (y_c - shift_c) + constant_c to out_c."""
     for image in range(first, last):
