@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.launching import finish, mpiexec, start, vigmpi
+from tests.launching import ROOT, finish, mpiexec, start, vigmpi
 from vigmpi.checkpoint.search import folder_of
 
 SMALL = ("--dataset", "synthetic", "--blocks", "1", "--batch-size", "4", "--progress", "off")
@@ -135,3 +135,24 @@ def test_the_first_ctrl_c_is_answered_and_the_second_ends_the_run(tmp_path: Path
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == -signal.SIGINT
     finish(process, timeout=10)
+
+
+def test_a_clone_that_was_not_installed_runs_from_its_folder(tmp_path: Path) -> None:
+    """Its metadata are hidden here; those of other packages are not."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\n"
+        "known = m.distribution\n"
+        "def distribution(name):\n"
+        "    if name == 'vigmpi':\n"
+        "        raise m.PackageNotFoundError(name)\n"
+        "    return known(name)\n"
+        "m.distribution = distribution\n"
+    )
+    record, environ = tmp_path / "run.h5", {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = finish(start(vigmpi(*SMALL, *LENGTH, "--record", str(record)), environ=environ), 150)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(record) as file:
+        assert file["versions"].attrs["vigmpi"] == "not installed"
+        assert file["versions"].attrs["torch"] != "not installed"
+    done = finish(start(vigmpi("--version"), environ=environ), timeout=60)
+    assert done.stdout == "vigmpi not installed\n"

@@ -104,7 +104,7 @@ def find(name: str, folders: Sequence[Path] | None = None) -> Checkpoint | None:
     Raises:
         InputError: if there is no such checkpoint, or if it is damaged.
     """
-    path = Path(name)
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 (the method fails without such a user)
     if path.is_file():
         return Checkpoint(path)
     if (path / NAME).exists():

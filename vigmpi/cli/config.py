@@ -8,11 +8,16 @@ from typing import Any
 
 from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.values import (
+    MAX_BLOCKS,
+    MAX_CHUNKS,
+    MAX_SEED,
+    MAX_THREADS,
     comma_separated,
     file_path,
     fraction,
     image_size,
     non_negative_number,
+    path,
     positive_number,
     proper_fraction,
     seconds,
@@ -141,7 +146,7 @@ class RunConfig:
     chunks: int = _layout(
         1,
         "number of micro-batches into which each replica cuts its mini-batch",
-        whole_number(1),
+        whole_number(1, MAX_CHUNKS),
         metavar="C",
     )
     split: tuple[int, ...] | str | None = _layout(
@@ -171,13 +176,15 @@ class RunConfig:
         None,
         "number of threads per rank (default: OMP_NUM_THREADS if set, otherwise an equal share "
         "of the available cores)",
-        whole_number(1),
+        whole_number(1, MAX_THREADS),
         metavar="N",
     )
     model: str = _model(
         "study", "model to use; vigmpi models lists all of them", choices=MODELS, metavar="NAME"
     )
-    blocks: int = _model(8, "number of blocks of the study's model", whole_number(1), metavar="N")
+    blocks: int = _model(
+        8, "number of blocks of the study's model", whole_number(1, MAX_BLOCKS), metavar="N"
+    )
     conv: str = _model(
         "mr",
         "graph convolution of the published models: mr (max-relative), edge (EdgeConv), sage "
@@ -231,7 +238,7 @@ class RunConfig:
         Path("data"),
         "folder that contains the data sets; with --dataset folder, a prepared file or a folder "
         "of class folders",
-        Path,
+        path,
         metavar="PATH",
     )
     image_size: tuple[int, int] | None = _data(
@@ -345,7 +352,7 @@ class RunConfig:
     seed: int = _training(
         0,
         "seed of the initial weights, the sample order and the random augmentation",
-        whole_number(0),
+        whole_number(0, MAX_SEED),
         metavar="N",
     )
     steps: int = _training(
@@ -400,7 +407,7 @@ class RunConfig:
     checkpoint_dir: Path | None = _checkpoints(
         None,
         "folder for the checkpoints (default: the record's whole name with .checkpoints appended)",
-        Path,
+        path,
         _TRAIN,
         metavar="PATH",
     )

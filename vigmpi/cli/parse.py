@@ -197,7 +197,7 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors write a mark
     except (OSError, UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise InputError(
             f"cannot read the configuration file: {path} ({error_reason(error)}). Use the path of "

@@ -4,11 +4,10 @@ import argparse
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import Field
-from pathlib import Path
 from typing import Any, NoReturn
 
 from vigmpi.cli.config import MIN_TIMEOUT_S, NO_EMA_HELP
-from vigmpi.cli.values import image_size, seconds, whole_number
+from vigmpi.cli.values import image_size, path, seconds, whole_number
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
 from vigmpi.models.config import CONVOLUTIONS
@@ -63,9 +62,9 @@ _EXAMPLES = {
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
-        from importlib.metadata import version  # noqa: PLC0415 (it takes as long as all parsing)
+        from vigmpi.versions import installed_version  # noqa: PLC0415 (as long as all parsing)
 
-        print(f"vigmpi {version('vigmpi')}")
+        print(f"vigmpi {installed_version('vigmpi')}")
         parser.exit()
 
 
@@ -101,7 +100,7 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="TOML file of options; flags take precedence"
+        "--config", type=path, metavar="FILE", help="TOML file of options; flags take precedence"
     )
     parser.add_argument(
         "--start-timeout",
@@ -131,7 +130,7 @@ def predict_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "predict", description="Print the most probable classes of images, on one rank."
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("images", nargs="+", type=path, metavar="IMAGE", help="image files")
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -174,7 +173,7 @@ def prepare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "source",
-        type=Path,
+        type=path,
         metavar="SOURCE",
         help="CIFAR-10 as published (python or binary version), or images in "
         "train/CLASS/IMAGE and test/CLASS/IMAGE; a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz "
@@ -182,7 +181,7 @@ def prepare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="file to write (default: data/cifar10.h5 for CIFAR-10, data/NAME.h5 for NAME.zip)",
     )

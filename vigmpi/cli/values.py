@@ -5,22 +5,39 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**63 - 1
+MAX_CHUNKS = 4096  # the message tags of 31 stages fit into the smallest bound of MPI libraries
+MAX_BLOCKS = MAX_THREADS = 1024
+_MAX_SIDE = 2**20
+_MAX_DIGITS = 30
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Return a parser for integers of at least `minimum`."""
+
+def whole_number(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]:
+    """Return a parser for integers from `minimum` to `maximum`."""
 
     def parse(text: str) -> int:
-        if text.isdecimal() and int(text) >= minimum:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"expected an integer of at least {minimum}, not {text!r}")
+        number = int(text[:_MAX_DIGITS]) if text.isdecimal() else minimum - 1
+        if minimum <= number <= maximum:
+            return number
+        bound = f"at most {maximum}" if number > maximum else f"at least {minimum}"
+        raise argparse.ArgumentTypeError(f"expected an integer of {bound}, not {text[:40]!r}")
 
     return parse
 
 
+def path(text: str) -> Path:
+    """Parse a path, in which a TOML file or a flag with "=" may have left a "~" to us."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # no such user
+        return Path(text)
+
+
 def file_path(text: str) -> Path:
-    if not (path := Path(text)).name:
+    if not path(text).name:
         raise argparse.ArgumentTypeError(f"expected the path of a file, not {text!r}")
-    return path
+    return path(text)
 
 
 def positive_number(text: str) -> float:
@@ -69,9 +86,10 @@ def proper_fraction(text: str) -> float:
 def image_size(text: str) -> tuple[int, int]:
     """Parse "N" or "HEIGHTxWIDTH", in pixels."""
     sides = text.split("x")
-    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"expected N or HEIGHTxWIDTH, not {text!r}")
-    return int(sides[0]), int(sides[-1])
+    if not 1 <= len(sides) <= 2:
+        raise argparse.ArgumentTypeError(f"expected N or HEIGHTxWIDTH, not {text[:40]!r}")
+    height, width = (whole_number(1, _MAX_SIDE)(side) for side in (sides[0], sides[-1]))
+    return height, width
 
 
 MEASURED = "measured"

@@ -5,7 +5,6 @@ import platform
 import sys
 from dataclasses import fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import h5py
@@ -21,6 +20,7 @@ from vigmpi.layout.layout import Layout
 from vigmpi.models import MODELS
 from vigmpi.models.config import OPTIONS
 from vigmpi.pipeline.pipeline import PipelineConfig
+from vigmpi.versions import installed_version
 
 _PACKAGES = ("vigmpi", "torch", "torch-geometric", "torchvision", "mpi4py", "h5py", "numpy")
 
@@ -74,7 +74,7 @@ def run_attributes(
         "configuration": effective_settings(group.initial_config, dataset, pipeline_config),
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in _PACKAGES},
+            **{package: installed_version(package) for package in _PACKAGES},
             "hdf5": h5py.version.hdf5_version,
             "mpi": MPI.Get_library_version().splitlines()[0].strip(" \0"),
             "system": platform.platform(),

@@ -35,7 +35,12 @@ from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
 from vigmpi.pipeline.layer_times import layer_times
 from vigmpi.pipeline.loader import Loader, LoaderConfig
-from vigmpi.pipeline.memory_forecast import Forecast, forecast_memory
+from vigmpi.pipeline.memory_forecast import (
+    Forecast,
+    check_least_memory,
+    forecast_memory,
+    refusing_what_cannot_be_allocated,
+)
 from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
 from vigmpi.position import Position
 
@@ -86,10 +91,15 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
         config.check()
     group.config = config
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
-    layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
+    size = "x".join(map(str, dataset.image_size))
+    subject = f"--model {config.model} and images of {size} pixels"
+    with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
+        layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
     if training:
         check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers, _start(group))
     pipeline_config = _pipeline_config(group, layers, topology, training=training)
+    with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
+        check_least_memory(pipeline_config, topology.place.stage, subject)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
     with raise_collectively(topology.world):
         forecast = forecast_memory(topology, pipeline_config, model, averages=config.ema > 0)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from vigmpi.cli.config import RunConfig
+from vigmpi.cli.values import MAX_THREADS
 from vigmpi.comm.collectives import allgather_strings
 from vigmpi.comm.topology import Topology
 from vigmpi.control_groups import CpuQuota, cpu_quota
@@ -34,15 +35,18 @@ def set_threads(config: RunConfig, topology: Topology) -> Threads:
     ranks = [json.loads(each) for each in allgather_strings(topology.host, json.dumps(own))]
     cores = [frozenset(each) for each, *_ in ranks]
     quotas = [CpuQuota(*each) for _, *each in ranks]
-    omp_threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     number = (
-        config.threads
-        or (int(omp_threads) if omp_threads.isdecimal() else 0)
-        or threads_per_rank(cores, quotas, topology.host.rank)
+        config.threads or _omp_num_threads() or threads_per_rank(cores, quotas, topology.host.rank)
     )
     torch.set_num_threads(number)
     warnings = allgather_strings(topology.world, _warning(cores))
     return Threads(number, next(filter(None, warnings), ""))
+
+
+def _omp_num_threads() -> int:
+    """Return the number that the environment asks for, or 0."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(int(text), MAX_THREADS) if text.isdecimal() else 0
 
 
 def _warning(cores: list[frozenset[int]]) -> str:

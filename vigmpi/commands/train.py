@@ -3,6 +3,7 @@
 import os
 from contextlib import closing
 from dataclasses import replace
+from shlex import quote
 
 from mpi4py import MPI
 
@@ -107,7 +108,7 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     if difference:
         raise RunError(
             f"replicas differ after mini-batch {done}: {difference}. Check the hosts, then use "
-            f"--resume {policy.folder}."
+            f"--resume {quote(str(policy.folder))}."
         )
     if failure or policy.failure:
         raise RunError(failure or policy.failure)
@@ -115,7 +116,8 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
         return 0
     if not policy.latest:
         raise RunError("stopped by a signal: no new checkpoint. Start again with --keep 1 or more.")
-    log.note(f"stopped by a signal: mini-batch {done}. Use --resume {policy.latest} to continue.")
+    newest = quote(str(policy.latest))
+    log.note(f"stopped by a signal: mini-batch {done}. Use --resume {newest} to continue.")
     return REQUEUE
 
 
@@ -142,7 +144,8 @@ def _train(
                 failure = _NOT_FINITE.format(record.epoch + 1, record.step + 1)
                 if config.on_nonfinite == "stop":
                     return position, (
-                        f"{failure}. Use --resume {policy.folder} with --on-nonfinite skip, or "
+                        f"{failure}. Use --resume {quote(str(policy.folder))} with "
+                        f"--on-nonfinite skip, or "
                         f"with a lower --lr."
                     )
                 log.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")

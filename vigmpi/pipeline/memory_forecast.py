@@ -1,6 +1,9 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from vigmpi.comm.collectives import allgather_rows
 from vigmpi.comm.topology import Topology
@@ -15,6 +18,10 @@ from vigmpi.pipeline.pipeline import PipelineConfig
 _LOADED_BATCHES = 2
 _FRAGMENTATION = 1.05  # of the heap by tapes: the runs of the tests are then within 15 %
 _FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (measured)
+
+
+_TOO_LARGE = "not enough memory for {}: {}. Use smaller images, a smaller model, or more --stages."
+_MEASURED_IMAGES = 3  # of `activation_memory`
 
 
 class Forecast(NamedTuple):
@@ -67,6 +74,41 @@ def forecast_memory(
         where = f"on a rank whose limits (ulimit -v and -d) leave {_gib(limit)}"
         raise _too_large(config, growing + fixed, where, max(0.0, limit - fixed) / growing)
     return forecast
+
+
+def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None:
+    """Refuse a model before it is built if its weights and three images need more than there is.
+
+    Args:
+        subject: the options that determine the size of the model.
+
+    Raises:
+        InputError: if they need more.
+    """
+    layers = config.stage_layers(stage)
+    with torch.device("meta"):  # weights without memory
+        weights = sum(p.nbytes for layer in layers for p in layer.build().parameters())
+    largest = max(layer.inputs.image_bytes + layer.outputs.image_bytes for layer in layers)
+    passes, copies = (2, 4) if config.schedule else (1, 1)
+    needed = copies * weights + _MEASURED_IMAGES * passes * largest
+    if needed > (limit := min(available_bytes(), process_headroom_bytes())):
+        available = f"at least {_gib(needed)} are needed, and {_gib(limit)} available"
+        raise InputError(_TOO_LARGE.format(subject, available))
+
+
+@contextmanager
+def refusing_what_cannot_be_allocated(subject: str) -> Iterator[None]:
+    """Raise InputError if a tensor or an array of a model cannot be allocated.
+
+    Args:
+        subject: as in `check_least_memory`.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # of numpy, of torch
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        raise InputError(_TOO_LARGE.format(subject, "it cannot be allocated")) from error
 
 
 def _growing_bytes(

@@ -1,4 +1,6 @@
 import re
+from argparse import ArgumentTypeError
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -53,6 +55,36 @@ def test_an_invalid_flag_is_reported_in_one_line(arguments: list[str], message: 
     with pytest.raises(InputError) as error:
         parse_config(arguments)
     assert_format(str(error.value), message)
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_every_number_has_a_bound(command: str) -> None:
+    huge = "9" * 25
+    for option in fields(RunConfig):
+        if command not in option.metadata.get("commands", ()):
+            continue
+        parse = option.metadata["argument"].get("type")
+        with suppress(ArgumentTypeError, TypeError):
+            value = parse(huge)
+            assert not isinstance(value, int), option.name
+            assert not isinstance(value, tuple) or not isinstance(value[0], int), option.name
+    with pytest.raises(InputError, match=r"--epochs: expected an integer of at most 2147483647"):
+        parse_config(["--epochs", huge])
+
+
+def test_a_file_may_have_a_byte_order_mark_and_a_path_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.toml").write_text('data-dir = "~/päd"\n', encoding="utf-8-sig")
+    config = parse_config(
+        ["--config=~/run.toml", "--record=~/a.h5", "--checkpoint-dir=~nobody-x/b"]
+    )
+    assert (config.data_dir, config.record) == (tmp_path / "päd", tmp_path / "a.h5")
+    assert config.checkpoint_dir == Path("~nobody-x/b")
+    (tmp_path / "run.toml").write_text("epochs = 2", encoding="utf-16")
+    with pytest.raises(InputError, match=r"cannot read the configuration file: .*utf-8"):
+        parse_config(["--config", str(tmp_path / "run.toml")])
 
 
 @pytest.mark.parametrize(
