@@ -14,9 +14,10 @@ from vigmpi.cli.parse import parse_flags, parse_models, parse_predict, parse_pre
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import HostError, InputError, RankError, RunError
-from vigmpi.host import garbage_collection_paused, prepare_process, process_name
+from vigmpi.host import garbage_collection_paused, prepare_process
 from vigmpi.kernel_cache import choose_kernel_cache
 from vigmpi.monitor.activity import Activity, describe_rank
+from vigmpi.process_identity import ProcessIdentity
 from vigmpi.standard_streams import close_standard_output, open_standard_streams, show
 from vigmpi.start_limit import StartLimit
 from vigmpi.stop_signal import (
@@ -137,7 +138,7 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
     """Return the message for an error that ends the run: one line, then the traceback."""
     if isinstance(error, RankError):
         return f"{error}\n"
-    rank = describe_rank(activity.rank, activity.layout, process_name())
+    rank = describe_rank(activity.rank, activity.layout, str(ProcessIdentity.own()))
     line = f"{rank} failed in {activity.current}: {type(error).__name__}: {error}"
     return "".join([line.rstrip(": "), "\n", *format_exception(error)])
 

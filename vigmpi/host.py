@@ -4,9 +4,7 @@ import ctypes
 import gc
 import math
 import os
-import platform
 import resource
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -100,21 +98,6 @@ def _processor(key: str) -> str:
             if name.strip() == key:
                 return value.strip()
     return ""
-
-
-def process_name() -> str:
-    """Return the process ID and the host of this process, for messages."""
-    return f"pid {os.getpid()} on {platform.node()}"
-
-
-def end_process(name: str) -> bool:
-    """Kill a process by its `process_name`; return False if it is on another host."""
-    pid, _, host = name.removeprefix("pid ").partition(" on ")
-    if host != platform.node():
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(int(pid), signal.SIGKILL)
-    return True
 
 
 def num_cores() -> int:

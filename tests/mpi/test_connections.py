@@ -1,12 +1,15 @@
+import platform
 import socket
+import threading
+import time
+from ipaddress import IPv4Interface
 from typing import Any
 
-import numpy as np
 import pytest
 from mpi4py import MPI
 
 from tests.conftest import OnRanks
-from vigmpi.comm.collectives import allgather_rows
+from vigmpi.comm.collectives import allgather_strings
 from vigmpi.monitor import connections as module
 from vigmpi.monitor.connections import connect_monitors
 
@@ -15,7 +18,7 @@ def monitors_receive_from_all_ranks() -> None:
     world = MPI.COMM_WORLD
     monitors = sorted({0, world.size - 1})
     connections = connect_monitors(world, monitors)
-    assert connections
+    assert not isinstance(connections, str)
     others = set(range(world.size)) - {world.rank}
     assert connections.to_monitors.keys() == set(monitors) - {world.rank}
     assert connections.from_ranks.keys() == (others if world.rank in monitors else set())
@@ -45,7 +48,7 @@ def unknown_peers_are_rejected(greeting: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_connect", connect_twice)
         connections = connect_monitors(world, [0])
-    assert connections
+    assert not isinstance(connections, str)
     assert replies == [b""] * world.rank
     assert connections.from_ranks.keys() == {1} - {world.rank}
 
@@ -57,8 +60,9 @@ def no_rank_is_connected() -> None:
             patch.setattr(module, "_connect", lambda *_: None)
         patch.setattr(module, "_TIMEOUT_S", 2.0)
         connections: Any = connect_monitors(world, [0, 2])
-    assert connections is None
-    assert not allgather_rows(world, np.array([connections is not None])).any()
+    name = platform.node()
+    assert connections.startswith(f"{name} cannot reach rank 0 on {name} at 127.0.0.1, port ")
+    assert len(set(allgather_strings(world, connections))) == 1
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
@@ -73,3 +77,62 @@ def test_a_peer_without_the_token_is_rejected(on_ranks: OnRanks, greeting: str) 
 
 def test_no_rank_is_connected_if_one_cannot_connect(on_ranks: OnRanks) -> None:
     on_ranks(3, no_rank_is_connected)
+
+
+TOKEN = "0" * 32
+SILENT = "198.51.100.1"  # for documentation (RFC 5737): nobody answers
+
+
+def listen(answers: bool) -> tuple[int, list[bytes]]:
+    """Start a listener on a new port; return the port and what it receives."""
+    server, greetings = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve() -> None:
+        with server:
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    greetings.append(connection.recv(36))
+                    connection.sendall(b"+" if answers else b"?")
+                if answers:
+                    return
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1], greetings
+
+
+def test_an_address_that_answers_is_found_among_others_at_once() -> None:
+    port, greetings = listen(answers=True)
+    begun = time.monotonic()
+    hosts = f"{SILENT} 127.0.0.2 127.0.0.1 198.51.100.2"  # nobody listens at the second
+    connection = module._connect(f"{TOKEN} {port} {hosts}", 7)
+    assert connection
+    connection.close()
+    assert time.monotonic() - begun < 2  # not the time limit of the silent address
+    assert [greeting[32] for greeting in greetings] == [7]
+
+
+def test_an_unrelated_listener_and_silence_are_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_S", 2.0)
+    port, greetings = listen(answers=False)
+    begun = time.monotonic()
+    assert module._connect(f"{TOKEN} {port} 127.0.0.1 {SILENT}", 3) is None
+    assert len(greetings) == 1
+    assert time.monotonic() - begun < 3
+
+
+def test_addresses_in_a_network_of_this_host_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[list[str]] = []
+    begin = module._begin
+
+    def record(hosts: list[str], port: int) -> dict[socket.socket, str]:
+        begun.append(list(hosts))
+        return begin(hosts, port)
+
+    monkeypatch.setattr(module, "_begin", record)
+    monkeypatch.setattr(module, "_interfaces", lambda: [IPv4Interface("127.0.0.1/8")])
+    monkeypatch.setattr(module, "_TIMEOUT_S", 2.0)
+    assert module._connect(f"{TOKEN} 9 {SILENT} 127.0.0.1", 3) is None  # nobody listens
+    assert begun[:2] == [["127.0.0.1"], [SILENT]]

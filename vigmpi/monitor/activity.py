@@ -88,7 +88,7 @@ class Activity:
 
 
 def describe_rank(rank: int, layout: Layout | None, process: str) -> str:
-    """Return the rank with its place, if known, and its process (see `host.process_name`)."""
+    """Return the rank with its place, if known, and its process."""
     place = layout.place(rank) if layout else None
     position = f"stage {place.stage}, replica {place.replica}; " if place else ""
     return f"rank {rank} ({position}{process})"

@@ -13,7 +13,6 @@ from mpi4py import MPI
 from vigmpi.comm.waiting import wait
 from vigmpi.comm.world import abort
 from vigmpi.errors import InputError, RunError
-from vigmpi.host import end_process
 from vigmpi.layout.layout import Layout
 from vigmpi.monitor.activity import Activity
 from vigmpi.monitor.connections import Connections, connect_monitors
@@ -24,7 +23,6 @@ from vigmpi.standard_streams import show
 _JOIN_TIMEOUT_S = 2.0
 _DIAGNOSIS_S = 1.0  # for a monitor to report the dead rank that made MPI fail on this one
 _READ_BYTES = 4096
-_DISABLED = "warning: no watchdog: some ranks cannot connect over TCP. Allow TCP between all hosts."
 
 
 @contextmanager
@@ -50,15 +48,15 @@ def watchdog(
             monitor's host, so that MPI reports these too.
     """
     connections = connect_monitors(world, monitors(world.size))
-    if connections is None:
+    if isinstance(connections, str):
         if world.rank == 0:
-            show(f"{_DISABLED}\n")
+            show(f"warning: no watchdog: {connections}. Allow TCP between all hosts.\n")
         yield
         return
     detector = FailureDetector(
         world.rank,
         layout,
-        connections.processes,
+        list(map(str, connections.processes)),
         heartbeat_timeout,
         time.monotonic(),
         tolerate_loss=mpi_reports_failures,
@@ -134,7 +132,7 @@ class _Watchdog(threading.Thread):
     def _check(self) -> None:
         check_time = time.monotonic()
         for rank in self._detector.stopped_ranks(check_time) if self._kill_stopped else []:
-            if end_process(self._connections.processes[rank]):
+            if self._connections.processes[rank].end():
                 self._detector.disconnect(rank)
         bound = stall_bound(self._stall_timeout, tuple(self._activity.step_s))
         message = self._detector.diagnose(check_time, bound)
