@@ -5,14 +5,16 @@
 : "${VIGMPI_IMAGE:=}"        # Apptainer image built from jobs/vigmpi.def; replaces VIGMPI_VENV
 : "${VIGMPI_RESTARTS:=100}"  # maximum number of times that a job is requeued
 
+set +u # modules and environments may read unset variables
 # shellcheck disable=SC2086 (a list of words)
 [ -z "$VIGMPI_MODULES" ] || module load $VIGMPI_MODULES
-vigmpi=(python3 -m vigmpi)
+python=(python3)
 if [ -n "$VIGMPI_IMAGE" ]; then
-    vigmpi=(apptainer exec "$VIGMPI_IMAGE" vigmpi)
+    python=(apptainer exec "$VIGMPI_IMAGE" python3)
 elif [ -e "$VIGMPI_VENV/bin/activate" ]; then
     . "$VIGMPI_VENV/bin/activate"
 fi
+set -u
 
 # study_flags STEPS TEST_STEPS DATA STAGES REPLICAS CHUNKS: set `flags` to the study's settings
 # (jobs/study.toml). With STEPS 0, train for 2 epochs per replica, because every replica of the study trained on 2
@@ -21,20 +23,38 @@ study_flags() {
     local epochs=1
     [ "$1" -gt 0 ] || epochs=$((2 * $5))
     flags=(--config jobs/study.toml --steps "$1" --test-steps "$2" --data-dir "$3"
-        --epochs "$epochs" --stages "$4" --replicas "$5" --chunks "$6" --overwrite)
+        --epochs "$epochs" --stages "$4" --replicas "$5" --chunks "$6")
+}
+
+# go_on RECORD: add flags to `flags` that write a record, or go on with an unfinished one. Return 1
+# if it is finished.
+go_on() {
+    local finished='import h5py, sys; sys.exit(not h5py.File(sys.argv[1]).attrs.get("finished"))'
+    if [ -e "$1" ] && "${python[@]}" -c "$finished" "$1" 2>/dev/null; then
+        echo "finished before: $1. Remove it to train again."
+        return 1
+    fi
+    flags+=(--record "$1")
+    if compgen -G "$1.checkpoints/mini-batch-*" >/dev/null; then
+        flags+=(--resume latest)
+    else
+        flags+=(--overwrite)
+    fi
 }
 
 # train_on TASKS FLAGS...: train in a job step. A requeued job resumes from its latest checkpoint.
 # Exit status 75 means that the run was stopped and left a checkpoint: requeue the job.
 train_on() {
-    local status=0 restarts=${SLURM_RESTART_COUNT:-0} resume=()
-    [ "$restarts" -eq 0 ] || resume=(--resume latest)
+    local status=0 restarts=${SLURM_RESTART_COUNT:-0} job=$SLURM_JOB_ID options=("${@:2}")
+    [ "$restarts" -eq 0 ] || options+=(--resume latest)
+    # The last task of an array has the number of the array, which would requeue all of them.
+    [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     # Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch.
     srun --ntasks="$1" ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         --cpu-bind=cores --kill-on-bad-exit=1 \
-        "${vigmpi[@]}" "${@:2}" "${resume[@]}" || status=$?
+        "${python[@]}" -m vigmpi "${options[@]}" || status=$?
     if [ "$status" -eq 75 ] && [ "$restarts" -lt "$VIGMPI_RESTARTS" ]; then
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     return "$status"
 }

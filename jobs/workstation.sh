@@ -9,25 +9,25 @@ steps=${1:-0} test_steps=${2:-0} data=${3:-data} results=${RESULTS:-results}
 . jobs/environment.sh
 mkdir -p "$results"
 
-# set_binding RANKS: set `binding` to the flags that give each rank its own cores, if there are
-# enough cores. The flags depend on the MPI library.
-set_binding() {
+# set_launcher RANKS: set `launcher` to the command that starts ranks, each with its own cores if
+# there are enough. The flags depend on the MPI library.
+set_launcher() {
     local cores=$(($(nproc) / $1))
-    binding=()
+    launcher=(mpirun -n "$1")
     [ "$cores" -gt 0 ] || return 0
     if mpirun --version 2>&1 | grep -q "Open MPI"; then
-        binding=(--map-by "slot:PE=$cores" --bind-to core)
+        launcher+=(--map-by "slot:PE=$cores" --bind-to core)
     else
-        binding=(-bind-to "core:$cores")
+        launcher+=(-bind-to "core:$cores")
     fi
 }
 
 grep -v '^#' "${LAYOUTS:-jobs/layouts.txt}" | while read -r name stages replicas chunks more; do
     ranks=$((stages * replicas))
-    set_binding "$ranks"
+    set_launcher "$ranks"
     study_flags "$steps" "$test_steps" "$data" "$stages" "$replicas" "$chunks"
     echo "== $name"
+    go_on "$results/$name.h5" || continue
     # shellcheck disable=SC2086 (a list of flags)
-    mpirun -n "$ranks" "${binding[@]}" "${vigmpi[@]}" "${flags[@]}" $more \
-        --record "$results/$name.h5" "${@:4}" </dev/null
+    "${launcher[@]}" "${python[@]}" -m vigmpi "${flags[@]}" $more "${@:4}" </dev/null
 done

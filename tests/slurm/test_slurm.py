@@ -1,6 +1,7 @@
 """Job scripts on a real Slurm cluster."""
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
+from vigmpi.checkpoint.search import folder_of
 
 SMALL = ["--dataset", "digits", "--batch-size", "10"]
 Environment = Mapping[str, str]
@@ -119,6 +121,36 @@ def test_a_job_that_receives_a_stop_signal_is_requeued_and_resumes(
         assert file.attrs["replicas_bit_equal"]
 
 
+def test_a_task_of_an_array_is_requeued_alone_and_finished_records_are_kept(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    layouts, environ = tmp_path / "layouts.txt", {"LAYOUTS": str(tmp_path / "layouts.txt")}
+    layouts.write_text("short 1 1 1 --steps 2\nlong 1 1 1 --steps 140\n")
+    arguments = ["2", "1", "data", *SMALL, "--blocks", "2"]
+    options = ["--ntasks=1", "--array=0,1"]
+
+    def submit_study() -> str:
+        return submit({**slurm, **environ}, "study.sbatch", tmp_path, *options, arguments=arguments)
+
+    job = submit_study()
+    short, long = tmp_path / "short.h5", tmp_path / "long.h5"
+    wait_until(lambda: steps_done(short) == 3 and 0 < steps_done(long))
+    run(["scancel", "-s", "USR1", f"{job}_1"], slurm)
+    wait_until(lambda: state(slurm, f"{job}_1") == "PENDING")
+    assert state(slurm, f"{job}_0") in {"", "COMPLETED"}
+    wait_until(lambda: steps_done(long) == 141)
+    wait_for_end(slurm, f"{job}_1")
+    logs = [tmp_path / f"vigmpi-study-{job}_{task}.log" for task in (0, 1)]
+    assert [log.read_text().count("data: digits") for log in logs] == [1, 2]
+    written = short.read_bytes(), long.read_bytes()
+    again = submit_study()
+    for task in (0, 1):
+        wait_for_end(slurm, f"{again}_{task}")
+        log = tmp_path / f"vigmpi-study-{again}_{task}.log"
+        assert log.read_text().startswith("finished before: ")
+    assert (short.read_bytes(), long.read_bytes()) == written
+
+
 def test_the_job_array_has_one_task_per_layout() -> None:
     layouts = [s for s in (ROOT / "jobs/layouts.txt").read_text().splitlines() if s[0] != "#"]
     assert f"--array=0-{len(layouts) - 1}\n" in (ROOT / "jobs/study.sbatch").read_text()
@@ -129,7 +161,19 @@ def test_the_workstation_script_runs_every_layout(tmp_path: Path) -> None:
     file = tmp_path / "layouts.txt"
     file.write_text("# name ...\n" + "".join(f"{name} {rest}\n" for name, rest in layouts.items()))
     venv = os.environ.get("VIRTUAL_ENV", str(Path(sys.executable).parents[1]))
-    environment = {"RESULTS": str(tmp_path), "VIGMPI_VENV": venv, "LAYOUTS": str(file)}
-    run(["jobs/workstation.sh", "1", "1", "data", *SMALL], environment)
+    activate = tmp_path / "site/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f': "$A_VARIABLE_OF_THE_SITE"\n. {venv}/bin/activate\n')
+    environment = {"RESULTS": str(tmp_path), "VIGMPI_VENV": str(tmp_path / "site")}
+    environment["LAYOUTS"] = str(file)
+    command = ["jobs/workstation.sh", "1", "1", "data", *SMALL]
+    run(command, environment)
     for name, ranks in (("a", 1), ("b", 2)):
         assert_complete(tmp_path / f"{name}.h5", steps=2, ranks=ranks)
+    written = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "b.h5").write_bytes(b"")  # as if the start had been killed at once
+    shutil.rmtree(folder_of(tmp_path / "b.h5"))
+    output = run(command, environment)
+    assert output.count("finished before: ") == 1
+    assert (tmp_path / "a.h5").read_bytes() == written
+    assert_complete(tmp_path / "b.h5", steps=2, ranks=2)
