@@ -14,7 +14,7 @@ from vigmpi.cli.parse import parse_flags, parse_models, parse_predict, parse_pre
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import HostError, InputError, RankError, RunError
-from vigmpi.host import garbage_collection_paused, prepare_process
+from vigmpi.host import garbage_collection_paused, parent_name, prepare_process
 from vigmpi.kernel_cache import choose_kernel_cache
 from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.process_identity import ProcessIdentity
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
 
     config = shared_config(world, given)
     activity.layout = config.layout
-    config.layout.check_world(world.size)
+    config.layout.check_world(world.size, launch.launcher(os.environ))
     if config.on_failure == "continue":
         launch.check_fault_tolerance(os.environ)
     group: RankGroup | None = RankGroup.of_world(world, config)
@@ -145,6 +145,7 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
 
 def run() -> NoReturn:
     """Run the command of `sys.argv` and exit with its status."""
+    launch.leave_shell_of_step(os.environ, parent_name())
     activity = Activity(launch.rank(os.environ))
     open_standard_streams()
     end_on_interrupt()

@@ -100,6 +100,13 @@ def _processor(key: str) -> str:
     return ""
 
 
+def parent_name() -> str:
+    """Return the name of the program that started this process, or an empty string."""
+    with suppress(OSError):
+        return Path(f"/proc/{os.getppid()}/comm").read_text().strip()
+    return ""
+
+
 def num_cores() -> int:
     """Return the number of cores that this process may use, at least 1."""
     return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota().cores)))

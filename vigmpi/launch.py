@@ -6,13 +6,15 @@ mpiexec inside a batch job inherits them.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from vigmpi.errors import InputError
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _RANKS_OF_HOST = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+_PTY = "SLURM_PTY_PORT"  # of a step with a terminal
+_STEP_VARIABLES = ("PMI", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID")
 _MISMATCH = "launcher and MPI library do not match"
 
 
@@ -82,6 +84,29 @@ def check_world(environ: Mapping[str, str], size: int) -> None:
             f"{size}. Use the mpiexec next to this Python, or srun --mpi=TYPE with a type "
             f"that srun --mpi=list prints."
         )
+
+
+def leave_shell_of_step(environ: MutableMapping[str, str], parent: str) -> None:
+    """Remove the variables of a step whose task is not this process but the user's shell.
+
+    With them, a program that is started in the shell of `srun --pty` would wait for other tasks.
+
+    Args:
+        parent: name of the program that started this process.
+    """
+    if _PTY in environ and parent != "slurmstepd":
+        for name in [*environ]:
+            if name.startswith(_STEP_VARIABLES):
+                del environ[name]
+
+
+def launcher(environ: Mapping[str, str]) -> str:
+    """Return the command that starts ranks here."""
+    if _PTY in environ:
+        return "srun --overlap"  # beside the step of the shell
+    in_step = "SLURM_STEP_ID" in environ
+    others = "OMPI_COMM_WORLD_SIZE" in environ or "MPI_LOCALRANKID" in environ
+    return "srun" if in_step and not others else "mpirun"
 
 
 def unbinding_option(environ: Mapping[str, str]) -> str:

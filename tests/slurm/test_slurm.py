@@ -1,6 +1,7 @@
 """Job scripts on a real Slurm cluster."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
@@ -68,6 +69,24 @@ def test_the_error_for_a_wrong_mpi_type_names_the_right_one(slurm: Environment) 
     assert done.returncode == 2, done.stderr
     assert "srun --mpi=pmi2" in done.stderr
     assert done.stderr.count("vigmpi: error:") == 1
+
+
+def test_a_shell_that_srun_started_trains_on_one_rank_and_says_how_to_start_more(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    limits = [*SMALL, "--epochs", "1", "--steps", "1", "--test-steps", "1", "--progress", "off"]
+    one = vigmpi(*limits, "--record", str(tmp_path / "a.h5"))
+    two = vigmpi("--stages", "2", *limits)
+    script = tmp_path / "commands.sh"
+    lines = [f"{shlex.join(one)} && echo trained", f"{shlex.join(two)}; echo status $?"]
+    script.write_text("\n".join(["[ $SLURM_PROCID = 0 ] || exit 0", *lines]))
+    # `script` provides the terminal that --pty needs.
+    command = shlex.join(["srun", "--pty", "-n", "2", "bash", str(script)])
+    output = run(["script", "-qec", command, "/dev/null"], slurm)
+    assert "trained" in output
+    assert "status 2" in output
+    assert "needs 2 ranks, 1 was started. Use srun --overlap -n 2 vigmpi --stages 2" in output
+    assert_complete(tmp_path / "a.h5", steps=2, ranks=1)
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,31 @@ def test_continuing_on_failure_needs_a_launcher_with_fault_tolerance() -> None:
     for environ in (PRTERUN, HYDRA):
         with pytest.raises(InputError, match=r": .+\. Start .+ mpirun --with-ft ulfm -n 4\.$"):
             launch.check_fault_tolerance(environ)
+
+
+def test_a_shell_of_srun_is_not_a_task() -> None:
+    shell = {**SRUN_PMI2, "SLURM_PTY_PORT": "40000", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}
+    task = dict(shell)
+    launch.leave_shell_of_step(task, "slurmstepd")
+    assert task == shell
+    launch.leave_shell_of_step(shell, "bash")
+    assert shell == {"SLURM_PTY_PORT": "40000", "SLURM_JOB_ID": "7"}
+    assert (launch.num_tasks(shell), launch.rank(shell)) == (1, 0)
+    other = dict(SRUN_PMI2)
+    launch.leave_shell_of_step(other, "bash")
+    assert other == SRUN_PMI2
+
+
+@pytest.mark.parametrize(
+    ("environ", "launcher"),
+    [
+        (NO_LAUNCHER, "mpirun"),
+        (HYDRA, "mpirun"),
+        (PRTERUN, "mpirun"),
+        (SRUN_PMI2, "srun"),
+        (HYDRA_IN_BATCH | {"MPI_LOCALRANKID": "1"}, "mpirun"),
+        ({"SLURM_PTY_PORT": "40000"}, "srun --overlap"),
+    ],
+)
+def test_a_hint_names_the_launcher_in_use(environ: dict[str, str], launcher: str) -> None:
+    assert launch.launcher(environ) == launcher

@@ -87,11 +87,16 @@ class Layout:
         """Return this layout with as many replicas as a number of ranks makes."""
         return replace(self, replicas=ranks // self.stages)
 
-    def check_world(self, size: int) -> None:
-        """Raise InputError unless the layout has `size` ranks."""
+    def check_world(self, size: int, launcher: str) -> None:
+        """Raise InputError unless the layout has `size` ranks.
+
+        Args:
+            launcher: command that starts ranks.
+        """
         if size != self.ranks:
             raise InputError(
                 f"wrong number of ranks: --stages {self.stages} x --replicas {self.replicas} "
-                f"needs {self.ranks} ranks, {size} {'was' if size == 1 else 'were'} started. Use "
-                f"mpirun -n {self.ranks} vigmpi --stages {self.stages} --replicas {self.replicas}."
+                f"needs {self.ranks} ranks, {size} {'was' if size == 1 else 'were'} started. "
+                f"Use {launcher} -n {self.ranks} vigmpi --stages {self.stages} --replicas "
+                f"{self.replicas}."
             )

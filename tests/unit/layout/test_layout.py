@@ -12,8 +12,8 @@ def test_neighbouring_stages_are_on_neighbouring_ranks() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_a_wrong_world_size_is_reported_with_the_number_of_ranks_needed(size: int) -> None:
-    with pytest.raises(InputError, match=rf"needs 4 ranks, {size} w.*\. Use mpirun -n 4 .*\.$"):
-        Layout(stages=2, replicas=2, chunks=1).check_world(size)
+    with pytest.raises(InputError, match=rf"needs 4 ranks, {size} w.*\. Use srun -n 4 .*\.$"):
+        Layout(stages=2, replicas=2, chunks=1).check_world(size, "srun")
 
 
 @pytest.mark.parametrize(
