@@ -143,6 +143,15 @@ def available_bytes() -> int:
     return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *memory_headroom()])
 
 
+def free_shared_memory_bytes() -> int:
+    """Return the free space of /dev/shm; 0 if it does not exist."""
+    try:
+        status = os.statvfs("/dev/shm")  # noqa: S108
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize
+
+
 def process_headroom_bytes() -> float:
     """Return what this process may still allocate under its own limits; infinite without any."""
     headroom = [math.inf]

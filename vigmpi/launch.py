@@ -8,13 +8,16 @@ mpiexec inside a batch job inherits them.
 import re
 from collections.abc import Mapping, MutableMapping
 
-from vigmpi.errors import InputError
+from vigmpi.errors import HostError, InputError
 
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _RANKS_OF_HOST = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 _PTY = "SLURM_PTY_PORT"  # of a step with a terminal
 _STEP_VARIABLES = ("PMI", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID")
+# MPICH 5.0.2 with 1 to 8 ranks crashed in some /dev/shm of up to 20 MiB, and in none of 24 MiB or
+# more. Open MPI 5.0.11 ran in 64 KiB (analysis/records/shared_memory.txt).
+_SHARED_BYTES, _SHARED_BYTES_OF_RANK = 24 * 2**20, 3 * 2**20
 _MISMATCH = "launcher and MPI library do not match"
 
 
@@ -61,6 +64,27 @@ def check_library(environ: Mapping[str, str], library: str) -> None:
     else:
         launcher = "Open MPI's mpirun" if open_mpi else "MPICH's mpiexec"
     raise InputError(f"{_MISMATCH}: {problem}. Start vigmpi with {launcher} -n {tasks}.")
+
+
+def check_shared_memory(environ: Mapping[str, str], library: str, free_bytes: int) -> None:
+    """Check that MPICH can allocate the memory that its ranks share; it would crash otherwise.
+
+    Open MPI does without it.
+
+    Args:
+        library: as for `check_library`.
+        free_bytes: free space of /dev/shm.
+
+    Raises:
+        HostError: if there is less than it needs.
+    """
+    needed = max(_SHARED_BYTES, _SHARED_BYTES_OF_RANK * _first(environ, ("MPI_LOCALNRANKS",), 1))
+    if library.startswith("MPICH") and free_bytes < needed:
+        raise HostError(
+            f"too little shared memory: {free_bytes / 2**20:.1f} MiB are free in /dev/shm, and "
+            f"MPICH needs {needed // 2**20} MiB. Enlarge it, for example with docker run "
+            f"--shm-size=1g or mount -o remount,size=1g /dev/shm."
+        )
 
 
 def check_fault_tolerance(environ: Mapping[str, str]) -> None:

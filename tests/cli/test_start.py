@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import h5py
 import pytest
+from mpi4py import MPI
 
 from tests.launching import ROOT, finish, mpiexec, start, vigmpi
 from vigmpi.checkpoint.search import folder_of
@@ -156,3 +158,30 @@ def test_a_clone_that_was_not_installed_runs_from_its_folder(tmp_path: Path) -> 
         assert file["versions"].attrs["torch"] != "not installed"
     done = finish(start(vigmpi("--version"), environ=environ), timeout=60)
     assert done.stdout == "vigmpi not installed\n"
+
+
+def _can_mount() -> bool:
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]  # noqa: S108
+    try:
+        return finish(start(command), timeout=10).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs the right to mount a file system")
+def test_too_little_shared_memory_is_an_error_of_one_line(tmp_path: Path) -> None:
+    def run(size: str) -> subprocess.CompletedProcess[str]:
+        command = vigmpi(*SMALL, *LENGTH, "--replicas", "2", ranks=2)
+        mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+        shell = ["unshare", "-m", "sh", "-c", mount, "sh", *command]
+        return finish(start([*shell, "--record", str(tmp_path / f"{size}.h5")]), timeout=150)
+
+    done = run("64m")
+    assert done.returncode == 0, done.stderr
+    done = run("1m")
+    if "Open MPI" in MPI.Get_library_version():
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    assert "too little shared memory: 1.0 MiB are free in /dev/shm, and MPICH needs 24" in line

@@ -9,6 +9,7 @@ import mpi4py
 
 from vigmpi import launch
 from vigmpi.errors import HostError, error_reason
+from vigmpi.host import free_shared_memory_bytes
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -22,7 +23,7 @@ def start_mpi() -> "MPI.Intracomm":
 
     Raises:
         InputError: if the launcher and the MPI library do not match (on all ranks).
-        HostError: if there is no MPI library.
+        HostError: if there is no MPI library, or too little shared memory for it.
     """
     mpi4py.rc.initialize = False  # the version is checked before MPI_Init
     mpi4py.rc.finalize = True
@@ -35,7 +36,9 @@ def start_mpi() -> "MPI.Intracomm":
             f"Load an MPI module or set MPI4PY_LIBMPI to the path of its libmpi.so, or install "
             f"one with pip install vigmpi[mpi]."
         ) from error
-    launch.check_library(os.environ, MPI.Get_library_version())
+    library = MPI.Get_library_version()
+    launch.check_library(os.environ, library)
+    launch.check_shared_memory(os.environ, library, free_shared_memory_bytes())
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
     launch.check_world(os.environ, MPI.COMM_WORLD.size)
     return MPI.COMM_WORLD
