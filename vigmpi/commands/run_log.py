@@ -15,10 +15,11 @@ from vigmpi.comm.collectives import allgather_strings, raise_collectively
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.report import Report
 from vigmpi.commands.run import Run
-from vigmpi.errors import InputError, error_reason
+from vigmpi.errors import InputError
 from vigmpi.file_lock import FileLock
 from vigmpi.phase import Phase
 from vigmpi.position import Position
+from vigmpi.record.recorder import not_writable
 from vigmpi.record.step_record import Row, StepRecord
 from vigmpi.record.trace import Trace
 
@@ -194,7 +195,7 @@ def _lock(record: Path, *, patient: bool) -> FileLock:
             patient=patient,
         )
     except OSError as error:
-        raise _not_writable(record, error) from error
+        raise not_writable(record, error) from error
 
 
 def _reserve_record() -> Path:
@@ -213,12 +214,5 @@ def _reserve_record() -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _not_writable(record, error) from error
+            raise not_writable(record, error) from error
     return record
-
-
-def _not_writable(record: Path, error: OSError) -> InputError:
-    return InputError(
-        f"cannot write the record: {record} ({error_reason(error)}). Use --record FILE with a "
-        f"path that can be written."
-    )

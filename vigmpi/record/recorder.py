@@ -80,13 +80,7 @@ class Recorder:
         # Open datasets are kept: on deletion h5py writes their buffers and ignores errors.
         self._extendible: dict[str, h5py.Dataset] = {}
         self._file = _create(new, overwrite=overwrite or previous is not None)
-        for group, attrs in attributes.items():
-            texts = {name: escaped(value) for name, value in attrs.items() if type(value) is str}
-            self._file.require_group(f"/{group}").attrs.update({**attrs, **texts})
-        # What a resumed run reads has a fixed length.
-        self._file.attrs["format"] = fixed_string(FORMAT)
-        for name in ("run", "started"):
-            self._file.attrs[name] = fixed_string(attributes[""][name])
+        self._write_attributes(attributes)
         self._make_axes(axes)
         for column in RANKS:
             self.add_ranks("ranks", column, ranks[column.name])
@@ -105,17 +99,30 @@ class Recorder:
         self._trace_from_s = 0.0
         if previous:
             self._copy_rows(previous)
-        numbers = self._file["mini_batch"][-1:]
-        written = int(numbers[0]) + 1 if len(numbers) else 0
-        missing = [row for row in unwritten if written <= row.mini_batch < resume_from]
-        for row in missing:
-            self._add(row)
-        self._next = resume_from - len(missing)
+        self._next = resume_from - self._add_missing(unwritten, resume_from)
         if resume_from:
             resumed_at = previous.resumed_at if previous else []
             self._file.attrs["resumed_at"] = [*resumed_at, resume_from]
         self.flush()
         new.rename(path)
+
+    def _write_attributes(self, attributes: Mapping[str, Mapping[str, Any]]) -> None:
+        for group, attrs in attributes.items():
+            texts = {name: escaped(value) for name, value in attrs.items() if type(value) is str}
+            self._file.require_group(f"/{group}").attrs.update({**attrs, **texts})
+        # What a resumed run reads has a fixed length.
+        self._file.attrs["format"] = fixed_string(FORMAT)
+        for name in ("run", "started"):
+            self._file.attrs[name] = fixed_string(attributes[""][name])
+
+    def _add_missing(self, unwritten: Sequence[Row], resume_from: int) -> int:
+        """Add the rows up to `resume_from` that the file lacks; return their number."""
+        numbers = self._file["mini_batch"][-1:]
+        written = int(numbers[0]) + 1 if len(numbers) else 0
+        missing = [row for row in unwritten if written <= row.mini_batch < resume_from]
+        for row in missing:
+            self._add(row)
+        return len(missing)
 
     def add_ranks(self, group: str, column: Column, values: np.ndarray) -> None:
         """Write a column with one value per rank and run, [ranks]."""
@@ -296,6 +303,14 @@ def _read_previous(
         raise
 
 
+def not_writable(path: Path, error: OSError) -> InputError:
+    """Return the error for a record that cannot be written."""
+    return InputError(
+        f"cannot write the record: {path} ({error_reason(error)}). Use --record FILE with a path "
+        f"that can be written."
+    )
+
+
 def _create(path: Path, *, overwrite: bool) -> h5py.File:
     try:
         # A lock would keep readers out, and network file systems often refuse it.
@@ -307,7 +322,4 @@ def _create(path: Path, *, overwrite: bool) -> h5py.File:
             f"checkpoints, or --record FILE."
         ) from error
     except OSError as error:
-        raise InputError(
-            f"cannot write the record: {path} ({error_reason(error)}). Use --record FILE with a "
-            f"path that can be written."
-        ) from error
+        raise not_writable(path, error) from error
