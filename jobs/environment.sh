@@ -26,27 +26,43 @@ study_flags() {
         --epochs "$epochs" --stages "$4" --replicas "$5" --chunks "$6")
 }
 
-# go_on RECORD: add flags to `flags` that write a record, or go on with an unfinished one. Return 1
-# if it is finished.
+# go_on RECORD: add the flag to `flags` that trains for a new record or goes on with an unfinished
+# one. Return 1 if the record is finished; exit if it was written with other flags.
 go_on() {
-    local finished='import h5py, sys; sys.exit(not h5py.File(sys.argv[1]).attrs.get("finished"))'
-    if [ -e "$1" ] && "${python[@]}" -c "$finished" "$1" 2>/dev/null; then
-        echo "finished before: $1. Remove it to train again."
-        return 1
-    fi
+    local status=3 mode=--overwrite
     flags+=(--record "$1")
-    if compgen -G "$1.checkpoints/mini-batch-*" >/dev/null; then
-        flags+=(--resume latest)
-    else
-        flags+=(--overwrite)
+    if [ -s "$1" ]; then
+        status=0
+        "${python[@]}" -c "$record_status" "$1" "${flags[@]}" || status=$?
     fi
+    case $status in
+    0) echo "finished before: $1. Remove it to train again." && return 1 ;;
+    2) echo "other flags before: $1. Remove it, or set RESULTS to another folder." >&2 && exit 2 ;;
+    4) ! compgen -G "$1.checkpoints/mini-batch-*" >/dev/null || mode=--resume=latest ;;
+    esac
+    flags+=("$mode")
 }
+# Exit with 0 if a record is finished, 2 if other flags wrote it, 4 if it is unfinished, and 3 if it
+# cannot be read.
+record_status='
+import sys
+try:
+    import h5py
+    attributes = dict(h5py.File(sys.argv[1]).attrs)
+except OSError:
+    sys.exit(3)
+modes = {"--overwrite", "--resume=latest"}
+words = " ".join(sys.argv[2:]).split()
+if [word for word in attributes["command"].split()[1:] if word not in modes] != words:
+    sys.exit(2)
+sys.exit(0 if attributes.get("finished") else 4)
+'
 
 # train_on TASKS FLAGS...: train in a job step. A requeued job resumes from its latest checkpoint.
 # Exit status 75 means that the run was stopped and left a checkpoint: requeue the job.
 train_on() {
     local status=0 restarts=${SLURM_RESTART_COUNT:-0} job=$SLURM_JOB_ID options=("${@:2}")
-    [ "$restarts" -eq 0 ] || options+=(--resume latest)
+    [ "$restarts" -eq 0 ] || options+=(--resume=latest)
     # The last task of an array has the number of the array, which would requeue all of them.
     [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     # Since Slurm 22.05, srun does not inherit --cpus-per-task from sbatch.

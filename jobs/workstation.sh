@@ -27,7 +27,8 @@ grep -v '^#' "${LAYOUTS:-jobs/layouts.txt}" | while read -r name stages replicas
     set_launcher "$ranks"
     study_flags "$steps" "$test_steps" "$data" "$stages" "$replicas" "$chunks"
     echo "== $name"
+    # shellcheck disable=SC2206 (a list of flags)
+    flags+=($more "${@:4}")
     go_on "$results/$name.h5" || continue
-    # shellcheck disable=SC2086 (a list of flags)
-    "${launcher[@]}" "${python[@]}" -m vigmpi "${flags[@]}" $more "${@:4}" </dev/null
+    "${launcher[@]}" "${python[@]}" -m vigmpi "${flags[@]}" </dev/null
 done

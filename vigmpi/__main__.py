@@ -14,7 +14,7 @@ from vigmpi.cli.parse import parse_flags, parse_models, parse_predict, parse_pre
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import HostError, InputError, RankError, RunError
-from vigmpi.host import garbage_collection_paused, parent_name, prepare_process
+from vigmpi.host import garbage_collection_paused, has_terminal, parent_name, prepare_process
 from vigmpi.kernel_cache import choose_kernel_cache
 from vigmpi.monitor.activity import Activity, describe_rank
 from vigmpi.process_identity import ProcessIdentity
@@ -145,7 +145,7 @@ def describe_failure(error: BaseException, activity: Activity) -> str:
 
 def run() -> NoReturn:
     """Run the command of `sys.argv` and exit with its status."""
-    launch.leave_shell_of_step(os.environ, parent_name())
+    launch.leave_shell_of_step(os.environ, parent_name(), has_terminal=has_terminal())
     activity = Activity(launch.rank(os.environ))
     open_standard_streams()
     end_on_interrupt()

@@ -25,7 +25,7 @@ class CpuQuota(NamedTuple):
 
     Attributes:
         cores: the time, in cores; infinite for no limit.
-        group: folder of the group.
+        group: identifier of the group.
     """
 
     cores: float
@@ -65,7 +65,8 @@ def cpu_quota(root: Path = Path("/")) -> CpuQuota:
                 names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
                 quota, period = (int((group / name).read_text()) for name in names)
             if quota > 0:
-                quotas.append(CpuQuota(quota / period, str(group)))
+                status = group.stat()  # containers see different groups under the same path
+                quotas.append(CpuQuota(quota / period, f"{status.st_dev}:{status.st_ino}"))
     return min(quotas)
 
 

@@ -107,6 +107,12 @@ def parent_name() -> str:
     return ""
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return fields[4] != "0"
+
+
 def num_cores() -> int:
     """Return the number of cores that this process may use, at least 1."""
     return max(1, int(min(len(os.sched_getaffinity(0)), cpu_quota().cores)))

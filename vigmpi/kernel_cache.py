@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 _VARIABLE = "NUMBA_CACHE_DIR"
-_NEEDED = bytes(2**18)  # of a few kernels
+_CONTENT = bytes(4096)
 
 
 def choose_kernel_cache(environ: MutableMapping[str, str]) -> str:
@@ -17,7 +17,7 @@ def choose_kernel_cache(environ: MutableMapping[str, str]) -> str:
     """
     named = environ.get(_VARIABLE)
     usual = Path(named) if named else Path(__file__).parent / "kernels" / "__pycache__"
-    if _is_writable(usual):
+    if _is_writable(usual, mode=0o777):
         return ""
     own = Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or "/") / ".cache")
     temporary = Path(tempfile.gettempdir()) / f"vigmpi-{os.getuid()}"
@@ -29,11 +29,11 @@ def choose_kernel_cache(environ: MutableMapping[str, str]) -> str:
     return f"note: kernels are compiled at each start, because {usual} is not writable"
 
 
-def _is_writable(folder: Path) -> bool:
+def _is_writable(folder: Path, mode: int = 0o700) -> bool:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            return file.write(_NEEDED) == len(_NEEDED)  # fails if a quota is exhausted
+            return file.write(_CONTENT) == len(_CONTENT)  # fails if a quota is exhausted
     except OSError:
         return False
 

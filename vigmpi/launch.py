@@ -17,7 +17,7 @@ _PTY = "SLURM_PTY_PORT"  # of a step with a terminal
 _STEP_VARIABLES = ("PMI", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID")
 # MPICH 5.0.2 with 1 to 8 ranks crashed in some /dev/shm of up to 20 MiB, and in none of 24 MiB or
 # more. Open MPI 5.0.11 ran in 64 KiB (analysis/records/shared_memory.txt).
-_SHARED_BYTES, _SHARED_BYTES_OF_RANK = 24 * 2**20, 3 * 2**20
+_SHARED_BYTES, _SHARED_BYTES_OF_RANK, _SHARED_BYTES_ALONE = 24 * 2**20, 3 * 2**20, 4 * 2**20
 _MISMATCH = "launcher and MPI library do not match"
 
 
@@ -78,7 +78,9 @@ def check_shared_memory(environ: Mapping[str, str], library: str, free_bytes: in
     Raises:
         HostError: if there is less than it needs.
     """
-    needed = max(_SHARED_BYTES, _SHARED_BYTES_OF_RANK * _first(environ, ("MPI_LOCALNRANKS",), 1))
+    of_step = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # "4(x2),3"
+    ranks = _first(environ, ("MPI_LOCALNRANKS",), int(of_step[0]) if of_step else 1)
+    needed = max(_SHARED_BYTES, ranks * _SHARED_BYTES_OF_RANK) if ranks > 1 else _SHARED_BYTES_ALONE
     if library.startswith("MPICH") and free_bytes < needed:
         raise HostError(
             f"too little shared memory: {free_bytes / 2**20:.1f} MiB are free in /dev/shm, and "
@@ -110,15 +112,20 @@ def check_world(environ: Mapping[str, str], size: int) -> None:
         )
 
 
-def leave_shell_of_step(environ: MutableMapping[str, str], parent: str) -> None:
+def leave_shell_of_step(
+    environ: MutableMapping[str, str], parent: str, *, has_terminal: bool
+) -> None:
     """Remove the variables of a step whose task is not this process but the user's shell.
 
     With them, a program that is started in the shell of `srun --pty` would wait for other tasks.
+    Tasks of another srun or of an mpirun that was started there keep theirs.
 
     Args:
         parent: name of the program that started this process.
+        has_terminal: whether this process has a controlling terminal, unlike the tasks of an srun
+            without --pty.
     """
-    if _PTY in environ and parent != "slurmstepd":
+    if _PTY in environ and parent != "slurmstepd" and has_terminal and not _of_mpirun(environ):
         for name in [*environ]:
             if name.startswith(_STEP_VARIABLES):
                 del environ[name]
@@ -126,11 +133,15 @@ def leave_shell_of_step(environ: MutableMapping[str, str], parent: str) -> None:
 
 def launcher(environ: Mapping[str, str]) -> str:
     """Return the command that starts ranks here."""
+    if _of_mpirun(environ):
+        return "mpirun"
     if _PTY in environ:
         return "srun --overlap"  # beside the step of the shell
-    in_step = "SLURM_STEP_ID" in environ
-    others = "OMPI_COMM_WORLD_SIZE" in environ or "MPI_LOCALRANKID" in environ
-    return "srun" if in_step and not others else "mpirun"
+    return "srun" if "SLURM_STEP_ID" in environ else "mpirun"
+
+
+def _of_mpirun(environ: Mapping[str, str]) -> bool:
+    return "OMPI_COMM_WORLD_SIZE" in environ or "MPI_LOCALRANKID" in environ
 
 
 def unbinding_option(environ: Mapping[str, str]) -> str:

@@ -23,13 +23,10 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
         sys.stdout = open(1, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", errors="backslashreplace")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def error_encoding() -> str:
-    """Return the encoding of standard error."""
-    return sys.stderr.encoding if sys.stderr else "utf-8"
 
 
 def show(text: str, patience_s: float = 0.5) -> None:
@@ -41,7 +38,7 @@ def show(text: str, patience_s: float = 0.5) -> None:
         patience_s: for how long to wait for a reader that takes nothing, such as a terminal that
             was stopped.
     """
-    content = text.encode(error_encoding(), errors="backslashreplace")
+    content = text.encode(sys.stderr.encoding, errors="backslashreplace")
     with suppress(OSError):
         for start in range(0, len(content), _PIPE_BYTES):
             _, ready, _ = select.select([], [2], [], patience_s)

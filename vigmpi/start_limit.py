@@ -2,6 +2,7 @@ import faulthandler
 import os
 import platform
 import select
+from contextlib import suppress
 
 from vigmpi import launch
 from vigmpi.standard_streams import show
@@ -23,7 +24,8 @@ class StartLimit:
         faulthandler.dump_traceback_later(seconds + _PRINTING_S, exit=True, file=self._nowhere)
         self._helper, self._pipe, self._ended = 0, -1, False
         if launch.is_first_of_host(os.environ):
-            self._start_helper(seconds)
+            with suppress(OSError):  # no process can be added: the line is missing
+                self._start_helper(seconds)
 
     def _start_helper(self, seconds: float) -> None:
         reader, self._pipe = os.pipe()
@@ -48,7 +50,8 @@ class StartLimit:
         os.close(self._nowhere)
         if self._helper:
             os.close(self._pipe)
-            os.waitpid(self._helper, 0)
+            with suppress(ChildProcessError):  # if SIGCHLD is ignored
+                os.waitpid(self._helper, 0)
 
 
 def _message(seconds: float) -> str:

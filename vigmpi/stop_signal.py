@@ -15,20 +15,19 @@ class StopSignal:
     react, and MPICH's dies of SIGUSR2.
     """
 
-    SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
-
     def __init__(self) -> None:
         self.received = False
         self._speaks = False
+        signal.signal(signal.SIGUSR1, self._set_received)
 
     def listen(self, *, speaks: bool) -> None:
-        """Handle the signals from now on; until then, they end the process.
+        """Handle Ctrl-C and SIGTERM from now on, too; until then, they end the process.
 
         Args:
             speaks: whether this rank answers the first Ctrl-C.
         """
         self._speaks = speaks
-        for number in self.SIGNALS:
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._set_received)
 
     def _set_received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -7,11 +7,11 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.launching import finish, start, vigmpi
+from tests.launching import finish, mpiexec, start, vigmpi
 from vigmpi.checkpoint.search import find, folder_of
 
 RUN = ("--dataset", "synthetic", "--blocks", "1", "--batch-size", "4", "--steps", "30")
-LENGTH = ("--test-steps", "2", "--epochs", "1", "--progress", "bar")
+LENGTH = ("--test-steps", "2", "--epochs", "1")
 
 
 def redirected(redirection: str, command: list[str]) -> list[str]:
@@ -47,7 +47,8 @@ def test_a_reader_that_ends_or_never_reads_does_not_stop_a_run(tmp_path: Path) -
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         with os.fdopen(writer, "w") as pipe:
-            process = start(vigmpi(*RUN, *LENGTH, "--record", str(record)), stderr=pipe)
+            command = vigmpi(*RUN, *LENGTH, "--progress", "bar", "--record", str(record))
+            process = start(command, stderr=pipe)
         if reads:
             os.read(reader, 10)
             os.close(reader)
@@ -57,16 +58,19 @@ def test_a_reader_that_ends_or_never_reads_does_not_stop_a_run(tmp_path: Path) -
             os.close(reader)
 
 
-@pytest.mark.parametrize("command", ["models", "evaluate"])
+@pytest.mark.parametrize(("command", "ranks"), [("models", None), ("evaluate", 2)])
 def test_a_result_that_cannot_be_written_is_an_error_of_one_line(
-    tmp_path: Path, command: str
+    tmp_path: Path, command: str, ranks: int | None
 ) -> None:
     arguments = [command]
     if command == "evaluate":
         record = tmp_path / "run.h5"
         finish(start(vigmpi(*RUN, *LENGTH, "--record", str(record))), timeout=150)
         arguments += ["--checkpoint", str(folder_of(record)), "--progress", "off"]
-    done = finish(start(redirected(">/dev/full", vigmpi(*arguments))), timeout=150)
+        arguments += ["--replicas", "2", "--test-steps", "2"]
+    program = redirected(">/dev/full", vigmpi(*arguments))
+    launcher = mpiexec(ranks) if ranks else []
+    done = finish(start([*launcher, *program]), timeout=150)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
         "vigmpi: error: cannot write to standard output: No space left on device. Use "

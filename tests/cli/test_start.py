@@ -10,7 +10,7 @@ import h5py
 import pytest
 from mpi4py import MPI
 
-from tests.launching import ROOT, finish, mpiexec, start, vigmpi
+from tests.launching import ROOT, finish, mpiexec, start, vigmpi, wait_until
 from vigmpi.checkpoint.search import folder_of
 
 SMALL = ("--dataset", "synthetic", "--blocks", "1", "--batch-size", "4", "--progress", "off")
@@ -64,7 +64,7 @@ def test_ranks_that_do_not_meet_in_time_end_with_one_line(tmp_path: Path) -> Non
     done = finish(process, timeout=60)
     assert done.returncode != 0
     assert time.monotonic() - begun < 30
-    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert line.startswith("vigmpi: error: not all ranks have met within 3 s: 2 were started, ")
     assert "--start-timeout" in line
 
@@ -73,17 +73,15 @@ def test_ranks_that_do_not_meet_in_time_end_with_one_line(tmp_path: Path) -> Non
 def test_a_signal_ends_a_rank_while_mpi_starts(tmp_path: Path, number: signal.Signals) -> None:
     process = start(missing(), cwd=tmp_path)
     pid = tmp_path / "pid"
-    while not pid.exists() or "libmpi" not in maps(int(pid.read_text() or 1)):
-        time.sleep(0.05)
-    time.sleep(1)  # to be within MPI_Init
-    rank = int(pid.read_text())
-    os.kill(rank, number)
-    limit = time.monotonic() + 10
-    while Path(f"/proc/{rank}/exe").exists():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_until(lambda: pid.exists() and "libmpi" in maps(int(pid.read_text() or 1)))
+        time.sleep(1)  # to be within MPI_Init
+        rank = int(pid.read_text())
+        os.kill(rank, number)
+        wait_until(lambda: not Path(f"/proc/{rank}/exe").exists(), timeout=10)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def maps(pid: int) -> str:
@@ -95,7 +93,7 @@ def test_a_missing_mpi_library_is_an_error_of_one_line(tmp_path: Path) -> None:
     command = vigmpi("--replicas", "2", ranks=2)
     done = finish(start(command, environ={"MPI4PY_LIBMPI": library}), timeout=60)
     assert done.returncode == 2
-    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert "cannot load an MPI library: " in line
     assert library in line
     assert "Traceback" not in done.stderr
@@ -168,8 +166,10 @@ def _can_mount() -> bool:
         return False
 
 
-@pytest.mark.skipif(not _can_mount(), reason="needs the right to mount a file system")
 def test_too_little_shared_memory_is_an_error_of_one_line(tmp_path: Path) -> None:
+    if not _can_mount():
+        pytest.skip("needs the right to mount a file system")
+
     def run(size: str) -> subprocess.CompletedProcess[str]:
         command = vigmpi(*SMALL, *LENGTH, "--replicas", "2", ranks=2)
         mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
@@ -183,5 +183,5 @@ def test_too_little_shared_memory_is_an_error_of_one_line(tmp_path: Path) -> Non
         assert done.returncode == 0, done.stderr
         return
     assert done.returncode == 2
-    [line] = [line for line in done.stderr.splitlines() if "vigmpi" in line]
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert "too little shared memory: 1.0 MiB are free in /dev/shm, and MPICH needs 24" in line

@@ -37,7 +37,10 @@ def test_the_limits_of_version_2_along_the_whole_path(tmp_path: Path) -> None:
     write(tmp_path, "cg/user/job", memory__max=500 * MIB, cpu__max="150000 100000", **used)
     write(tmp_path, "cg/user", memory__max=800 * MIB, cpu__max="800000 100000", **used)
     assert memory_headroom(tmp_path) == [240 * MIB, 540 * MIB]
-    assert cpu_quota(tmp_path) == CpuQuota(1.5, str(tmp_path / "cg/user/job"))
+    assert cpu_quota(tmp_path).cores == 1.5
+    before = cpu_quota(tmp_path)
+    write(tmp_path, "cg/user/job/step", cpu__max="150000 100000")
+    assert cpu_quota(tmp_path).group != before.group
 
 
 def test_the_limits_of_version_1_in_a_container(tmp_path: Path) -> None:

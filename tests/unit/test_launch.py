@@ -3,7 +3,7 @@
 import pytest
 
 from vigmpi import launch
-from vigmpi.errors import InputError
+from vigmpi.errors import HostError, InputError
 
 MPICH = "MPICH Version:      5.0.2\nMPICH configure:    --with-device=ch4:ucx,ofi\n"
 MPICH_PMIX = MPICH.replace("ofi", "ofi --with-pmix=/usr")
@@ -99,14 +99,22 @@ def test_continuing_on_failure_needs_a_launcher_with_fault_tolerance() -> None:
 def test_a_shell_of_srun_is_not_a_task() -> None:
     shell = {**SRUN_PMI2, "SLURM_PTY_PORT": "40000", "SLURM_JOB_ID": "7", "SLURM_LOCALID": "0"}
     task = dict(shell)
-    launch.leave_shell_of_step(task, "slurmstepd")
+    launch.leave_shell_of_step(task, "slurmstepd", has_terminal=True)
     assert task == shell
-    launch.leave_shell_of_step(shell, "bash")
+    for other in (HYDRA | {"MPI_LOCALRANKID": "1"}, PRTERUN):  # mpirun in the shell
+        of_mpirun = {**shell, **other}
+        launch.leave_shell_of_step(of_mpirun, "hydra_pmi_proxy", has_terminal=True)
+        assert of_mpirun == {**shell, **other}
+        assert launch.launcher(of_mpirun) == "mpirun"
+    wrapped = dict(shell)  # a task of another srun, in a script
+    launch.leave_shell_of_step(wrapped, "bash", has_terminal=False)
+    assert wrapped == shell
+    launch.leave_shell_of_step(shell, "bash", has_terminal=True)
     assert shell == {"SLURM_PTY_PORT": "40000", "SLURM_JOB_ID": "7"}
     assert (launch.num_tasks(shell), launch.rank(shell)) == (1, 0)
-    other = dict(SRUN_PMI2)
-    launch.leave_shell_of_step(other, "bash")
-    assert other == SRUN_PMI2
+    without = dict(SRUN_PMI2)
+    launch.leave_shell_of_step(without, "bash", has_terminal=True)
+    assert without == SRUN_PMI2
 
 
 @pytest.mark.parametrize(
@@ -122,3 +130,19 @@ def test_a_shell_of_srun_is_not_a_task() -> None:
 )
 def test_a_hint_names_the_launcher_in_use(environ: dict[str, str], launcher: str) -> None:
     assert launch.launcher(environ) == launcher
+
+
+@pytest.mark.parametrize(
+    ("environ", "mebibytes"),
+    [
+        (NO_LAUNCHER, 4),
+        ({"MPI_LOCALNRANKS": "2"}, 24),
+        ({"MPI_LOCALNRANKS": "16"}, 48),
+        ({"SLURM_STEP_TASKS_PER_NODE": "32(x2),3"}, 96),
+    ],
+)
+def test_mpich_needs_shared_memory(environ: dict[str, str], mebibytes: int) -> None:
+    launch.check_shared_memory(environ, MPICH, mebibytes * 2**20)
+    launch.check_shared_memory(environ, OPEN_MPI, 0)
+    with pytest.raises(HostError, match=f"MPICH needs {mebibytes} MiB"):
+        launch.check_shared_memory(environ, MPICH, mebibytes * 2**20 - 1)

@@ -107,7 +107,7 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
         type=seconds(MIN_TIMEOUT_S),
         metavar="SECONDS",
         help="end if not all ranks have met after this many seconds, for example because a host "
-        f"is missing (default: {DEFAULT_S:g})",
+        f"is missing; a flag only, not a key of the TOML file (default: {DEFAULT_S:g})",
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     for option in sorted(options.values(), key=lambda option: option.name != "checkpoint"):
@@ -206,7 +206,8 @@ def parse(
     """
     parsed, unknown = parser.parse_known_args(flags)
     if unknown:
-        raise InputError(unknown_option(unknown[0], [f"--{flag(name)}" for name in options]))
+        known = [f"--{flag(name)}" for name in options]
+        raise InputError(unknown_option(unknown[0], [*known, "--config", "--start-timeout"]))
     return vars(parsed)
 
 

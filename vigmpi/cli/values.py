@@ -11,6 +11,7 @@ MAX_CHUNKS = 4096  # the message tags of 31 stages fit into the smallest bound o
 MAX_BLOCKS = MAX_THREADS = 1024
 _MAX_SIDE = 2**20
 _MAX_DIGITS = 30
+_MAX_SECONDS = 1e8  # three years; the operating system takes no more than 9e9
 
 
 def whole_number(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]:
@@ -59,9 +60,9 @@ def seconds(minimum: float) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         value = positive_number(text)
-        if value < minimum:
-            message = f"expected at least {minimum:g} seconds, not {text!r}"
-            raise argparse.ArgumentTypeError(message)
+        if not minimum <= value <= _MAX_SECONDS:
+            bounds = f"from {minimum:g} to {_MAX_SECONDS:g} seconds"
+            raise argparse.ArgumentTypeError(f"expected {bounds}, not {text!r}")
         return value
 
     return parse

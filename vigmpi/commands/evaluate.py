@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from vigmpi.checkpoint.loading import check_configuration
 from vigmpi.checkpoint.starting import start_from
+from vigmpi.comm.collectives import allgather_strings
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run import open_run
@@ -22,7 +23,7 @@ def evaluate(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
 
     Raises:
         InputError: if the checkpoint or the data cannot be used (on all ranks).
-        RunError: if it is stopped by a signal (on all ranks).
+        RunError: if it is stopped by a signal, or if the result cannot be written (on all ranks).
     """
     group = replace(group, config=replace(group.config, epochs=1))
     run = open_run(group, activity, training=False)
@@ -50,7 +51,13 @@ def evaluate(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
             num_images += record.num_images
         log.end_phase()
     log.close()
+    accuracy = f"accuracy {correct / num_images:.2%} on {num_images} images"
+    problem = ""
     if run.topology.world.rank == 0:
-        accuracy = f"accuracy {correct / num_images:.2%} on {num_images} images"
-        print_result(f"loss {loss / num_images:.6g}, {accuracy}")
+        try:
+            print_result(f"loss {loss / num_images:.6g}, {accuracy}")
+        except RunError as error:
+            problem = str(error)
+    if problem := allgather_strings(run.topology.world, problem)[0]:
+        raise RunError(problem)
     return 0

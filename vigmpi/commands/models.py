@@ -87,9 +87,11 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows; columns of numbers and sizes are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_number = [column[1][:1].isdecimal() for column in zip(*rows, strict=True)]
+    lines = []
     for row in rows:
         cells = (
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, is_number, strict=True)
         )
-        print_result("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
+    print_result("\n".join(lines))

@@ -54,10 +54,12 @@ def predict(config: PredictConfig) -> None:
         print_result(json.dumps(content, indent=1))
         return
     width = max(len(str(path)) for path in config.images)
+    lines = []
     for path, row in zip(config.images, probabilities, strict=True):
         top = np.argsort(-row)[:_TOP]
         cells = [f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top)]
-        print_result("  ".join(cells))
+        lines.append("  ".join(cells))
+    print_result("\n".join(lines))
 
 
 def _model(manifest: Manifest | None) -> Model:

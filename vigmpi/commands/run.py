@@ -81,8 +81,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     group.comms = topology.comms
     threads = set_threads(config, topology)
     dataset = _open_dataset(config, topology, training=training)
-    # The same on all ranks, and kept when the run is resumed. Ranks may have found different
-    # checkpoints, so that not all of them inherit a library.
+    # The same on all ranks, whose processors may differ, and kept when the run is resumed.
     library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
     if "matmul" in MODELS[config.model].options:
         config = replace(config, matmul=library)

@@ -99,7 +99,7 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     if best.summary:
         log.note(best.summary)
     log.close(
-        finished=position.epoch >= config.epochs and not difference,
+        finished=position.epoch >= config.epochs and not (difference or policy.failure),
         replicas_bit_equal=not difference,
         checkpoints=policy.num_written,
         checkpoint_s=policy.seconds,

@@ -1,5 +1,6 @@
 """TCP connections between the ranks and their monitors, independent of MPI."""
 
+import errno
 import fcntl
 import hmac
 import secrets
@@ -23,7 +24,7 @@ _WELCOME = b"+"
 _TIMEOUT_S = 20.0
 _HEAD_START_S = 0.3  # of the addresses in a common network
 _SHOWN = 3  # problems
-_HANDSHAKE_TIMEOUT_S = 2.0
+_HANDSHAKE_TIMEOUT_S, _WELCOME_TIMEOUT_S = 2.0, 4.0
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # of linux/sockios.h
 
 
@@ -82,7 +83,8 @@ def connect_monitors(world: MPI.Intracomm, monitors: Sequence[int]) -> Connectio
     if problems := sorted({each for each in allgather_strings(world, problem) if each}):
         for connection in connections:
             connection.close()
-        return "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        return "; ".join(problems[:_SHOWN]) + more
     for connection in connections:
         connection.setblocking(False)
     return Connections(to_monitors, from_ranks, processes)
@@ -122,7 +124,7 @@ def _connect(address: str, rank: int) -> socket.socket | None:
     while hosts and (first := _first_connected(hosts, int(port), deadline)):
         host, connection = first
         with suppress(OSError):
-            connection.settimeout(_TIMEOUT_S / 2)
+            connection.settimeout(_WELCOME_TIMEOUT_S)
             connection.sendall(_HELLO.pack(token.encode(), rank))
             if connection.recv(1) == _WELCOME:
                 return connection
@@ -172,8 +174,10 @@ def _begin(hosts: Sequence[str], port: int) -> dict[socket.socket, str]:
     for host in hosts:
         connection = socket.socket()
         connection.setblocking(False)
-        connection.connect_ex((host, port))  # the selector reports an error
-        pending[connection] = host
+        if connection.connect_ex((host, port)) in (0, errno.EINPROGRESS):
+            pending[connection] = host
+        else:
+            connection.close()
     return pending
 
 

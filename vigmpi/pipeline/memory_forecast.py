@@ -86,11 +86,13 @@ def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None
         InputError: if they need more.
     """
     layers = config.stage_layers(stage)
-    with torch.device("meta"):  # weights without memory
-        weights = sum(p.nbytes for layer in layers for p in layer.build().parameters())
-    largest = max(layer.inputs.image_bytes + layer.outputs.image_bytes for layer in layers)
     passes, copies = (2, 4) if config.schedule else (1, 1)
-    needed = copies * weights + _MEASURED_IMAGES * passes * largest
+    weights = 0
+    with torch.device("meta"):  # no memory, except for fixed tables of positions
+        for parameter in (p for layer in layers for p in layer.build().parameters()):
+            weights += (copies if parameter.requires_grad else 1) * parameter.nbytes
+    largest = max(layer.inputs.image_bytes + layer.outputs.image_bytes for layer in layers)
+    needed = weights + _MEASURED_IMAGES * passes * largest
     if needed > (limit := min(available_bytes(), process_headroom_bytes())):
         available = f"at least {_gib(needed)} are needed, and {_gib(limit)} available"
         raise InputError(_TOO_LARGE.format(subject, available))

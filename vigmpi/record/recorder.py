@@ -25,7 +25,7 @@ _CHUNK_CACHE_BYTES = 2**16  # of each dataset; HDF5 would keep up to 8 MiB of wh
 _AXES = {
     "rank": "rank in MPI_COMM_WORLD",
     "replica": "replica of the pipeline",
-    "layer": "layer of the model: stem, block, downsampling or head",
+    "layer": "layer of the model: stem, block, residual pair, downsampling or head",
     "mini_batch": "mini-batch of the run, from 0, in training and tests",
 }
 

@@ -1,10 +1,11 @@
 import os
+import sys
 from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
 
-from vigmpi.standard_streams import error_encoding, show
+from vigmpi.standard_streams import show
 
 
 def progress_bar(**options: Any) -> tqdm:
@@ -17,7 +18,7 @@ def progress_bar(**options: Any) -> tqdm:
 
 
 class _StandardError:
-    encoding = property(lambda _: error_encoding())
+    encoding = property(lambda _: sys.stderr.encoding)
 
     def write(self, text: str) -> None:
         show(text, patience_s=0)

@@ -72,7 +72,8 @@ def vig_layers(
             add(f"downsample {level}", prefix, maps[level], make)
         for index in range(variant.residuals[level] if variant.residuals else 0):
             make = partial(make_residual, variant, maps[level].shape, operations)
-            add(f"residual {level}.{index}", f"residuals.{level}.{index}.", maps[level], make)
+            name, prefix = f"residual {level}.{index}", f"residuals.{level}.{index}."
+            add(name, prefix, maps[level], make, is_block=True)
         for _ in range(num_blocks):
             make = partial(_block, variant, config, block, maps[level], operations, seed)
             add(f"block {block}", f"backbone.{block + level}.", maps[level], make, is_block=True)
