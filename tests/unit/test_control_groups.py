@@ -39,7 +39,7 @@ def test_the_limits_of_version_2_along_the_whole_path(tmp_path: Path) -> None:
     assert memory_headroom(tmp_path) == [240 * MIB, 540 * MIB]
     assert cpu_quota(tmp_path).cores == 1.5
     before = cpu_quota(tmp_path)
-    write(tmp_path, "cg/user/job/step", cpu__max="150000 100000")
+    write(tmp_path, "cg/user/job/step", cpu__max="140000 100000")
     assert cpu_quota(tmp_path).group != before.group
 
 
