@@ -87,7 +87,7 @@ def _shapes(model: str, config: ModelConfig) -> Iterator[Shape]:
         if layer.is_block:
             _, height, width = layer.outputs.shape
             for module in layer.build().modules():
-                if isinstance(module, nn.Conv2d):
+                if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
                     outputs, columns = module.weight.shape[:2]
                     channels = columns * module.groups
                     yield Shape(height * width, channels, outputs, module.groups)

@@ -87,7 +87,7 @@ def proper_fraction(text: str) -> float:
 def image_size(text: str) -> tuple[int, int]:
     """Parse "N" or "HEIGHTxWIDTH", in pixels."""
     sides = text.split("x")
-    if not 1 <= len(sides) <= 2:
+    if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and side.strip("0") for side in sides):
         raise argparse.ArgumentTypeError(f"expected N or HEIGHTxWIDTH, not {text[:40]!r}")
     height, width = (whole_number(1, _MAX_SIDE)(side) for side in (sides[0], sides[-1]))
     return height, width
