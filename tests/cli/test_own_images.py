@@ -109,3 +109,14 @@ def test_prepare_converts_all_of_cifar10_from_jpeg_files(tmp_path: Path) -> None
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.002)
     image = (dataset.images(Phase.TEST, np.array([5000]))[0] * 255).round().astype(np.uint8)
     assert Image.fromarray(image.transpose(1, 2, 0)).size == (32, 32)
+
+
+def test_few_steps_cause_one_warning(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_image_files(folder, CLASSES, (SIDE, SIDE))
+    data = ["--dataset", "folder", "--data-dir", str(folder), "--blocks", "1"]
+    for epochs, warnings in (("1", 1), ("30", 0)):
+        length = ["--batch-size", "4", "--epochs", epochs, "--record", str(tmp_path / epochs)]
+        err = stderr_of(vigmpi(*data, *length))
+        assert err.count("only 3 training steps") == warnings
+        assert err.count("warning: ") == warnings
