@@ -287,7 +287,7 @@ class RunConfig:
     epochs: int = _training(
         0,
         "number of passes over the training images, each followed by a test; 0 chooses 3 to 10, "
-        "about 15,000 images in total where possible",
+        "about 15,000 images in total where possible, but at least 90 steps",
         whole_number(0),
         _TRAIN,
         metavar="N",

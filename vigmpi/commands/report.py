@@ -12,7 +12,7 @@ from vigmpi.cli.config import RunConfig
 from vigmpi.commands.micro_batches import smallest_micro_batch
 from vigmpi.commands.provenance import run_attributes
 from vigmpi.commands.rank_group import RankGroup
-from vigmpi.commands.run import Run
+from vigmpi.commands.run import FEW_STEPS, Run
 from vigmpi.datasets.order import images_left, num_mini_batches
 from vigmpi.errors import RunError
 from vigmpi.host import has_bfloat16_instructions
@@ -37,9 +37,6 @@ _SINGLE_IMAGE = (
     "image and the blocks learn nothing from it."
 )
 
-# A model that separated two classes of 600 images had learned nothing by its running statistics
-# after 30 steps, and everything after 90 (analysis/README.md).
-_FEW_STEPS = 90
 _LAGGING = (
     "warning: only {} training steps: the running statistics of batch norm may lag behind the "
     "weights, so that tests stay near chance. Use more --epochs or a smaller --batch-size."
@@ -222,7 +219,7 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
         num_images, batch_size = run.dataset.num_images[Phase.TRAIN], config.global_batch_size
         left = images_left(num_images, 0, batch_size, drop_last=config.drop_last)
         steps = config.epochs * num_mini_batches(left, batch_size, 0, 0)
-        if steps < _FEW_STEPS:
+        if steps < FEW_STEPS:
             yield _LAGGING.format(steps)
     if smallest_micro_batch(config, run.dataset.num_images[Phase.TRAIN]) == 1:
         yield _SINGLE_IMAGE.format(config.batch_size, config.chunks)
