@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_number_of_mini_batches(tmp_path: Path) ->
             resident.append(resident_bytes())
     log.close()
     assert steps_done(record) == 50_000
-    assert resident[-1] - resident[0] < 5 * 2**20  # HDF5's caches have their limits
+    assert resident[-1] - resident[2] < 4 * 2**20  # until then, HDF5 fills its caches
 
 
 def test_two_mpi_failures_in_one_mini_batch_without_a_lost_rank_end_the_run() -> None:
