@@ -124,7 +124,7 @@ def test_a_signal_ends_an_evaluation_without_a_record(
 
 def test_the_first_ctrl_c_is_answered_and_the_second_ends_the_run(tmp_path: Path) -> None:
     record = tmp_path / "run.h5"
-    options = ["--progress", "lines", "--stages", "1", "--batch-size", "4000", "--epochs", "1"]
+    options = ["--progress", "lines", "--batch-size", "4000", "--epochs", "9"]
     process = start(vigmpi("--dataset", "synthetic", *options, "--record", str(record)))
     assert process.stderr
     while not process.stderr.readline().startswith("memory"):
