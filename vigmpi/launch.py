@@ -17,7 +17,7 @@ _PTY = "SLURM_PTY_PORT"  # of a step with a terminal
 _STEP_VARIABLES = ("PMI", "SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID")
 # MPICH 5.0.2 with 1 to 8 ranks crashed in some /dev/shm of up to 20 MiB, and in none of 24 MiB or
 # more. Open MPI 5.0.11 ran in 64 KiB (analysis/records/shared_memory.txt).
-_SHARED_BYTES, _SHARED_BYTES_OF_RANK, _SHARED_BYTES_ALONE = 24 * 2**20, 3 * 2**20, 4 * 2**20
+_SHARED_BYTES, _SHARED_BYTES_OF_RANK = 24 * 2**20, 3 * 2**20
 _MISMATCH = "launcher and MPI library do not match"
 
 
@@ -80,7 +80,7 @@ def check_shared_memory(environ: Mapping[str, str], library: str, free_bytes: in
     """
     of_step = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # "4(x2),3"
     ranks = _first(environ, ("MPI_LOCALNRANKS",), int(of_step[0]) if of_step else 1)
-    needed = max(_SHARED_BYTES, ranks * _SHARED_BYTES_OF_RANK) if ranks > 1 else _SHARED_BYTES_ALONE
+    needed = max(_SHARED_BYTES, ranks * _SHARED_BYTES_OF_RANK)
     if library.startswith("MPICH") and free_bytes < needed:
         raise HostError(
             f"too little shared memory: {free_bytes / 2**20:.1f} MiB are free in /dev/shm, and "

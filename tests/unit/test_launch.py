@@ -135,7 +135,7 @@ def test_a_hint_names_the_launcher_in_use(environ: dict[str, str], launcher: str
 @pytest.mark.parametrize(
     ("environ", "mebibytes"),
     [
-        (NO_LAUNCHER, 4),
+        (NO_LAUNCHER, 24),
         ({"MPI_LOCALNRANKS": "2"}, 24),
         ({"MPI_LOCALNRANKS": "16"}, 48),
         ({"SLURM_STEP_TASKS_PER_NODE": "32(x2),3"}, 96),
