@@ -42,7 +42,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     dataset = open_dataset("folder", arguments.file, arguments.seed)
-    dataset.prepare(download=False)
+    dataset.prepare(download=False, progress=lambda *_: None)
     dataset.load(images=True, labels=True)
     torch.manual_seed(arguments.seed)
     model = plain_cnn(dataset.num_classes)

@@ -85,7 +85,9 @@ def test_names_that_are_not_utf_8_or_cannot_be_printed(tmp_path: Path) -> None:
     printed = output("predict", "--checkpoint", checkpoints, str(image))
     assert r"photo \udce9.png" in printed
     assert r"caf\udce9" in printed
-    named = json.loads(output("predict", "--json", "--checkpoint", checkpoints, str(image)))
+    named = json.loads(
+        output("predict", "--format", "json", "--checkpoint", checkpoints, str(image))
+    )
     assert Path(named[0]["image"]) == image
     assert list(named[0]["classes"]) == [r"caf\udce9", "é"]
 

@@ -1,3 +1,4 @@
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -62,7 +63,9 @@ def test_probabilities_are_those_of_the_model(
     with torch.no_grad():
         expected = model(torch.from_numpy((images - mean) / std)).softmax(dim=1).numpy()
 
-    answers = json.loads(run("predict", "--checkpoint", str(checkpoint), "--json", *paths))
+    answers = json.loads(
+        run("predict", "--checkpoint", str(checkpoint), "--format", "json", *paths)
+    )
     assert [answer["image"] for answer in answers] == paths
     for answer, row in zip(answers, expected, strict=True):
         assert list(answer["classes"]) == list("0123456789")
@@ -88,7 +91,7 @@ def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
         save_file(model.state_dict(), file)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).argmax(dim=1)
-    answers = json.loads(run("predict", "--checkpoint", str(file), "--json", *paths))
+    answers = json.loads(run("predict", "--checkpoint", str(file), "--format", "json", *paths))
     for answer, label in zip(answers, expected, strict=True):
         shares = answer["classes"]
         assert list(shares).index(max(shares, key=shares.__getitem__)) == label
@@ -103,7 +106,8 @@ def test_the_model_is_that_of_the_manifest_whatever_the_settings(
     content = replace(manifest.read(copy), settings={"blocks": 7, "readout": "sum"})
     (copy / manifest.NAME).write_bytes(content.encode())
     answers = [
-        run("predict", "--checkpoint", str(each), "--json", *paths) for each in (checkpoint, copy)
+        run("predict", "--checkpoint", str(each), "--format", "json", *paths)
+        for each in (checkpoint, copy)
     ]
     assert answers[0] == answers[1]
 
@@ -118,12 +122,89 @@ def test_an_older_checkpoint_is_used_with_a_warning_if_a_shard_is_damaged(
     newer = replace(content, created=content.created + 1)
     (tmp_path / "new" / manifest.NAME).write_bytes(newer.encode())
     flip_a_bit(tmp_path / "new" / "0.safetensors")
-    done = finish(start(vigmpi("predict", "--checkpoint", str(tmp_path), "--json", *paths)), 150)
-    assert done.stdout == run("predict", "--checkpoint", str(checkpoint), "--json", *paths)
+    done = finish(
+        start(vigmpi("predict", "--checkpoint", str(tmp_path), "--format", "json", *paths)), 150
+    )
+    assert done.stdout == run(
+        "predict", "--checkpoint", str(checkpoint), "--format", "json", *paths
+    )
     assert done.stderr == (
         f"vigmpi: warning: checkpoint skipped: damaged checkpoint: "
         f"{tmp_path / 'new' / '0.safetensors'} (truncated or modified).\n"
     )
+
+
+def test_folders_and_patterns_are_classified_in_any_format(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
+) -> None:
+    paths, _ = pictures
+    folder = tmp_path / "more"
+    (folder / "below").mkdir(parents=True)
+    for number, path in enumerate(paths):
+        shutil.copy(path, folder / ("below" if number else "") / f"{number}.png")
+    (folder / "Thumbs.db").write_bytes(b"")
+    (folder / "below/notes.txt").write_text("no image")
+    names = [str(folder / name) for name in ("0.png", "below/1.png", "below/2.png")]
+    predict = ["predict", "--checkpoint", str(checkpoint), "--format"]
+    whole = json.loads(run(*predict, "json", str(folder)))
+    assert [answer["image"] for answer in whole] == names
+    assert json.loads(run(*predict, "json", f"{folder}/**/*.*")) == whole
+    assert json.loads(run(*predict, "json", str(folder / "below/[2]*"), names[0])) == [
+        whole[2],
+        whole[0],
+    ]
+    header, *rows = csv.reader(run(*predict, "csv", str(folder)).splitlines())
+    assert header == ["image", "class", "problem", *"0123456789"]
+    for row, answer in zip(rows, whole, strict=True):
+        image, name, problem, *shares = row
+        assert (image, problem) == (answer["image"], "")
+        assert name == max(answer["classes"], key=answer["classes"].__getitem__)
+        np.testing.assert_allclose(
+            [float(x) for x in shares], list(answer["classes"].values()), 1e-5
+        )
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "json"])
+def test_an_unreadable_image_does_not_end_the_others(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path, style: str
+) -> None:
+    [first, second, _], _ = pictures
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    predict = ["predict", "--checkpoint", str(checkpoint), "--format", style]
+    done = finish(start(vigmpi(*predict, first, str(broken), second)), timeout=150)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"vigmpi: error: cannot read 1 of 3 images: {broken} (format not supported by Pillow). "
+        "Replace or remove them; the others have been classified.\n"
+    )
+
+    def lines(text: str) -> list[str]:
+        """Return the lines of readable images, without padding and separators."""
+        kept = [line for line in text.splitlines() if str(broken) not in line]
+        return [" ".join(line.rstrip(",").split()) for line in kept]
+
+    assert lines(done.stdout) == lines(run(*predict, first, second))
+    [line] = [line for line in done.stdout.splitlines() if str(broken) in line]
+    assert "format not supported by Pillow" in line
+    if style == "json":
+        assert json.loads(done.stdout)[1] == {
+            "image": str(broken),
+            "problem": "format not supported by Pillow",
+        }
+
+
+def test_an_image_is_turned_upright(
+    checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
+) -> None:
+    [first, *_], _ = pictures
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(first) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    predict = ["predict", "--checkpoint", str(checkpoint), "--format", "json"]
+    [upright, turned] = json.loads(run(*predict, first, str(tmp_path / "turned.png")))
+    assert upright["classes"] == turned["classes"]
 
 
 @pytest.mark.slow
@@ -131,12 +212,12 @@ def test_unusable_images_and_weights_are_reported_in_one_line(
     checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
 ) -> None:
     [picture, *_], _ = pictures
-    (tmp_path / "a.png").write_text("no image")
     (tmp_path / "b.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     predict = ["predict", "--checkpoint", str(checkpoint)]
     for flags, message in (
-        ([*predict, str(tmp_path / "a.png")], "). Use the path of an image file."),
-        ([*predict, str(tmp_path / "none.png")], "No such file or directory"),
+        ([*predict, str(tmp_path / "none.png")], "no such file: "),
+        ([*predict, str(tmp_path)], f"no images: {tmp_path}/. Use a folder"),
+        ([*predict, str(tmp_path / "*.png")], f"no images: {tmp_path}/*.png. Use a folder"),
         ([*predict], "IMAGE. See vigmpi predict --help."),
         (["predict", picture], "--checkpoint. See vigmpi predict --help."),
         (["predict", "--checkpoint", str(tmp_path / "b.pt"), picture], "cannot read the weights: "),

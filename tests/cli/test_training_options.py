@@ -99,7 +99,7 @@ def test_evaluate_and_predict_use_the_averages_unless_told_otherwise(
         assert ("moving averages" in out) == (not flags)
         loss, num_images = loss_of(out)
         assert num_images == 297  # the test set
-        command = vigmpi("predict", *checkpoint, *flags, "--json", str(image))
+        command = vigmpi("predict", *checkpoint, *flags, "--format", "json", str(image))
         predicted = finish(start(command), timeout=100)
         assert "classes" in predicted.stdout, predicted.stderr
         found[flags] = loss, predicted.stdout

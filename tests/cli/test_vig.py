@@ -115,7 +115,7 @@ def test_a_trained_model_is_evaluated_and_predicts(one_rank: Path, tmp_path: Pat
     pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8).numpy()
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    [answer] = json.loads(run("predict", "--checkpoint", checkpoint, "--json", str(path)))
+    [answer] = json.loads(run("predict", "--checkpoint", checkpoint, "--format", "json", str(path)))
     assert sum(answer["classes"].values()) == pytest.approx(1, abs=1e-5)
 
 

@@ -49,6 +49,7 @@ LR_SCHEDULES = ("constant", "linear", "cosine", ONE_CYCLE)
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
+FORMATS = ("table", "csv", "json")
 NO_EMA_HELP = "use the raw weights even if the checkpoint holds moving averages of them"
 MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
@@ -87,12 +88,18 @@ class PrepareConfig:
         source: archive or folder of images.
         output: file to write; None for the default name under `data/`.
         image_size: height and width of the prepared images, in pixels.
-        overwrite: whether to replace an existing file.
+        test_share: fraction of each class's images to test on; 0 if the source tells.
+        skip_unreadable: whether to leave out images that cannot be read.
+        preview: PNG file to write; None for no preview.
+        overwrite: whether to replace existing files.
     """
 
     source: Path
     output: Path | None
     image_size: int
+    test_share: float
+    skip_unreadable: bool
+    preview: Path | None
     overwrite: bool
 
 
@@ -117,13 +124,13 @@ class PredictConfig:
 
     Attributes:
         start: the checkpoint to use.
-        images: image files to classify.
-        json: whether to print JSON instead of a table.
+        images: image files, folders and patterns.
+        format: one of `FORMATS`.
     """
 
     start: Checkpoint
     images: tuple[Path, ...]
-    json: bool = False
+    format: str = FORMATS[0]
 
 
 @dataclass(frozen=True)
@@ -248,6 +255,13 @@ class RunConfig:
         metavar="N|HxW",
     )
     download: bool = _data(False, "download the data set if it is not in the data folder")
+    test_share: float = _data(
+        0.0,
+        "fraction of each class's images to test on, for class folders without test images; 0 if "
+        "there are",
+        proper_fraction,
+        metavar="X",
+    )
     normalize: bool = _data(
         False, "standardize each channel with the mean and deviation of the training images"
     )

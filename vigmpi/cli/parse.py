@@ -99,7 +99,7 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
     given = parsers.predict_parser().parse_args(arguments)
     start = _find_required(given.checkpoint)
     start = replace(start, use_averages=not given.no_ema)
-    return PredictConfig(start, tuple(given.images), given.json)
+    return PredictConfig(start, tuple(given.images), given.format)
 
 
 def parse_models(arguments: Sequence[str]) -> ModelsConfig:
@@ -183,7 +183,9 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
     # A default of another model's option may have been another one when the run was made.
     excluded = _NEVER_INHERITED | (set(OPTIONS) - set(MODELS[manifest.model].options))
     if given.get("dataset", settings.get("dataset")) != settings.get("dataset"):
-        excluded.add("image_size")
+        excluded.update(("image_size", "test_share"))
+    if "data_dir" in given:
+        excluded.add("test_share")
     if given.get("model", manifest.model) != manifest.model:
         excluded.update(OPTIONS, ("split", "split_after"))
     if command == "evaluate":

@@ -6,8 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from vigmpi.cli.config import MIN_TIMEOUT_S, NO_EMA_HELP
-from vigmpi.cli.values import image_size, path, seconds, whole_number
+from vigmpi.cli.config import FORMATS, MIN_TIMEOUT_S, NO_EMA_HELP
+from vigmpi.cli.values import (
+    MAX_SIDE,
+    file_path,
+    image_size,
+    path,
+    proper_fraction,
+    seconds,
+    whole_number,
+)
 from vigmpi.errors import InputError
 from vigmpi.models import MODELS
 from vigmpi.models.config import CONVOLUTIONS
@@ -52,9 +60,16 @@ _EXAMPLES = {
         ("all models", "vigmpi models"),
         ("the layers of one", "vigmpi models pvig_ti --image-size 256"),
     ),
-    "predict": (("a table", "vigmpi predict --checkpoint run.h5.checkpoints cat.jpg dog.png"),),
+    "predict": (
+        ("a table", "vigmpi predict --checkpoint run.h5.checkpoints cat.jpg dog.png"),
+        (
+            "all images of a folder",
+            "vigmpi predict --checkpoint run.h5.checkpoints photos --format csv > photos.csv",
+        ),
+    ),
     "prepare": (
-        ("your own images", "vigmpi prepare photos.zip --image-size 64"),
+        ("your own images", "vigmpi prepare photos.zip --image-size 64 --preview photos.png"),
+        ("class folders without test images", "vigmpi prepare photos --test-share 0.2"),
         ("CIFAR-10", "vigmpi prepare cifar-10-python.tar.gz"),
     ),
 }
@@ -130,7 +145,13 @@ def predict_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "predict", description="Print the most probable classes of images, on one rank."
     )
-    parser.add_argument("images", nargs="+", type=path, metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=path,
+        metavar="IMAGE",
+        help="image files, folders of images, or quoted patterns such as 'photos/**/*.jpg'",
+    )
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -138,7 +159,14 @@ def predict_parser() -> argparse.ArgumentParser:
         help="a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'",
     )
     parser.add_argument("--no-ema", action="store_true", help=NO_EMA_HELP)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        metavar="NAME",
+        help="format of the output: table (the most probable classes), csv or json (all "
+        "probabilities) (default: table)",
+    )
     return parser
 
 
@@ -176,8 +204,8 @@ def prepare_parser() -> argparse.ArgumentParser:
         type=path,
         metavar="SOURCE",
         help="CIFAR-10 as published (python or binary version), or images in "
-        "train/CLASS/IMAGE and test/CLASS/IMAGE; a folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz "
-        "or .zip archive",
+        "train/CLASS/IMAGE and test/CLASS/IMAGE (or val/), or in CLASS/IMAGE with --test-share; a "
+        "folder, or a .tar, .tar.gz, .tar.bz2, .tar.xz or .zip archive",
     )
     parser.add_argument(
         "--output",
@@ -187,12 +215,30 @@ def prepare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--image-size",
-        type=whole_number(1),
+        type=whole_number(1, MAX_SIDE),
         default=32,
         metavar="N",
         help="resize each whole image to N x N pixels with Pillow's Lanczos filter (default: 32)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--test-share",
+        type=proper_fraction,
+        default=0.0,
+        metavar="X",
+        help="fraction of each class's images to test on, for a source without test images",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out images that cannot be read, instead of ending; the file names them",
+    )
+    parser.add_argument(
+        "--preview",
+        type=file_path,
+        metavar="FILE.png",
+        help="also write a picture of a few images of each class as the network will see them",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser
 
 

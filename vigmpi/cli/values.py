@@ -9,7 +9,7 @@ MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**63 - 1
 MAX_CHUNKS = 4096  # the message tags of 31 stages fit into the smallest bound of MPI libraries
 MAX_BLOCKS = MAX_THREADS = 1024
-_MAX_SIDE = 2**20
+MAX_SIDE = 2**20
 _MAX_DIGITS = 30
 _MAX_SECONDS = 1e8  # three years; the operating system takes no more than 9e9
 
@@ -89,7 +89,7 @@ def image_size(text: str) -> tuple[int, int]:
     sides = text.split("x")
     if not 1 <= len(sides) <= 2 or not all(side.isdecimal() and side.strip("0") for side in sides):
         raise argparse.ArgumentTypeError(f"expected N or HEIGHTxWIDTH, not {text[:40]!r}")
-    height, width = (whole_number(1, _MAX_SIDE)(side) for side in (sides[0], sides[-1]))
+    height, width = (whole_number(1, MAX_SIDE)(side) for side in (sides[0], sides[-1]))
     return height, width
 
 

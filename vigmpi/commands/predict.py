@@ -1,7 +1,8 @@
 """`vigmpi predict`: classification of image files."""
 
-import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,57 +10,63 @@ import torch
 
 from vigmpi.checkpoint.loading import load
 from vigmpi.checkpoint.manifest import DamagedError, Manifest
-from vigmpi.checkpoint.search import newer
+from vigmpi.checkpoint.search import Checkpoint, newer
 from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.cli.config import PredictConfig
+from vigmpi.commands.image_paths import image_paths
+from vigmpi.commands.prediction_formats import WRITERS, Prediction
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.cifar10 import Cifar10
-from vigmpi.datasets.dataset import Images, scaled
+from vigmpi.datasets.dataset import Pixels, scaled
 from vigmpi.datasets.decoding import decode
-from vigmpi.errors import InputError
+from vigmpi.datasets.file_tree import UnreadableError, listed, printable, read_file
+from vigmpi.errors import RunError
+from vigmpi.host import num_cores
 from vigmpi.models import build
 from vigmpi.models.model import Model, make_model
 from vigmpi.phase import Phase
 from vigmpi.standard_streams import print_result, show
+from vigmpi.terminal.progress_bar import progress_bar
 
-_BATCH_SIZE = 100
-_TOP = 3
+_MAX_BATCH, _BATCH_PIXELS = 100, 2**19
 
 
 def predict(config: PredictConfig) -> None:
-    """Print the most probable classes of each image, or all probabilities as JSON.
+    """Print the classes of each image, in the order given.
 
     Raises:
-        InputError: if the checkpoint or an image cannot be read.
+        InputError: if the checkpoint cannot be read or there are no such images.
+        RunError: if images could not be read, after the others have been classified.
     """
+    paths = image_paths(config.images)
     model = _model(config.start.manifest)
+    manifest = _load(model, config.start)
+    names = manifest.class_names if manifest else Cifar10.class_names
+    problems: list[str] = []
+    predictions = _predictions(model, paths, _normalization(manifest), problems)
+    width = max(len(printable(str(path))) for path in paths)
+    for line in WRITERS[config.format](predictions, names, width):
+        print_result(line)
+    if problems:
+        raise RunError(
+            f"cannot read {len(problems):,} of {len(paths):,} images: {listed(problems)}. Replace "
+            f"or remove them; the others have been classified."
+        )
+
+
+def _load(model: Model, start: Checkpoint) -> Manifest | None:
+    """Load the newest intact checkpoint into the model and return its manifest."""
     state = state_by_layer(model)
-    found = newer(config.start) or config.start
+    found = newer(start) or start
     try:
-        start = load(found, state, state)
+        loaded = load(found, state, state)
     except DamagedError:
         if not (instead := newer(found)):
             raise
-        start = load(instead, state, state)
-    for reason in start.skipped:
+        loaded = load(instead, state, state)
+    for reason in loaded.skipped:
         show(f"vigmpi: warning: checkpoint skipped: {reason}.\n")
-    manifest = start.manifest
-    names = manifest.class_names if manifest else Cifar10.class_names
-    normalize = _normalization(manifest)
-    probabilities = np.concatenate(list(_probabilities(model, config.images, normalize)))
-    if config.json:
-        classes = [dict(zip(names, map(float, row), strict=True)) for row in probabilities]
-        pairs = zip(config.images, classes, strict=True)
-        content = [{"image": str(path), "classes": row} for path, row in pairs]
-        print_result(json.dumps(content, indent=1))
-        return
-    width = max(len(str(path)) for path in config.images)
-    lines = []
-    for path, row in zip(config.images, probabilities, strict=True):
-        top = np.argsort(-row)[:_TOP]
-        cells = [f"{path!s:{width}}", *(f"{names[i]} {row[i]:6.1%}" for i in top)]
-        lines.append("  ".join(cells))
-    print_result("\n".join(lines))
+    return loaded.manifest
 
 
 def _model(manifest: Manifest | None) -> Model:
@@ -76,23 +83,40 @@ def _normalization(manifest: Manifest | None) -> Augmentation:
 
 
 @torch.no_grad()
-def _probabilities(
-    model: Model, paths: tuple[Path, ...], normalize: Augmentation
-) -> Iterator[np.ndarray]:
-    """Yield the class probabilities of each batch of images, [images, classes]."""
+def _predictions(
+    model: Model, paths: Sequence[Path], normalize: Augmentation, problems: list[str]
+) -> Iterator[Prediction]:
+    """Yield the prediction of each image, and add the problems of those that cannot be read."""
     _, height, width = model.layers[0].inputs.shape
-    for first in range(0, len(paths), _BATCH_SIZE):
-        batch = paths[first : first + _BATCH_SIZE]
-        images: Images = scaled(np.stack([_pixels(path, (height, width)) for path in batch]))
-        images = normalize(images, Phase.TEST, 0, np.arange(len(batch)))
-        yield model(torch.from_numpy(images)).softmax(dim=1).numpy()
+    batch_size = max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width)))
+    hidden = sys.stdout.isatty() or None  # None: hidden if standard error is no terminal
+    with (
+        ThreadPoolExecutor(num_cores()) as pool,
+        progress_bar(total=len(paths), unit=" images", disable=hidden) as bar,
+    ):
+        for first in range(0, len(paths), batch_size):
+            batch = paths[first : first + batch_size]
+            read = list(pool.map(lambda path: _pixels(path, (height, width)), batch))
+            pixels = [image for image in read if not isinstance(image, str)]
+            rows = iter(_probabilities(model, pixels, normalize) if pixels else ())
+            for path, image in zip(batch, read, strict=True):
+                if isinstance(image, str):
+                    problems.append(f"{printable(str(path))} ({image})")
+                    yield Prediction(path, None, image)
+                else:
+                    yield Prediction(path, next(rows))
+            bar.update(len(batch))
 
 
-def _pixels(path: Path, size: tuple[int, int]) -> np.ndarray:
+def _probabilities(model: Model, pixels: list[Pixels], normalize: Augmentation) -> np.ndarray:
+    """Return the class probabilities of images, [images, classes]."""
+    images = normalize(scaled(np.stack(pixels)), Phase.TEST, 0, np.arange(len(pixels)))
+    return model(torch.from_numpy(images)).softmax(dim=1).numpy()
+
+
+def _pixels(path: Path, size: tuple[int, int]) -> Pixels | str:
+    """Return the pixels of an image, or why it cannot be read."""
     try:
-        return decode(path.read_bytes(), str(path), size)
-    except OSError as error:
-        problem = f"cannot read the image: {path} ({error.strerror})"
-    except InputError as error:
-        problem = str(error).rpartition(". ")[0]  # its remedy is for data sets
-    raise InputError(f"{problem}. Use the path of an image file.")
+        return decode(read_file(path, str(path)), str(path), size)
+    except UnreadableError as error:
+        return error.reason

@@ -4,12 +4,15 @@ import hashlib
 from pathlib import Path
 
 from vigmpi.cli.config import PrepareConfig
+from vigmpi.commands.prepare_summary import summary
 from vigmpi.datasets.decoding import RESAMPLING
-from vigmpi.datasets.prepared_header import MAX_SIDE
-from vigmpi.errors import InputError
+from vigmpi.datasets.file_tree import listed
+from vigmpi.datasets.prepared import PreparedFile
+from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.prepare.cifar10_archive import Cifar10Archive, is_cifar10_archive
 from vigmpi.prepare.image_files import ImageFiles
 from vigmpi.prepare.members import members
+from vigmpi.prepare.preview import preview
 from vigmpi.prepare.source import Source
 from vigmpi.prepare.writer import PreparedFileWriter
 from vigmpi.standard_streams import print_result
@@ -19,48 +22,80 @@ _ARCHIVE_SUFFIXES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".tgz")
 
 
 def prepare(config: PrepareConfig) -> None:
-    """Write the prepared file and print its path.
+    """Write the prepared file, describe it, and save its preview.
 
     Raises:
-        InputError: if the source is missing, damaged or not laid out as expected, or if the
-            file cannot be written.
+        InputError: if the source is missing, damaged or not laid out as expected, or if a file
+            cannot be written.
+        RunError: if the preview cannot be written after the prepared file was.
     """
-    if config.image_size > MAX_SIDE:
-        raise InputError(
-            f"images too large: --image-size {config.image_size}. Use --image-size {MAX_SIDE} or "
-            f"less, because each pixel is a node of the graph."
-        )
     if not config.source.exists():
         raise InputError(
             f"source not found: {config.source}. Use the path of an archive or a folder."
         )
-    print_result(f"prepared: {_prepare(config)}")
+    if config.preview and config.preview.exists() and not config.overwrite:
+        raise InputError(f"preview exists: {config.preview}. Use --overwrite or another --preview.")
+    source, name = _open_source(config)
+    output = config.output or _default_output(name)
+    _write(source, output, config)
+    dataset = PreparedFile(output, "folder")
+    dataset.load(images=True, labels=True)
+    if config.preview:
+        try:
+            preview(dataset).save(config.preview, "png")
+        except OSError as error:
+            raise RunError(
+                f"cannot write the preview: {config.preview} ({error_reason(error)}); {output} is "
+                f"complete. Use --preview FILE.png --overwrite to write elsewhere."
+            ) from error
+    print_result(summary(source, dataset, output))
 
 
-def _prepare(config: PrepareConfig) -> Path:
+def _open_source(config: PrepareConfig) -> tuple[Source, str]:
+    """Return the source and the name of its data set."""
     entries = [(member.name, member.is_folder) for member in members(config.source)]
-    source: Source
-    if is_cifar10_archive(name for name, _ in entries):
-        source, name = Cifar10Archive(config.source, config.image_size), "cifar10"
-    else:
-        source, name = ImageFiles(config.source, entries, config.image_size), _stem(config.source)
-    output = config.output or Path("data") / f"{name}.h5"
-    if config.output is None:
-        output.parent.mkdir(exist_ok=True)
+    if not is_cifar10_archive(name for name, _ in entries):
+        source = ImageFiles(config.source, entries, config.image_size, config.test_share)
+        return source, _stem(config.source)
+    if config.test_share:
+        raise InputError(
+            f"test images exist: --test-share {config.test_share:g} for CIFAR-10. Omit "
+            f"--test-share."
+        )
+    return Cifar10Archive(config.source, config.image_size), "cifar10"
+
+
+def _default_output(name: str) -> Path:
+    folder = Path("data")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder: {folder.absolute()}/ ({error_reason(error)}). Use --output "
+            f"FILE to write elsewhere."
+        ) from error
+    return folder / f"{name}.h5"
+
+
+def _write(source: Source, output: Path, config: PrepareConfig) -> None:
     attributes = {"source": config.source.resolve().name, "resize_filter": RESAMPLING.name}
     if config.source.is_file():
         with config.source.open("rb") as file:
             attributes["source_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    size = config.image_size, config.image_size
+    size, total = (config.image_size, config.image_size), sum(source.num_images.values())
     with (
         PreparedFileWriter(output, source.num_images, size, overwrite=config.overwrite) as writer,
-        progress_bar(total=sum(source.num_images.values()), unit=" images", disable=None) as bar,
+        progress_bar(total=total, unit=" images", disable=None) as bar,
     ):
         for batch in source.read():
             writer.write(batch)
             bar.update(len(batch.rows))
-        writer.finish(source.class_names, attributes)
-    return output
+        if source.unreadable and not config.skip_unreadable:
+            raise InputError(
+                f"cannot read {len(source.unreadable):,} of {total:,} images: "
+                f"{listed(source.unreadable)}. Replace or remove them, or use --skip-unreadable."
+            )
+        writer.finish(source.class_names, attributes, source.unreadable)
 
 
 def _stem(path: Path) -> str:

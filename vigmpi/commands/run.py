@@ -10,11 +10,13 @@ from vigmpi.cli.config import RunConfig
 from vigmpi.cli.values import MEASURED
 from vigmpi.comm.collectives import (
     all_equal,
+    allgather_bytes,
     allgather_rows,
     allgather_strings,
     raise_collectively,
 )
 from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.commands.data_progress import DataProgress
 from vigmpi.commands.micro_batches import check_micro_batches
 from vigmpi.commands.provenance import rank_columns
 from vigmpi.commands.rank_group import RankGroup
@@ -83,7 +85,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     topology = make_topology(group.world, config.layout)
     group.comms = topology.comms
     threads = set_threads(config, topology)
-    dataset = _open_dataset(config, topology, training=training)
+    dataset = _open_dataset(config, topology, activity, training=training)
     # The same on all ranks, whose processors may differ, and kept when the run is resumed.
     library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
     if "matmul" in MODELS[config.model].options:
@@ -196,20 +198,24 @@ def _measured_times(
     return allgather_rows(topology.world, seconds)[0]
 
 
-def _open_dataset(config: RunConfig, topology: Topology, *, training: bool) -> Dataset:
+def _open_dataset(
+    config: RunConfig, topology: Topology, activity: Activity, *, training: bool
+) -> Dataset:
     """Open the data set that rank 0 chooses and load what each rank needs. Collective.
 
     In training, the images of `--holdout` take the place of the test images.
     """
     name = config.dataset or default_dataset(config.data_dir)
     name = allgather_strings(topology.world, name)[0]
-    dataset = open_dataset(name, config.data_dir, config.seed, config.image_size)
+    dataset = open_dataset(name, config.data_dir, config.seed, config.image_size, config.test_share)
     world_root, host_root = topology.world.rank == 0, topology.host.rank == 0
+    progress = DataProgress(activity, shown=world_root and config.progress != "off")
     # Rank 0 goes first: if the hosts share the folder, the others find it prepared.
     for my_turn in (world_root, host_root and not world_root):
         with raise_collectively(topology.world):
             if my_turn:
-                dataset.prepare(download=config.download)
+                dataset.prepare(download=config.download, progress=progress)
+        dataset.index = allgather_bytes(topology.world, dataset.index if world_root else b"")[0]
     rank, layout = topology.world.rank, config.layout
     with raise_collectively(topology.world):
         dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))

@@ -18,19 +18,26 @@ DATASETS: dict[str, str] = {
 
 
 def open_dataset(
-    name: str, data_dir: Path, seed: int, image_size: tuple[int, int] | None = None
+    name: str,
+    data_dir: Path,
+    seed: int,
+    image_size: tuple[int, int] | None = None,
+    test_share: float = 0.0,
 ) -> "Dataset":
     """Return the data set that `DATASETS` has under this name.
 
     Args:
         image_size: height and width of its images; None for the data set's own.
+        test_share: fraction of each class's images to test on; 0 for its own test images.
 
     Raises:
-        InputError: if its images have a fixed size and another one is asked for.
+        InputError: if its images have a fixed size or it has test images, and others are asked for.
     """
     dataset: Dataset = resolve_name(DATASETS[name])(data_dir, seed)
     if image_size:
         dataset.set_image_size(image_size)
+    if test_share:
+        dataset.set_test_share(test_share)
     return dataset
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vigmpi.datasets.dataset import Dataset, InMemory, Labels, Pixels
+from vigmpi.datasets.dataset import Dataset, InMemory, Labels, Pixels, Progress
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.errors import InputError
@@ -45,7 +45,7 @@ class Cifar10(InMemory):
         super().__init__(data_dir, seed)
         self.details = f"CIFAR-10, original archive in {data_dir}/"
 
-    def prepare(self, *, download: bool) -> None:
+    def prepare(self, *, download: bool, progress: Progress) -> None:  # noqa: ARG002
         archive = self._data_dir / _ARCHIVE
         if (self._data_dir / _FOLDER).is_dir() and not download:
             return  # `load` verifies the digests

@@ -1,4 +1,5 @@
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,19 @@ Pixels = NDArray[np.uint8]  # [images, 3, height, width]
 Images = NDArray[np.float32]  # same shape, in [0, 1]
 Labels = NDArray[np.int64]  # [images]
 Indices = NDArray[np.int64]
+Progress = Callable[[int, int], None]  # called with the number done, and in all if known, else 0
 
 
 class Dataset(ABC):
     """Labelled images of a training and a test phase.
 
-    The first rank of each host calls `prepare`. Every rank then calls `load`, and `images` or
-    `labels` for each micro-batch, from any thread; a middle stage needs neither.
+    Rank 0 calls `prepare`, and all ranks take over its `index`; then the first rank of each other
+    host calls `prepare`. Every rank then calls `load`, and `images` or `labels` for each
+    micro-batch, from any thread; a middle stage needs neither.
 
     Attributes:
         name: value of `--dataset`.
+        index: what `prepare` found on rank 0, if the other ranks need it.
         details: a phrase that says what the images are and where they were read from.
         class_names: names of the classes; a label is an index into them.
         image_size: height and width, in pixels.
@@ -30,6 +34,7 @@ class Dataset(ABC):
     """
 
     name: str
+    index: bytes = b""
     details: str
     class_names: tuple[str, ...] = tuple("0123456789")
     image_size: tuple[int, int] = (32, 32)
@@ -67,7 +72,18 @@ class Dataset(ABC):
             f"Omit --image-size, or use --dataset synthetic."
         )
 
-    def prepare(self, *, download: bool) -> None:  # noqa: B027
+    def set_test_share(self, share: float) -> None:
+        """Set the fraction of each class's images to test on, before `prepare`.
+
+        Raises:
+            InputError: if the data set has test images.
+        """
+        raise InputError(
+            f"test images exist: --test-share {share:g} for --dataset {self.name}. Omit "
+            f"--test-share."
+        )
+
+    def prepare(self, *, download: bool, progress: Progress) -> None:  # noqa: B027
         """Check the files on this host, after downloading them if `download` is set.
 
         Raises:

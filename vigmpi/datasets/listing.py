@@ -1,37 +1,21 @@
 """Listing of images in class folders, laid out as for torchvision's ImageFolder."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from vigmpi.datasets.dataset import Labels
+from vigmpi.datasets.file_tree import listed, printable
+from vigmpi.datasets.image_names import SkippedFiles
+from vigmpi.datasets.image_tree import Folder, image_tree
+from vigmpi.datasets.random_split import choose_test_images
 from vigmpi.errors import InputError
 from vigmpi.phase import Phase
 
 LAYOUT = "the layout train/CLASS/IMAGE and test/CLASS/IMAGE"
-MAX_FILE_BYTES = 2**26
-_MAX_DEPTH = 20
-_MACOS = "__MACOSX"
-
-
-class Member(NamedTuple):
-    """File or folder within a folder or an archive.
-
-    Attributes:
-        name: path within the folder or archive.
-        read: function that returns the file's bytes; None for a folder.
-    """
-
-    name: str
-    read: Callable[[], bytes] | None
-
-    @property
-    def is_folder(self) -> bool:
-        return self.read is None
+_TRAIN, _TEST = ("train", "training"), ("test", "testing")
+_VALIDATION = ("val", "valid", "validation")
+_ROLES = {*_TRAIN, *_TEST, *_VALIDATION}
 
 
 @dataclass(frozen=True)
@@ -40,139 +24,183 @@ class Listing:
 
     Attributes:
         class_names: sorted names of the class folders; a label is an index into them.
-        files: names of the members, sorted by their path below `train/` or `test/`.
+        files: names of the members, sorted by their path below the folder of their phase.
         labels: class of each file, [images].
+        remarks: phrases that say how the folders were understood and what was left out.
     """
 
     class_names: tuple[str, ...]
     files: dict[Phase, list[str]]
-    labels: dict[Phase, Labels]
+    labels: dict[Phase, list[int]]
+    remarks: tuple[str, ...]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Listing":
+        """Return the listing whose fields JSON has stored."""
+        files, labels = (
+            {Phase(phase): rows for phase, rows in values[name].items()}
+            for name in ("files", "labels")
+        )
+        return cls(tuple(values["class_names"]), files, labels, tuple(values["remarks"]))
 
 
-def walk(folder: Path, prefix: str = "") -> Iterator[Member]:
-    """Yield all files and folders below a folder.
+def list_images(
+    members: Iterable[tuple[str, bool]], source: Path, test_share: float = 0.0
+) -> Listing:
+    """List the images of each class.
 
-    Raises:
-        InputError: if there is a link or a device, or the folders are nested too deeply.
-    """
-    if prefix.count("/") > _MAX_DEPTH:
-        raise file_error(f"more than {_MAX_DEPTH} folders deep", prefix, f"Use {LAYOUT}.")
-    for path in sorted(folder.iterdir()):
-        name = f"{prefix}{path.name}"
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise file_error("link or device", name, "Remove it or replace it with a regular file.")
-        if path.is_dir():
-            yield Member(name, None)
-            yield from walk(path, f"{name}/")
-        else:
-            yield Member(name, partial(read_file, path, name))
-
-
-def read_file(path: Path, name: str) -> bytes:
-    """Return the bytes of a file, or raise InputError with `name` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return read_bounded(file, name)
-    except OSError as error:
-        remedy = "Make it readable with chmod +r or remove it."
-        raise file_error("cannot read file", name, remedy, error.strerror) from error
-
-
-def read_bounded(file: IO[bytes], name: str) -> bytes:
-    """Return all bytes of an open file.
-
-    Raises:
-        InputError: if the file is larger than an image can be.
-    """
-    content = file.read(MAX_FILE_BYTES + 1)
-    if len(content) > MAX_FILE_BYTES:
-        raise file_error(f"file larger than {MAX_FILE_BYTES >> 20} MiB", name, "Remove it.")
-    return content
-
-
-def printable(name: str) -> str:
-    """Return a name with its unprintable characters escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-
-
-def file_error(problem: str, name: str, remedy: str, reason: str | None = None) -> InputError:
-    """Return the error that reports a problem of a single file or member in one line."""
-    detail = f" ({reason})" if reason else ""
-    return InputError(f"{problem}: {printable(name)}{detail}. {remedy}")
-
-
-def checked_parts(name: str) -> tuple[str, ...]:
-    """Return the parts of a member's path.
-
-    Raises:
-        InputError: if the path leads out of its folder.
-    """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise file_error("path leads out of its folder", name, "Pack it with a relative path.")
-    return path.parts
-
-
-def is_hidden(parts: Iterable[str]) -> bool:
-    """Return whether a path belongs to a desktop's hidden files, such as .DS_Store."""
-    return any(part.startswith(".") or part == _MACOS for part in parts)
-
-
-def list_images(members: Iterable[tuple[str, bool]], source: Path) -> Listing:
-    """List the images of each class, ignoring files outside `train/` and `test/`.
-
-    Both may be in one enclosing folder (`photos/train/CLASS/IMAGE`). Folders within a class folder
-    belong to its class.
+    Class folders are in `train/` and `test/`, or in folders of the same meaning (`_TRAIN`, `_TEST`,
+    `_VALIDATION`, in any case). If none of them holds test images, `test_share` splits off some.
+    All may be in one enclosing folder, or several. Folders within a class folder belong to its
+    class.
 
     Args:
         members: name of each member and whether it is a folder.
         source: folder or archive, for an error message.
+        test_share: fraction of each class's images to test on; 0 if the folders tell.
 
     Raises:
         InputError: if the layout differs, a class has no images or the phases differ in classes.
     """
-    files: dict[Phase, dict[tuple[str, ...], str]] = {phase: {} for phase in Phase}
-    classes: dict[Phase, set[str]] = {phase: set() for phase in Phase}
-    roots = set()
-    for name, is_folder in members:
-        parts = checked_parts(name)
-        depth = next((i for i, part in enumerate(parts[:2]) if part in set(Phase)), None)
-        if depth is None or is_hidden(parts):
-            continue
-        roots.add(parts[:depth])
-        phase, path = Phase(parts[depth]), parts[depth + 1 :]
-        if path[:1] and (is_folder or len(path) > 1):
-            classes[phase].add(path[0])
-        if is_folder:
-            continue
-        if len(path) < 2:
-            raise file_error("not in a class folder", name, f"Use {LAYOUT}.")
-        if path in files[phase]:
-            raise file_error("duplicate file", name, "Pack each file only once.")
-        files[phase][path] = name
-    _check_classes(files, classes, source)
-    if len(roots) > 1:
-        raise InputError(f"train/ or test/ in more than one folder: {source}. Use {LAYOUT}.")
-    class_names = tuple(sorted(classes[Phase.TRAIN]))
+    top, skipped = image_tree(members)
+    root = _root(top)
+    train, test, remarks = _phases(root, source, test_share, skipped)
+    if test:
+        _check_classes({Phase.TRAIN: train, Phase.TEST: test}, skipped)
+        paths = {Phase.TRAIN: dict(train.paths()), Phase.TEST: dict(test.paths())}
+    else:
+        _check_classes({Phase.TRAIN: train}, skipped)
+        all_paths = dict(train.paths())
+        chosen = choose_test_images(all_paths, test_share)
+        paths = {
+            Phase.TRAIN: {path: all_paths[path] for path in all_paths.keys() - chosen},
+            Phase.TEST: {path: all_paths[path] for path in chosen},
+        }
+        remarks.append(
+            f"{len(chosen):,} images, {test_share:g} of each class by a hash of their names, are "
+            f"the test images"
+        )
+    if text := str(skipped):
+        remarks.append(f"skipped files: {text}")
+    class_names = tuple(sorted(train.folders))
     label = {name: i for i, name in enumerate(class_names)}
-    paths = {phase: sorted(files[phase]) for phase in Phase}
+    order = {phase: sorted(paths[phase]) for phase in Phase}
     return Listing(
         class_names,
-        {phase: [files[phase][path] for path in paths[phase]] for phase in Phase},
-        {phase: np.array([label[p[0]] for p in paths[phase]], dtype=np.int64) for phase in Phase},
+        {phase: [paths[phase][path] for path in order[phase]] for phase in Phase},
+        {phase: [label[path[0]] for path in order[phase]] for phase in Phase},
+        tuple(remarks),
     )
 
 
-def _check_classes(
-    files: dict[Phase, dict[tuple[str, ...], str]], classes: dict[Phase, set[str]], source: Path
-) -> None:
-    for phase in Phase:
-        if not classes[phase]:
-            raise InputError(f"no {phase}/ with class folders: {source}. Use {LAYOUT}.")
-        for name in sorted(classes[phase] - {path[0] for path in files[phase]}):
-            remedy = "Remove the folder or add images."
-            raise file_error("class without images", f"{phase}/{name}/", remedy)
-    for phase, other in ((Phase.TRAIN, Phase.TEST), (Phase.TEST, Phase.TRAIN)):
-        for name in sorted(classes[phase] - classes[other]):
-            remedy = "Use the same classes in train/ and test/."
-            raise file_error(f"class not in {other}/", f"{phase}/{name}/", remedy)
+def _root(folder: Folder) -> Folder:
+    """Return the innermost folder that encloses everything."""
+    filled = [each for each in folder.folders.items() if each[1].num_images()]
+    if folder.images or len(filled) != 1 or filled[0][0].lower() in _ROLES:
+        return folder
+    return _root(filled[0][1])
+
+
+def _phases(
+    root: Folder, source: Path, test_share: float, skipped: SkippedFiles
+) -> tuple[Folder, Folder | None, list[str]]:
+    """Return the folders of the training and the test images, and remarks about them.
+
+    If there is no folder of test images, they are to be split off.
+    """
+    where = f"{printable(root.path)} in {source}" if root.path else str(source)
+    train, test, validation = (_with_role(root, role) for role in (_TRAIN, _TEST, _VALIDATION))
+    test = test or validation
+    for folders in (train, test):
+        if len(folders) > 1:
+            names = " and ".join(printable(each.path) for each in folders)
+            raise InputError(f"ambiguous folders: {names} in {where}. Keep one of them.")
+    if test and not train:
+        raise InputError(f"no training images: {where} contains {_contents(root)}. Use {LAYOUT}.")
+    if not root.num_images():
+        raise InputError(f"no images: {where}{_in_parentheses(skipped)}. Use {LAYOUT}.")
+    if not root.folders:
+        raise InputError(f"no class folders: {where} contains {_contents(root)}. Use {LAYOUT}.")
+    if not test and not test_share:
+        raise InputError(
+            f"no test images: {where} contains {_contents(root)}. Use --test-share 0.2 to set "
+            f"aside a fifth of each class, or {LAYOUT}."
+        )
+    if test and test_share:
+        raise InputError(
+            f"test images exist: --test-share {test_share:g} for {source} with {test[0].path}. "
+            f"Omit --test-share."
+        )
+    if not train:
+        _check_nesting(root)
+        return root, None, []
+    used = [*train, *test]
+    remarks = []
+    if test and test == validation:
+        remarks.append(f"{printable(test[0].path)} holds the test images")
+    unused = [each for each in root.folders.values() if each not in used and each.num_images()]
+    texts = [f"{printable(each.path)} ({each.num_images():,} images)" for each in unused]
+    texts += [printable(name) for name in root.images.values()]
+    if texts:
+        remarks.append(f"not used: {listed(texts)}")
+    return train[0], test[0] if test else None, remarks
+
+
+def _with_role(root: Folder, role: Sequence[str]) -> list[Folder]:
+    """Return the folders that are named for a role; a class of this name has no folders."""
+    return [f for name, f in root.folders.items() if name.lower() in role and f.folders]
+
+
+def _contents(folder: Folder) -> str:
+    """Return what is in a folder: its folders, and images outside of them."""
+    folders = [f"{printable(name)}/" for name in sorted(folder.folders)]
+    texts = [listed(folders)] if folders else []
+    if folder.images:
+        name = printable(min(folder.images))
+        texts.append(f"{len(folder.images):,} images outside of folders ({name}, ...)")
+    return " and ".join(texts)
+
+
+def _check_nesting(root: Folder) -> None:
+    """Raise InputError if class folders contain what seems to be training and test images."""
+    inner = [
+        inside.path
+        for folder in root.folders.values()
+        for name, inside in folder.folders.items()
+        if name.lower() in _ROLES
+    ]
+    if inner:
+        names = listed([printable(path) for path in inner])
+        raise InputError(f"training or test images within class folders: {names}. Use {LAYOUT}.")
+
+
+def _check_classes(phases: dict[Phase, Folder], skipped: SkippedFiles) -> None:
+    stray = [name for folder in phases.values() for name in folder.images.values()]
+    if stray:
+        names = listed([printable(name) for name in stray])
+        raise InputError(f"not in a class folder: {names}. Use {LAYOUT}.")
+    empty = [
+        printable(each.path)
+        for folder in phases.values()
+        for _, each in sorted(folder.folders.items())
+        if not each.num_images()
+    ]
+    if empty:
+        raise InputError(
+            f"class without images: {listed(empty)}{_in_parentheses(skipped)}. Remove the folder "
+            f"or add images."
+        )
+    missing = [
+        f"{printable(other.path)}{printable(name)}/"
+        for folder in phases.values()
+        for other in phases.values()
+        for name in sorted(folder.folders.keys() - other.folders.keys())
+    ]
+    if missing:
+        raise InputError(
+            f"missing class folders: {listed(missing)}. Use the same classes for training and test."
+        )
+
+
+def _in_parentheses(skipped: SkippedFiles) -> str:
+    return f" (skipped files: {skipped})" if str(skipped) else ""

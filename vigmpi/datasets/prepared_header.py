@@ -17,8 +17,6 @@ from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
 
 FORMAT = "vigmpi images 1"
-
-MAX_SIDE = 1024  # each pixel is a node of the graph, so larger images are a mistake
 _MAX_IMAGES = 10**8
 _MAX_NAMES_BYTES = 2**24
 _MAX_ATTRIBUTE_BYTES = 2**12
@@ -99,10 +97,8 @@ def _header(file: h5py.File, size: int) -> Header:
         if labels[phase].shape[0] != images[phase].shape[0]:
             raise _InvalidFileError(f"{phase} does not have as many labels as images")
     _, channels, *sides = images[Phase.TRAIN].shape
-    if channels != 3 or not all(1 <= side <= MAX_SIDE for side in sides):
-        raise _InvalidFileError(
-            f"image shape {(channels, *sides)} is not 3 x (1 to {MAX_SIDE}) squared"
-        )
+    if channels != 3 or 0 in sides:
+        raise _InvalidFileError(f"{channels} channels of {sides} pixels are no RGB images")
     mean, std = (_per_channel(file, name) for name in ("mean", "std"))
     source, digest = (_text(file, name) for name in ("source", "images_sha256"))
     return Header(images, labels, _classes(file, size), mean, std, source, digest)

@@ -11,7 +11,7 @@ import numpy as np
 
 from vigmpi.datasets.dataset import Labels, Pixels
 from vigmpi.datasets.decoding import resized
-from vigmpi.datasets.listing import file_error
+from vigmpi.datasets.file_tree import file_error
 from vigmpi.datasets.torchvision_import import torchvision_datasets
 from vigmpi.phase import Phase
 from vigmpi.prepare.members import members
@@ -51,6 +51,7 @@ class Cifar10Archive(Source):
     """Archive or folder of CIFAR-10; images keep their published order."""
 
     def __init__(self, path: Path, image_size: int) -> None:
+        super().__init__()
         self._path = path
         self._side = image_size
         self.num_images = {Phase.TRAIN: 5 * NUM_IMAGES, Phase.TEST: NUM_IMAGES}
@@ -72,6 +73,7 @@ class Cifar10Archive(Source):
             except ValueError as error:
                 problem, reason = "not a file of CIFAR-10", str(error)
                 raise file_error(problem, member.name, _REMEDY, reason) from error
+        self.sizes.add((_SIDE, _SIDE))
         if missing:
             reason = f"{min(missing)} is missing"
             raise file_error("incomplete CIFAR-10", str(self._path), _REMEDY, reason)

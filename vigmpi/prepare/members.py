@@ -5,14 +5,23 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
-from vigmpi.datasets.listing import Member, checked_parts, file_error, read_bounded, walk
-from vigmpi.errors import InputError
+from vigmpi.datasets.file_tree import (
+    Member,
+    UnreadableError,
+    checked_parts,
+    file_error,
+    read_bounded,
+    unreadable,
+    walk,
+)
+from vigmpi.errors import InputError, error_reason
+from vigmpi.prepare.zip_names import member_name
 
 _MAX_HEADER_BYTES = 2**20
 _EXTENDED_TYPES = (
@@ -61,20 +70,14 @@ def _input_errors(source: Path, member: str = "") -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         name = f"{source}: {member}" if member else str(source)
         remedy = "Use a folder or an intact .tar, .tar.gz, .tar.bz2, .tar.xz or .zip archive."
-        raise file_error("cannot read source", name, remedy, reason) from error
+        raise file_error("cannot read source", name, remedy, error_reason(error)) from error
 
 
 def _is_zip(source: Path) -> bool:
     with _input_errors(source):
         return zipfile.is_zipfile(source)
-
-
-def _read(source: Path, name: str, open_member: Callable[[], IO[bytes]]) -> bytes:
-    with _input_errors(source, name), open_member() as file:
-        return read_bounded(file, name)
 
 
 class _StrictHeader(tarfile.TarInfo):
@@ -105,24 +108,36 @@ def _tar_members(source: Path) -> Iterator[Member]:
             regular = header.isreg() and not header.issparse()
             if not (regular or header.isdir()):
                 raise _link_or_device(source, header.name)
-            read = partial(_read, source, header.name, partial(_open_member, tar, header))
+            read = partial(_read_from_tar, source, tar, header)
             yield Member(header.name, read if regular else None)
 
 
-def _open_member(tar: tarfile.TarFile, header: tarfile.TarInfo) -> IO[bytes]:
-    file = tar.extractfile(header)
-    assert file is not None
-    return file
+def _read_from_tar(source: Path, tar: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    with _input_errors(source, header.name):  # after which no other member can be read
+        file = tar.extractfile(header)
+        assert file is not None
+        return read_bounded(file, header.name)
 
 
 def _zip_members(source: Path) -> Iterator[Member]:
     with zipfile.ZipFile(source) as archive:
         for info in archive.infolist():
+            name = member_name(info)
             mode = stat.S_IFMT(info.external_attr >> 16)
             if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _link_or_device(source, info.filename)
-            read = partial(_read, source, info.filename, partial(archive.open, info))
-            yield Member(info.filename, None if info.is_dir() else read)
+                raise _link_or_device(source, name)
+            read = partial(_read_from_zip, archive, info, name)
+            yield Member(name, None if name.endswith("/") else read)
+
+
+def _read_from_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> bytes:
+    try:
+        with archive.open(info) as file:
+            return read_bounded(file, name)
+    except UnreadableError:
+        raise
+    except _UNREADABLE as error:
+        raise unreadable(name, error_reason(error)) from error
 
 
 def _link_or_device(source: Path, name: str) -> InputError:

@@ -20,16 +20,28 @@ class Source(ABC):
 
     Attributes:
         num_images: number of images in each phase.
-        class_names: names of the classes; set once all images have been read.
+        remarks: phrases that say how the source was understood and what was left out.
+
+    Once all images have been read:
+
+    Attributes:
+        class_names: names of the classes.
+        sizes: heights and widths that the images have.
+        unreadable: name of each image that could not be read, with the reason.
     """
 
     num_images: dict[Phase, int]
     class_names: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.sizes: set[tuple[int, int]] = set()
+        self.unreadable: list[str] = []
 
     @abstractmethod
     def read(self) -> Iterator[ImageBatch]:
-        """Yield all images, in any order.
+        """Yield all readable images, in any order.
 
         Raises:
-            InputError: if an image is invalid.
+            InputError: if the source is damaged, or a class has no readable image in a phase.
         """

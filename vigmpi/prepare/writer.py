@@ -1,5 +1,7 @@
 import hashlib
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -8,10 +10,10 @@ import h5py
 import numpy as np
 
 from vigmpi.datasets.dataset import channel_counts, mean_and_std
-from vigmpi.datasets.prepared_header import FORMAT
 from vigmpi.errors import InputError, error_reason
 from vigmpi.hdf5_strings import fixed_string
 from vigmpi.phase import Phase
+from vigmpi.prepare.row_file import RowFile
 from vigmpi.prepare.source import ImageBatch
 
 _READ_BYTES = 2**24
@@ -27,7 +29,7 @@ class PreparedFileWriter:
         size: height and width, in pixels.
 
     Raises:
-        InputError: if the file exists or cannot be written.
+        InputError: if the file exists or cannot be written, in any method.
     """
 
     def __init__(
@@ -35,52 +37,55 @@ class PreparedFileWriter:
     ) -> None:
         if path.exists() and not overwrite:
             raise InputError(f"output file exists: {path}. Use --overwrite or another --output.")
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._path, self._size = path, size
         self._missing = {phase: np.ones(count, bool) for phase, count in num_images.items()}
-        try:
-            self._offsets = _create(self._temporary, num_images, size)
-            self._descriptor = os.open(self._temporary, os.O_RDWR)
-        except OSError as error:
-            raise InputError(
-                f"cannot write file: {path} ({error_reason(error)}). Use --output FILE to write "
-                f"elsewhere."
-            ) from error
-        except BaseException:
-            self._temporary.unlink(missing_ok=True)
-            raise
+        with self._reporting_errors():
+            self._rows = RowFile(self._temporary("part"), num_images, size)
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, batch: ImageBatch) -> None:
-        for name, values in (("images", batch.pixels), ("labels", batch.labels.astype("<i8"))):
-            offset = self._offsets[f"{batch.phase}/{name}"]
-            for row, value in zip(batch.rows.tolist(), np.ascontiguousarray(values), strict=True):
-                os.pwrite(self._descriptor, value.data, offset + row * value.nbytes)
+        with self._reporting_errors():
+            for name, values in (("images", batch.pixels), ("labels", batch.labels.astype("<i8"))):
+                for row, value in zip(batch.rows.tolist(), values, strict=True):
+                    content = np.ascontiguousarray(value).data.cast("B")
+                    self._rows.write(batch.phase, name, row, content)
         self._missing[batch.phase][batch.rows] = False
 
-    def finish(self, class_names: tuple[str, ...], attributes: dict[str, str]) -> None:
+    def finish(
+        self, class_names: Sequence[str], attributes: Mapping[str, str], skipped: Sequence[str]
+    ) -> None:
         """Write class names, statistics and attributes, and rename the file to its final name.
 
+        Args:
+            skipped: name of each image that was left out, with the reason.
+
         Raises:
-            InputError: if images are missing.
+            InputError: if other images are missing.
         """
-        if missing := sum(int(rows.sum()) for rows in self._missing.values()):
-            raise InputError(f"source changed: {missing} images missing. Run the command again.")
-        names = np.array([name.encode(errors="backslashreplace") for name in class_names])
-        with h5py.File(self._temporary, "r+", locking=False) as file:
-            file.create_dataset("classes", data=names, track_times=False)
-            file["classes"].attrs["description"] = fixed_string(
-                "name of each class; a label is an index"
+        num_missing = sum(int(rows.sum()) for rows in self._missing.values())
+        if num_missing != len(skipped):
+            raise InputError(
+                f"source changed: {num_missing - len(skipped)} images missing. Run the command "
+                f"again."
             )
-            counts, digest = _summary(file)
-            file.attrs["mean"], file.attrs["std"] = mean_and_std(counts)
-            for name, text in {**attributes, "images_sha256": digest}.items():
-                file.attrs[name] = fixed_string(text)
-        os.fsync(self._descriptor)
-        self._temporary.replace(self._path)
-        _sync_folder(self._path.parent)
+        with self._reporting_errors():
+            if skipped:
+                self._drop_missing_rows()
+            with h5py.File(self._rows.path, "r+", locking=False) as file:
+                _store_texts(
+                    file, "classes", class_names, "name of each class; a label is an index"
+                )
+                if skipped:
+                    _store_texts(file, "skipped", skipped, "images that could not be read")
+                counts, digest = _summary(file)
+                file.attrs["mean"], file.attrs["std"] = mean_and_std(counts)
+                for name, text in {**attributes, "images_sha256": digest}.items():
+                    file.attrs[name] = fixed_string(text)
+            self._rows.sync()
+            self._rows.path.replace(self._path)
+            _sync_folder(self._path.parent)
 
     def __exit__(
         self,
@@ -88,31 +93,40 @@ class PreparedFileWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._descriptor)
-        self._temporary.unlink(missing_ok=True)
+        self._rows.remove()
+
+    def _drop_missing_rows(self) -> None:
+        """Copy the other rows to a smaller file: HDF5 cannot shrink contiguous datasets."""
+        kept = {phase: np.flatnonzero(~missing) for phase, missing in self._missing.items()}
+        num_images = {phase: len(rows) for phase, rows in kept.items()}
+        smaller = RowFile(self._temporary("smaller.part"), num_images, self._size)
+        whole, self._rows = self._rows, smaller
+        try:
+            for phase, rows in kept.items():
+                for name in ("images", "labels"):
+                    for new, row in enumerate(rows.tolist()):
+                        self._rows.write(phase, name, new, whole.read(phase, name, row))
+        finally:
+            whole.remove()
+
+    def _temporary(self, suffix: str) -> Path:
+        return self._path.with_name(f".{self._path.name}.{os.getpid()}.{suffix}")
+
+    @contextmanager
+    def _reporting_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # HDF5 raises both
+            raise InputError(
+                f"cannot write file: {self._path} ({error_reason(error)}). Use --output FILE to "
+                f"write elsewhere."
+            ) from error
 
 
-def _create(path: Path, num_images: dict[Phase, int], size: tuple[int, int]) -> dict[str, int]:
-    """Create a file with space for all rows and return the offset of each dataset.
-
-    HDF5 1.10 is the first format in which all of HDF5's metadata carries checksums.
-    """
-    offsets = {}
-    with h5py.File(path, "x", locking=False, libver=("v110", "v110")) as file:
-        file.attrs["format"] = fixed_string(FORMAT)
-        for phase, count in num_images.items():
-            for name, shape, dtype, description in (
-                ("images", (count, 3, *size), "u1", "[images, RGB, height, width]"),
-                ("labels", (count,), "<i8", "class of each image"),
-            ):
-                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-                early.set_obj_track_times(False)
-                data = file.create_dataset(f"{phase}/{name}", shape, dtype, dcpl=early)
-                data.attrs["description"] = fixed_string(description)
-                offsets[data.name.strip("/")] = data.id.get_offset()
-    return offsets
+def _store_texts(file: h5py.File, name: str, texts: Sequence[str], description: str) -> None:
+    encoded = np.array([text.encode(errors="backslashreplace") for text in texts])
+    file.create_dataset(name, data=encoded, track_times=False)
+    file[name].attrs["description"] = fixed_string(description)
 
 
 def _summary(file: h5py.File) -> tuple[np.ndarray, str]:

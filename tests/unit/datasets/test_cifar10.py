@@ -60,7 +60,7 @@ def test_images_and_labels_equal_those_of_the_files(data_dir: Path, unpacked: bo
     if not unpacked:
         remove_folder(data_dir)
     dataset = Cifar10(data_dir, seed=0)
-    dataset.prepare(download=False)
+    dataset.prepare(download=False, progress=lambda *_: None)
     dataset.load(images=True, labels=True)
     second = NUM_IMAGES + np.arange(NUM_IMAGES)
     expected = batch["data"].reshape(NUM_IMAGES, 3, 32, 32) / np.float32(255)
@@ -84,7 +84,7 @@ def test_a_modified_file_is_rejected_before_it_is_unpickled(data_dir: Path) -> N
 
     (data_dir / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Attack()))
     dataset = Cifar10(data_dir, seed=0)
-    dataset.prepare(download=False)
+    dataset.prepare(download=False, progress=lambda *_: None)
     with pytest.raises(
         InputError, match=r"cannot read CIFAR-10: .*cifar-10-batches-py \(.*digits\.$"
     ):
@@ -97,12 +97,12 @@ def test_a_damaged_archive_is_rejected(data_dir: Path) -> None:
     archive = data_dir / "cifar-10-python.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-10])
     with pytest.raises(InputError, match=r"damaged archive: .*Use --download to fetch it again\.$"):
-        Cifar10(data_dir, seed=0).prepare(download=False)
+        Cifar10(data_dir, seed=0).prepare(download=False, progress=lambda *_: None)
 
 
 def test_the_message_about_missing_files_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not found: .*Use --download.*--dataset digits\.$"):
-        Cifar10(tmp_path, seed=0).prepare(download=False)
+        Cifar10(tmp_path, seed=0).prepare(download=False, progress=lambda *_: None)
 
 
 def test_a_failed_download_is_reported_in_one_line(
@@ -110,7 +110,7 @@ def test_a_failed_download_is_reported_in_one_line(
 ) -> None:
     monkeypatch.setattr(torchvision_datasets().CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
     with pytest.raises(InputError, match=r"cannot download .*: .*refused.*by hand .*\.$") as error:
-        Cifar10(tmp_path, seed=0).prepare(download=True)
+        Cifar10(tmp_path, seed=0).prepare(download=True, progress=lambda *_: None)
     assert "\n" not in str(error.value)
 
 

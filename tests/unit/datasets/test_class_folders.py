@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from vigmpi.phase import Phase
 CLASSES, SIDES = ["owl", "cat", "ant"], (9, 12)
 
 
-def opened(folder: Path) -> Dataset:
-    dataset = open_dataset("folder", folder, 0)
-    dataset.prepare(download=False)
+def unseen(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def opened(folder: Path, test_share: float = 0.0) -> Dataset:
+    dataset = open_dataset("folder", folder, 0, test_share=test_share)
+    dataset.prepare(download=False, progress=unseen)
     dataset.load(images=True, labels=True)
     return dataset
 
@@ -44,24 +49,84 @@ def test_images_of_different_sizes_are_rejected_with_the_command_that_resizes_th
 ) -> None:
     write_image_files(tmp_path, CLASSES, SIDES)
     Image.new("RGB", (9, 9)).save(tmp_path / "test/owl/3.png")
-    with pytest.raises(InputError, match=r"size: .*test/owl/3.png.*vigmpi prepare .*\.$"):
+    with pytest.raises(InputError, match=r"size: 9x9 .*test/owl/3.png.* to 9x12 .*vigmpi prepare "):
         opened(tmp_path)
 
 
-def test_a_file_that_is_not_an_image_is_named_before_the_run(tmp_path: Path) -> None:
+def test_all_files_that_are_no_images_are_named_before_the_run(tmp_path: Path) -> None:
     write_image_files(tmp_path, CLASSES, SIDES)
     (tmp_path / "train/cat/2.png").write_text("not an image")
-    with pytest.raises(
-        InputError, match=r"cannot decode image: train/cat/2.png .*not supported by Pillow.*\.$"
-    ):
+    (tmp_path / "test/owl/0.png").unlink()
+    (tmp_path / "test/owl/0.png").symlink_to("nowhere")
+    reasons = (
+        r"cannot read 2 of 24 images: train/cat/2.png \(format not supported by Pillow\), "
+        r"test/owl/0.png \(No such file or directory\)\. .*--skip-unreadable\.$"
+    )
+    with pytest.raises(InputError, match=reasons):
         opened(tmp_path)
+
+
+def test_headers_alone_are_read(tmp_path: Path) -> None:
+    """The pixels of a photograph are not decoded before the memory of the run is forecast."""
+    write_image_files(tmp_path, CLASSES, SIDES)
+    content = (tmp_path / "train/cat/2.png").read_bytes()
+    (tmp_path / "train/cat/2.png").write_bytes(content[:60])
+    dataset = opened(tmp_path)
+    with pytest.raises(InputError, match=r"cannot read image: train/cat/2.png"):
+        dataset.images(Phase.TRAIN, np.arange(12))
+
+
+def test_another_host_lists_its_files_only_if_it_sees_another_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_image_files(tmp_path / name, CLASSES, SIDES)
+    first = opened(tmp_path / "a")
+
+    def opened_elsewhere(folder: Path) -> int:
+        """Return how many files were listed."""
+        files = []
+        dataset = open_dataset("folder", folder, 0)
+        dataset.index = first.index
+        dataset.prepare(download=False, progress=lambda done, _: files.append(done))
+        dataset.load(images=True, labels=True)
+        assert dataset.identity == first.identity
+        return len(files)
+
+    assert opened_elsewhere(tmp_path / "a") == 0
+    assert opened_elsewhere(tmp_path / "b") == 24 + 8  # files and folders
+    (tmp_path / "b/train/owl/0.png").rename(tmp_path / "b/train/owl/9.png")
+    with pytest.raises(InputError, match=r"images differ between hosts: --data-dir .*/b"):
+        opened_elsewhere(tmp_path / "b")
+
+
+def test_an_image_that_changes_its_size_during_the_run_is_named(tmp_path: Path) -> None:
+    write_image_files(tmp_path, CLASSES, SIDES)
+    dataset = opened(tmp_path)
+    Image.new("RGB", (12, 1)).save(tmp_path / "train/ant/0.png")
+    with pytest.raises(InputError, match=r"train/ant/0.png \(its size has changed\)"):
+        dataset.images(Phase.TRAIN, np.array([0]))
+
+
+def test_a_share_of_each_class_becomes_the_test_images(tmp_path: Path) -> None:
+    images = write_image_files(tmp_path, CLASSES, SIDES, each=10)
+    shutil.rmtree(tmp_path / "test")
+    dataset = opened(tmp_path, test_share=0.2)
+    assert dataset.num_images == {Phase.TRAIN: 24, Phase.TEST: 6}
+    assert "6 images, 0.2 of each class by a hash of their names" in dataset.description
+    seen = [
+        image.tobytes()
+        for phase in Phase
+        for image in dataset.images(phase, np.arange(dataset.num_images[phase]))
+    ]
+    expected = [v / np.float32(255) for name, v in images.items() if name.startswith("train")]
+    assert sorted(seen) == sorted(image.tobytes() for image in expected)
+    assert dataset.labels(Phase.TEST, np.arange(6)).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_file_that_vanishes_during_the_run_is_named(tmp_path: Path) -> None:
     write_image_files(tmp_path, CLASSES, SIDES)
     dataset = opened(tmp_path)
     (tmp_path / "train/ant/0.png").unlink()
-    with pytest.raises(InputError, match=r"cannot read file: train/ant/0.png .*\.$"):
+    with pytest.raises(InputError, match=r"cannot read image: train/ant/0.png .*\.$"):
         dataset.images(Phase.TRAIN, np.array([0]))
 
 

@@ -11,7 +11,7 @@ from vigmpi.phase import Phase
 
 def opened(name: str, seed: int = 0) -> Dataset:
     dataset = open_dataset(name, Path("nowhere"), seed)
-    dataset.prepare(download=False)
+    dataset.prepare(download=False, progress=lambda *_: None)
     dataset.load(images=True, labels=True)
     return dataset
 

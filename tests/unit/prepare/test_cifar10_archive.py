@@ -79,7 +79,7 @@ def prepared(source: Path, data_dir: Path, *flags: str) -> Dataset:
     data_dir.mkdir(exist_ok=True)
     assert prepare(str(source), "--output", str(data_dir / "cifar10.h5"), *flags) == 0
     dataset = open_dataset("cifar10", data_dir, 0)
-    dataset.prepare(download=False)
+    dataset.prepare(download=False, progress=lambda *_: None)
     dataset.load(images=True, labels=True)
     return dataset
 

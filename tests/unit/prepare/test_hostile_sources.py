@@ -62,7 +62,7 @@ FILES = {
     "truncated": (truncated_jpeg(), "truncated"),
     "bomb": (png(60_000, 60_000, b""), "exceeds limit"),
     "smaller bomb": (png(10_000, 10_000, b""), "exceeds limit"),
-    "no pixels": (png(8, 8, b""), "cannot decode image"),
+    "no pixels": (png(8, 8, b""), "cannot read 1 of 17 images"),
     "large": (bytes(2**26 + 1), "larger than 64 MiB"),
     "a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "format not supported"),
 }
@@ -99,13 +99,14 @@ def drop(path: str) -> Callable[[Path], None]:
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty class": (remove("train/owl"), "class without images: train/owl/"),
     "empty test class": (remove("test/owl"), "class without images: test/owl/"),
-    "other classes in train": (drop("test/owl"), "class not in test/: train/owl/"),
-    "other classes in test": (drop("train/owl"), "class not in train/: test/owl/"),
-    "no test": (lambda f: (f / "test").rename(f / "tset"), "no test/ with class folders"),
-    "link": (lambda f: (f / BAD).symlink_to("/etc/passwd"), f"link or device: {BAD}"),
-    "linked folder": (lambda f: (f / "train/bat").symlink_to("/etc"), "link or device: train/bat"),
+    "other classes in train": (drop("test/owl"), "missing class folders: test/owl/"),
+    "other classes in test": (drop("train/owl"), "missing class folders: train/owl/"),
+    "no test": (lambda f: (f / "test").rename(f / "tset"), "contains train/, tset/. Use --test-sh"),
+    "link": (lambda f: (f / BAD).symlink_to("/etc/passwd"), f"images: {BAD} (format not supp"),
+    "pipe": (lambda f: os.mkfifo(f / BAD), f"{BAD} (not a regular file)"),
+    "cycle": (lambda f: (f / "train/owl/x").symlink_to(f), "that contains it: train/owl/x/"),
     "no class": (lambda f: (f / "train/x.png").write_bytes(b""), "class folder: train/x.png"),
-    "newline": (lambda f: (f / "train/owl/a\nb").write_bytes(b""), "image: train/owl/a\\nb ("),
+    "newline": (lambda f: (f / "train/owl/a\nb.png").write_bytes(b""), ": train/owl/a\\nb.png ("),
     "deep": (lambda f: (f / "train/owl" / ("d/" * 30)).mkdir(parents=True), "folders deep"),
 }  # fmt: skip
 
@@ -175,7 +176,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path, capfd: pytest.CaptureFixture
         with archive.open(zipfile.ZipInfo(BAD), "w") as file:
             for _ in range(65):
                 file.write(bytes(2**20))
-    assert f"larger than 64 MiB: {BAD}" in rejected(source, capfd)
+    assert f"{BAD} (larger than 64 MiB)" in rejected(source, capfd)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x05\x06" + bytes(5)])
@@ -247,8 +248,8 @@ def test_names_that_are_not_text_are_escaped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with tarfile.open(tmp_path / "photos.tar", "w", format=tarfile.GNU_FORMAT) as tar:
-        tar.addfile(member(os.fsdecode(b"train/\xff/\x1b[2J")))
-        tar.addfile(member("test/a/b"))
+        tar.addfile(member(os.fsdecode(b"train/\xff/\x1b[2J.png")))
+        tar.addfile(member("test/a/b.png"))
     line = rejected(tmp_path / "photos.tar", capfd)
     assert "\\udcff" in line
     assert line.rstrip("\n").isprintable()

@@ -1,0 +1,52 @@
+import ctypes
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from vigmpi.errors import error_reason
+from vigmpi.standard_streams import show
+
+_PR_SET_PDEATHSIG = 1  # from prctl.h
+
+
+@contextmanager
+def decoder_pool(workers: int) -> Iterator[Executor]:
+    """Context of worker processes; if the system has no semaphores, this process does the work.
+
+    Processes are used because decoding of small images is dominated by Python code: for 32x32
+    pixels, two threads reached 0.85 times and two processes 2.2 times the speed of one.
+    """
+    with _executor(workers) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _executor(workers: int) -> Executor:
+    try:
+        return ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
+        )
+    except OSError as error:  # semaphores are files in /dev/shm
+        show(
+            f"vigmpi: warning: one process decodes all images, because no semaphores can be made "
+            f"in /dev/shm ({error_reason(error)}).\n"
+        )
+        return _ThisProcess()
+
+
+class _ThisProcess(Executor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _end_with_parent() -> None:
+    """Kill this worker when its parent dies, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
