@@ -12,6 +12,9 @@ from tests.launching import finish, mpiexec, start
     ("model", "side", "batch_size", "chunks", "conv", "stages"),
     [
         ("vig_cifar", 32, 128, 4, "mr", 1),
+        ("vig_cifar", 320, 4, 2, "mr", 1),
+        ("study", 512, 3, 3, "mr", 1),
+        ("study", 512, 3, 1, "mr", 2),
         ("vig_ti", 224, 16, 4, "mr", 1),
         ("vig_ti", 224, 16, 4, "edge", 1),
         ("vig_ti", 224, 8, 2, "sage", 1),

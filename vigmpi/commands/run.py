@@ -40,7 +40,9 @@ from vigmpi.pipeline.loader import Loader, LoaderConfig
 from vigmpi.pipeline.memory_forecast import (
     Forecast,
     check_least_memory,
+    forecast_large_images,
     forecast_memory,
+    measured_size,
     refusing_what_cannot_be_allocated,
 )
 from vigmpi.pipeline.pipeline import Pipeline, PipelineConfig
@@ -105,9 +107,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     pipeline_config = _pipeline_config(group, layers, topology, training=training)
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
         check_least_memory(pipeline_config, topology.place.stage, subject)
-    model = Model(pipeline_config.stage_layers(topology.place.stage))
-    with raise_collectively(topology.world):
-        forecast = forecast_memory(topology, pipeline_config, model, averages=config.ema > 0)
+    model, forecast = _build_stage(config, model_config, topology, pipeline_config)
     augmentation = _augmentation(config, dataset, topology)
     order = LoaderConfig(
         config.batch_size,
@@ -131,6 +131,31 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
         activity=activity,
         core_warning=threads.warning,
     )
+
+
+def _build_stage(
+    config: RunConfig,
+    model_config: ModelConfig,
+    topology: Topology,
+    pipeline_config: PipelineConfig,
+) -> tuple[Model, Forecast]:
+    """Build this rank's layers if the memory suffices. Collective."""
+    size = measured_size(model_config.image_size, MODELS[config.model].multiple)
+    averages = config.ema > 0
+    layers = pipeline_config.stage_layers(topology.place.stage)
+    if size == model_config.image_size:
+        model = Model(layers)
+        with raise_collectively(topology.world):
+            return model, forecast_memory(topology, pipeline_config, model, averages=averages)
+    smaller = make_layers(
+        config.model,
+        replace(model_config, image_size=size),
+        backend=config.backend,
+        seed=config.seed,
+    )
+    with raise_collectively(topology.world):
+        forecast = forecast_large_images(topology, pipeline_config, smaller, averages=averages)
+    return Model(layers), forecast
 
 
 def default_epochs(num_images: int, batch_size: int) -> int:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from vigmpi.comm.waiting import wait
 from vigmpi.errors import InputError
 from vigmpi.host import available_bytes, process_headroom_bytes, release_free_memory, resident_bytes
 from vigmpi.models.activation_memory import ActivationMemory, activation_memory
+from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model
 from vigmpi.pipeline.pipeline import PipelineConfig
 
@@ -21,7 +22,8 @@ _FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (m
 
 
 _TOO_LARGE = "not enough memory for {}: {}. Use smaller images, a smaller model, or more --stages."
-_MEASURED_IMAGES = 3  # of `activation_memory`
+_LEAST_IMAGES = 2  # of `activation_memory`, and most models train on no fewer
+_LARGE_PIXELS = 2**16  # above which activations are measured on smaller images
 
 
 class Forecast(NamedTuple):
@@ -47,20 +49,84 @@ def forecast_memory(
         InputError: if the host has less memory or a rank's limits leave less, with the batch size
             that fits (on this rank).
     """
-    # The first rank of the host compiles the kernels; the others then load them from its cache.
+    tape = _measured(topology, model)
+    trainable = sum(p.nbytes for _, p in model.trainable_parameters())
+    return _forecast(topology, config, tape, _copies(config, averages=averages) * trainable)
+
+
+def forecast_large_images(
+    topology: Topology, config: PipelineConfig, smaller: list[Layer], *, averages: bool = False
+) -> Forecast:
+    """Forecast as `forecast_memory` does, but before the model is built. Collective over the host.
+
+    The activations are measured on smaller images, and assumed to grow with the number of pixels.
+
+    Args:
+        smaller: layers of the same model for images of `measured_size`.
+
+    Raises:
+        InputError: as `forecast_memory`.
+    """
+    stage = topology.place.stage
+    own = config.stages[stage]
+    tape = _measured(topology, Model(smaller[own.start : own.stop]))
+    ratio = config.layers[0].inputs.image_bytes / smaller[0].inputs.image_bytes
+    scaled = (int(ratio * tape.image), int(ratio * tape.layer_image), int(ratio * tape.peak_image))
+    weights, trainable = _parameter_bytes(config.stage_layers(stage))
+    fixed = weights + _copies(config, averages=averages) * trainable
+    return _forecast(topology, config, ActivationMemory(tape.fixed, *scaled), fixed)
+
+
+def measured_size(image_size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Return the size of the images on which the activations are measured.
+
+    Args:
+        multiple: number of pixels of which height and width are multiples.
+    """
+    height, width = image_size
+    scale = min(1.0, (_LARGE_PIXELS / (height * width)) ** 0.5)
+    if scale == 1.0:
+        return image_size
+    smaller = [multiple * max(1, int(scale * side) // multiple) for side in (height, width)]
+    return smaller[0], smaller[1]
+
+
+def _measured(topology: Topology, model: Model) -> ActivationMemory:
+    """Measure the activations; the first rank of the host compiles the kernels for the others."""
     if topology.host.rank > 0:
         wait(topology.host.Ibarrier())
-    tape = activation_memory(model)
-    release_free_memory()
-    if topology.host.rank == 0:
-        wait(topology.host.Ibarrier())
+    try:
+        return activation_memory(model)
+    finally:
+        release_free_memory()
+        if topology.host.rank == 0:
+            wait(topology.host.Ibarrier())
+
+
+def _copies(config: PipelineConfig, *, averages: bool) -> int:
+    """Return how many arrays training adds to the weights: gradients, Adam's moments, averages."""
+    return (4 if averages else 3) if config.schedule else 0
+
+
+def _parameter_bytes(layers: Sequence[Layer]) -> tuple[int, int]:
+    """Return the bytes of all parameters and of the trainable ones, without building them."""
+    with torch.device("meta"):
+        parameters = [p for layer in layers for p in layer.build().parameters()]
+    return sum(p.nbytes for p in parameters), sum(p.nbytes for p in parameters if p.requires_grad)
+
+
+def _forecast(
+    topology: Topology, config: PipelineConfig, tape: ActivationMemory, weights: int
+) -> Forecast:
+    """Compare what this rank and its host will need with what there is. Collective over the host.
+
+    Args:
+        weights: bytes of parameters and their copies that are still to be allocated.
+    """
     stage, sizes = topology.place.stage, config.max_sizes(topology.place.replica)
     growing = _growing_bytes(config, stage, sizes, tape)
-    fixed, resident = _FIRST_STEP_BYTES, resident_bytes()
-    if config.schedule:
-        copies = 4 if averages else 3  # gradients, both moments of Adam, averages
-        fixed += copies * sum(p.nbytes for _, p in model.trainable_parameters())
-        fixed += tape.fixed * config.peak_in_flight(stage)
+    fixed, resident = _FIRST_STEP_BYTES + weights, resident_bytes()
+    fixed += tape.fixed * config.peak_in_flight(stage)
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
     host_growing, host_fixed, host_resident = rows.sum(axis=0)
@@ -77,7 +143,7 @@ def forecast_memory(
 
 
 def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None:
-    """Refuse a model before it is built if its weights and three images need more than there is.
+    """Refuse a model before it is built if its weights and two images need more than there is.
 
     Args:
         subject: the options that determine the size of the model.
@@ -86,13 +152,10 @@ def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None
         InputError: if they need more.
     """
     layers = config.stage_layers(stage)
-    passes, copies = (2, 4) if config.schedule else (1, 1)
-    weights = 0
-    with torch.device("meta"):  # no memory, except for fixed tables of positions
-        for parameter in (p for layer in layers for p in layer.build().parameters()):
-            weights += (copies if parameter.requires_grad else 1) * parameter.nbytes
+    weights, trainable = _parameter_bytes(layers)
+    weights += _copies(config, averages=False) * trainable
     largest = max(layer.inputs.image_bytes + layer.outputs.image_bytes for layer in layers)
-    needed = weights + _MEASURED_IMAGES * passes * largest
+    needed = weights + _LEAST_IMAGES * (2 if config.schedule else 1) * largest
     if needed > (limit := min(available_bytes(), process_headroom_bytes())):
         available = f"at least {_gib(needed)} are needed, and {_gib(limit)} available"
         raise InputError(_TOO_LARGE.format(subject, available))
@@ -148,6 +211,9 @@ def _too_large(config: PipelineConfig, needed: int, where: str, fitting_share: f
     remedy = "more --stages, a smaller model, or more hosts"
     if fitting >= config.layout.chunks * max(layer.min_images for layer in config.layers):
         remedy = f"--batch-size {fitting}"
+    height, width = config.layers[0].inputs.shape[1:]
+    if height * width > _LARGE_PIXELS:
+        remedy = f"smaller images (see vigmpi prepare --image-size), or {remedy}"
     return InputError(
         f"not enough memory for --batch-size {config.batch_size}: it needs {_gib(needed)} {where}, "
         f"where at most {fitting} images fit. Use {remedy}."

@@ -186,7 +186,9 @@ def make_grapher(
     num_nodes = height * width
     search = search.among(num_nodes // search.reduction**2)
     positions = None
-    if variant.relative_positions:
+    if variant.relative_positions and torch.get_default_device().type == "meta":
+        positions = torch.empty(1, num_nodes, num_nodes // search.reduction**2)
+    elif variant.relative_positions:
         positions = relative_positions(height, width, channels, search.reduction)
 
     pointwise = partial(_pointwise, variant, backend)
