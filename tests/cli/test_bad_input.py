@@ -50,6 +50,25 @@ def test_missing_data(tmp_path: Path) -> None:
     assert "CIFAR-10 not found: no cifar10.h5" in refused(vigmpi("--stages", "2", *flags, ranks=2))
 
 
+def test_problems_of_class_folders(tmp_path: Path) -> None:
+    write_image_files(tmp_path, ["a", "b"], (6, 5))
+    flags = ["--stages", "2", "--dataset", "folder", "--data-dir", str(tmp_path)]
+    share = refused(vigmpi(*flags, "--test-share", "0.5", ranks=2))
+    assert f"test images exist: --test-share 0.5 for {tmp_path} with test/. Omit" in share
+    for name in ("train/a/1.png", "test/b/0.png"):
+        (tmp_path / name).write_bytes(b"")
+    unreadable = refused(vigmpi(*flags, ranks=2))
+    assert "cannot read 2 of 16 images: train/a/1.png (" in unreadable
+    assert "), test/b/0.png (" in unreadable
+
+
+def test_a_test_share_of_other_data(tmp_path: Path) -> None:
+    write_prepared(tmp_path / "a.h5", random_images((6, 5), 3), 3)
+    for data in (["digits"], ["folder", "--data-dir", str(tmp_path / "a.h5")]):
+        message = refused(vigmpi("--test-share", "0.1", "--dataset", *data))
+        assert f"test images exist: --test-share 0.1 for --dataset {data[0]}. Omit" in message
+
+
 def test_a_prepared_file_with_a_link_to_another_file(tmp_path: Path) -> None:
     def add_link(file: h5py.File) -> None:
         del file["test"]

@@ -1,7 +1,10 @@
 """Training on a user's own images, prepared and directly from class folders."""
 
+import csv
 import json
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import h5py
@@ -55,6 +58,51 @@ def test_losses_from_a_prepared_file_equal_those_from_its_folders(tmp_path: Path
     np.testing.assert_array_equal(from_file[1], from_folders[1])
     augmented = run(file, tmp_path / "c.h5", "--normalize", "--flip", "--random-crop", "2")
     assert (augmented[1] != from_file[1]).all()
+
+
+@pytest.mark.slow
+def test_from_photographs_to_predictions_as_the_output_says(tmp_path: Path) -> None:
+    """Prepare class folders without test images, type the command that is printed, and predict."""
+    folder = tmp_path / "my photos"
+    write_image_files(folder, ["cat", "owl"], (20, 30), each=6, suffix=".jpg")
+    shutil.rmtree(folder / "test")
+
+    def succeed(command: list[str]) -> str:
+        done = finish(start(command, cwd=tmp_path), timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = succeed(vigmpi("prepare", str(folder), "--test-share", "0.25"))
+    [line] = [line for line in out.splitlines() if line.startswith("train with: ")]
+    launcher, _, count, program, *options = shlex.split(line.removeprefix("train with: "))
+    assert (launcher, program) == ("mpirun", "vigmpi")
+    short = ["--epochs", "1", "--batch-size", "4", "--record", "run.h5"]
+    succeed(vigmpi(*options, *short, ranks=int(count)))
+    predict = ["predict", "--checkpoint", "run.h5.checkpoints", "my photos", "--format", "csv"]
+    rows = list(csv.DictReader(succeed(vigmpi(*predict)).splitlines()))
+    assert len(rows) == 12
+    assert {row["class"] for row in rows} <= {"cat", "owl"}
+
+
+@pytest.mark.slow
+def test_a_run_on_class_folders_keeps_its_share_of_test_images(tmp_path: Path) -> None:
+    folder, file, record = tmp_path / "photos", tmp_path / "photos.h5", tmp_path / "a.h5"
+    write_image_files(folder, CLASSES, (SIDE, SIDE), each=8)
+    shutil.rmtree(folder / "test")
+    share = ["--test-share", "0.25"]
+    stderr_of(vigmpi("prepare", str(folder), *share, "--image-size", "9", "--output", str(file)))
+    data, losses = run(folder, record, *share, "--stages", "2", ranks=2)
+    assert "9x9 pixels; 6 images, 0.25 of each class by a hash of their names, are" in data
+    assert "18 training and 6 test images" in data
+    np.testing.assert_array_equal(losses, run(file, tmp_path / "b.h5")[1])
+    checkpoints = str(folder_of(record))
+    evaluate = vigmpi("evaluate", "--checkpoint", checkpoints)
+    for command in (evaluate, [*evaluate, "--data-dir", str(file)]):
+        assert "6 test images)" in stderr_of(command)
+    stderr_of(vigmpi("--resume", checkpoints, "--epochs", "2", ranks=2))
+    with h5py.File(record) as content:
+        assert content["configuration"].attrs["test_share"] == 0.25
+        assert set(content["steps/epoch"][:]) == {0, 1}
 
 
 @pytest.mark.slow
