@@ -28,6 +28,7 @@ from vigmpi.stop_signal import (
 )
 
 if TYPE_CHECKING:
+    from vigmpi.comm.roll_call import RollCall
     from vigmpi.commands.rank_group import RankGroup
 
 _ERROR_PATIENCE_S = 60.0
@@ -69,19 +70,35 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
     _prepare_process()
     limit, stop = StartLimit(given.start_timeout), StopSignal()
     world = start_mpi()
-    # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
-    from vigmpi.commands.rank_group import RankGroup, RanksLostError  # noqa: PLC0415
-    from vigmpi.commands.shared_config import shared_config  # noqa: PLC0415
+    from vigmpi.comm.roll_call import Point, RollCall  # noqa: PLC0415
 
-    config = shared_config(world, given)
-    activity.layout = config.layout
-    config.layout.check_world(world.size, launch.launcher(os.environ))
-    if config.on_failure == "continue":
-        launch.check_fault_tolerance(os.environ)
-    group: RankGroup | None = RankGroup.of_world(world, config)
+    with RollCall(world, limit) as roll_call:
+        # Imported here because a wrong flag is reported within 50 ms, while torch takes seconds.
+        from vigmpi.commands.rank_group import RankGroup  # noqa: PLC0415
+        from vigmpi.commands.shared_config import shared_config  # noqa: PLC0415
+
+        roll_call.reached(Point.IMPORTS)
+        config = shared_config(world, given)
+        roll_call.reached(Point.CONFIGURATION)
+        activity.layout = config.layout
+        config.layout.check_world(world.size, launch.launcher(os.environ))
+        if config.on_failure == "continue":
+            launch.check_fault_tolerance(os.environ)
+        return _run_to_end(command, RankGroup.of_world(world, config), activity, roll_call, stop)
+
+
+def _run_to_end(
+    command: str,
+    group: "RankGroup | None",
+    activity: Activity,
+    roll_call: "RollCall",
+    stop: StopSignal,
+) -> int:
+    from vigmpi.commands.rank_group import RanksLostError  # noqa: PLC0415
+
     while group:
         try:
-            return _run_on_ranks(command, group, activity, limit, stop)
+            return _run_on_ranks(command, group, activity, roll_call, stop)
         except RanksLostError as error:
             group = group.survivors(activity, str(error))
         gc.collect()  # frees the model and the buffers of the larger group
@@ -89,7 +106,7 @@ def _run(arguments: Sequence[str], activity: Activity) -> int:
 
 
 def _run_on_ranks(
-    command: str, group: "RankGroup", activity: Activity, limit: StartLimit, stop: StopSignal
+    command: str, group: "RankGroup", activity: Activity, roll_call: "RollCall", stop: StopSignal
 ) -> int:
     from vigmpi.monitor.watchdog import watchdog  # noqa: PLC0415
 
@@ -98,7 +115,7 @@ def _run_on_ranks(
     timeouts = config.heartbeat_timeout, config.stall_timeout
     tolerant = group.continues_on_failure
     with watchdog(group.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
-        limit.end()  # from now on, the watchdog notices missing ranks
+        roll_call.end()  # from now on, the watchdog notices missing ranks
         with garbage_collection_paused():
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415

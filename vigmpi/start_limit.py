@@ -2,6 +2,7 @@ import faulthandler
 import os
 import platform
 import select
+import time
 from contextlib import suppress
 
 from vigmpi import launch
@@ -20,6 +21,7 @@ class StartLimit:
     """
 
     def __init__(self, seconds: float) -> None:
+        self.seconds, self._start = seconds, time.monotonic()
         self._nowhere = os.open(os.devnull, os.O_WRONLY)  # for the traceback
         faulthandler.dump_traceback_later(seconds + _PRINTING_S, exit=True, file=self._nowhere)
         self._helper, self._pipe, self._ended = 0, -1, False
@@ -41,6 +43,18 @@ class StartLimit:
         finally:
             os._exit(0)
 
+    @property
+    def remaining_s(self) -> float:
+        return max(0.0, self._start + self.seconds - time.monotonic())
+
+    def silence_helper(self) -> None:
+        """Let another one print the line."""
+        if self._helper:
+            os.close(self._pipe)
+            with suppress(ChildProcessError):  # if SIGCHLD is ignored
+                os.waitpid(self._helper, 0)
+            self._helper = 0
+
     def end(self) -> None:
         """Lift the limit."""
         if self._ended:
@@ -48,10 +62,7 @@ class StartLimit:
         self._ended = True
         faulthandler.cancel_dump_traceback_later()
         os.close(self._nowhere)
-        if self._helper:
-            os.close(self._pipe)
-            with suppress(ChildProcessError):  # if SIGCHLD is ignored
-                os.waitpid(self._helper, 0)
+        self.silence_helper()
 
 
 def _message(seconds: float) -> str:

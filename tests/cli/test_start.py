@@ -1,8 +1,10 @@
 """Start-up: files that not every rank sees, ranks that are missing, signals, libraries."""
 
 import os
+import platform
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -67,6 +69,40 @@ def test_ranks_that_do_not_meet_in_time_end_with_one_line(tmp_path: Path) -> Non
     [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert line.startswith("vigmpi: error: not all ranks have met within 3 s: 2 were started, ")
     assert "--start-timeout" in line
+
+
+_HANGS = {
+    "no sign of ranks within 8 s: rank 2. ": "from mpi4py import MPI",
+    "no sign of the program after MPI has started within 8 s: rank 2 on {}. ": (
+        "hang = lambda name, *_: time.sleep(99) if name.startswith('vigmpi.commands') else None; "
+        "sys.meta_path.insert(0, type('Finder', (), {'find_spec': staticmethod(hang)}))"
+    ),
+    "no sign of the configuration's arrival within 8 s: rank 2 on {}. ": (
+        "import os; os.chdir = lambda _: time.sleep(99)"
+    ),
+}
+
+
+@pytest.mark.parametrize("message", _HANGS)
+def test_a_rank_that_hangs_after_mpi_has_started_is_named(message: str) -> None:
+    options = ["--stages", "3", "--start-timeout", "8"]
+    program = f"""if True:
+        import sys, time
+        {_HANGS[message]}
+        if "mpi4py" in sys.modules:
+            time.sleep(99)
+        from vigmpi.__main__ import run
+        sys.argv[1:] = {options}
+        run()
+    """
+    third = [":", "-n", "1", sys.executable, "-c", program]
+    done = finish(start([*vigmpi(*options, ranks=2), *third]), timeout=60)
+    assert done.returncode != 0
+    [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
+    assert line == (
+        f"vigmpi: error: {message.format(platform.node())}Check these hosts, or use "
+        "--start-timeout SECONDS."
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -25,7 +25,7 @@ def _lines(source: Source, dataset: Dataset, output: Path) -> Iterator[str]:
     yield f"prepared: {output} ({dataset.num_classes} classes, {height}x{width} pixels)"
     yield from source.remarks
     if source.unreadable:
-        yield f"{len(source.unreadable):,} unreadable images left out: {listed(source.unreadable)}"
+        yield f"left out as unreadable ({len(source.unreadable):,}): {listed(source.unreadable)}"
     yield f"sizes found: {_range(source.sizes)}{_resizing(source.sizes, dataset.image_size)}"
     yield from _class_table(dataset)
     options = f"--model vig_cifar --replicas 2 --dataset folder --data-dir {quote(str(output))}"

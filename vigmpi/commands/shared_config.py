@@ -25,6 +25,7 @@ def shared_config(world: MPI.Intracomm, flags: RunFlags) -> RunConfig:
             content = pickle.dumps(read_config(flags))
             with suppress(OSError):
                 folder = str(Path.cwd())
+    folder, content = allgather_strings(world, folder)[0], allgather_bytes(world, content)[0]
     with suppress(OSError):
-        os.chdir(allgather_strings(world, folder)[0])
-    return pickle.loads(allgather_bytes(world, content)[0])  # noqa: S301 (it is of this run)
+        os.chdir(folder)
+    return pickle.loads(content)  # noqa: S301 (it is of this run)

@@ -139,7 +139,7 @@ def _phases(
     if test and test == validation:
         remarks.append(f"{printable(test[0].path)} holds the test images")
     unused = [each for each in root.folders.values() if each not in used and each.num_images()]
-    texts = [f"{printable(each.path)} ({each.num_images():,} images)" for each in unused]
+    texts = [f"{printable(each.path)} (images: {each.num_images():,})" for each in unused]
     texts += [printable(name) for name in root.images.values()]
     if texts:
         remarks.append(f"not used: {listed(texts)}")
@@ -157,7 +157,7 @@ def _contents(folder: Folder) -> str:
     texts = [listed(folders)] if folders else []
     if folder.images:
         name = printable(min(folder.images))
-        texts.append(f"{len(folder.images):,} images outside of folders ({name}, ...)")
+        texts.append(f"images outside of folders ({len(folder.images):,}, the first: {name})")
     return " and ".join(texts)
 
 

@@ -45,11 +45,11 @@ def test_folders_of_both_phases_have_many_names(
 
 def test_what_is_not_used_is_said() -> None:
     names = [*in_folders("train", "test"), "val/cat/1.jpg", "val/owl/2.jpg", "cover.png"]
-    assert listing(names).remarks == ("not used: val/ (2 images), cover.png",)
+    assert listing(names).remarks == ("not used: val/ (images: 2), cover.png",)
     unlabelled = [*in_folders("train", "val"), "test/1.jpg"]
     assert listing(unlabelled).remarks == (
         "val/ holds the test images",
-        "not used: test/ (1 images)",
+        "not used: test/ (images: 1)",
     )
 
 
@@ -83,11 +83,11 @@ def test_a_share_of_each_class_is_chosen_by_name_alone() -> None:
     [
         ([], 0, "no images: photos. Use"),
         (["a.txt", "b/c.heic"], 0.2, "no images: photos (skipped files: 1 *.txt, 1 *.heic). Use"),
-        (["1.jpg", "2.jpg"], 0, "photos contains 2 images outside of folders (1.jpg, ...)"),
+        (["1.jpg", "2.jpg"], 0, "photos contains images outside of folders (2, the first: 1.jpg)"),
         (
             ["cats/1.jpg", "cats/2.jpg"],
             0.5,
-            "class folders: cats/ in photos contains 2 images outside",
+            "class folders: cats/ in photos contains images outside of f",
         ),
         (["cat/1.jpg", "owl/1.jpg"], 0, "no test images: photos contains cat/, owl/. Use --test-"),
         (["train/cat/1.jpg"], 0, "no test images: photos contains train/. Use --test-share"),

@@ -64,7 +64,7 @@ def test_unreadable_images_are_left_out_and_named(
     for name in ("train/cat/1.png", "test/owl/0.png", "test/ant/3.png"):
         (clean / name).unlink()
     dataset = prepared(folder, "--skip-unreadable")
-    assert "3 unreadable images left out: test/ant/3.png (No such " in capfd.readouterr().out
+    assert "left out as unreadable (3): test/ant/3.png (No such " in capfd.readouterr().out
     assert dataset.num_images == {Phase.TRAIN: 11, Phase.TEST: 10}
     assert dataset.identity == prepared(clean).identity  # which holds the digest of all rows
     with h5py.File(tmp_path / "photos.h5") as file:
