@@ -9,8 +9,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
+from vigmpi.checkpoint.search import folder_of
 
 SMALL = ["--dataset", "digits", "--batch-size", "10"]
 Environment = Mapping[str, str]
@@ -61,6 +63,18 @@ def test_srun_starts_one_world_on_two_nodes(slurm: Environment, tmp_path: Path) 
     assert_complete(tmp_path / "a.h5", steps=3, ranks=4)
 
 
+def test_a_host_without_the_files_that_flags_name_takes_part(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    limits = "epochs = 1\nsteps = 2\ntest-steps = 1\nbatch-size = 10\n"
+    (tmp_path / "run.toml").write_text(f'replicas = 2\ndataset = "digits"\n{limits}')
+    record = tmp_path / "a.h5"
+    command = shlex.join(vigmpi("--config", "run.toml", "--record", str(record)))
+    script = f"cd $([ $SLURM_PROCID = 0 ] && echo {tmp_path} || echo /) && exec {command}"
+    run(["srun", "-N", "2", "-n", "2", "sh", "-c", script], slurm)
+    assert_complete(record, steps=3, ranks=2)
+
+
 def test_the_error_for_a_wrong_mpi_type_names_the_right_one(slurm: Environment) -> None:
     command = ["srun", "--mpi=none", "-n", "2", *vigmpi("--stages", "2", *SMALL)]
     done = finish(start(command, environ=slurm), 100)
@@ -76,12 +90,20 @@ def test_a_shell_that_srun_started_trains_on_one_rank_and_says_how_to_start_more
     one = vigmpi(*limits, "--record", str(tmp_path / "a.h5"))
     two = vigmpi("--stages", "2", *limits)
     script = tmp_path / "commands.sh"
-    lines = [f"{shlex.join(one)} && echo trained", f"{shlex.join(two)}; echo status $?"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    checkpoints = str(folder_of(tmp_path / "a.h5"))
+    predict = vigmpi("predict", "--checkpoint", checkpoints, str(tmp_path / "a.png"))
+    lines = [
+        f"{shlex.join(one)} && echo trained",
+        f"{shlex.join(two)}; echo status $?",
+        f"{shlex.join(predict)} && echo predicted",
+    ]
     script.write_text("\n".join(["[ $SLURM_PROCID = 0 ] || exit 0", *lines]))
     # `script` provides the terminal that --pty needs.
     command = shlex.join(["srun", "--pty", "-n", "2", "bash", str(script)])
     output = run(["script", "-qec", command, "/dev/null"], slurm)
     assert "trained" in output
+    assert "predicted" in output
     assert "status 2" in output
     assert "needs 2 ranks, 1 was started. Use srun --overlap -n 2 vigmpi --stages 2" in output
     assert_complete(tmp_path / "a.h5", steps=2, ranks=1)
