@@ -4,6 +4,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from PIL import Image
 
 from tests.images import random_images, write_image_files, write_prepared
 from tests.launching import finish, start, vigmpi
@@ -60,6 +61,20 @@ def test_problems_of_class_folders(tmp_path: Path) -> None:
     unreadable = refused(vigmpi(*flags, ranks=2))
     assert "cannot read 2 of 16 images: train/a/1.png (" in unreadable
     assert "), test/b/0.png (" in unreadable
+
+
+def test_photographs_at_their_full_size(tmp_path: Path) -> None:
+    """They are refused by a forecast that needs far less memory than they do."""
+    for name in ("train/a/1", "train/a/2", "test/a/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("1", (6016, 6016)).save(tmp_path / f"{name}.png")
+    flags = ["--dataset", "folder", "--data-dir", str(tmp_path)]
+    for model, batch_size in (("study", "50"), ("vig_cifar", "2"), ("pvig_ti", "2")):
+        limited = ["sh", "-c", 'ulimit -v 6000000 && exec "$@"', "sh"]
+        command = vigmpi(*flags, "--model", model, "--batch-size", batch_size)
+        message = refused([*limited, *command])
+        assert message.startswith("not enough memory for --")
+        assert "smaller images" in message
 
 
 def test_a_test_share_of_other_data(tmp_path: Path) -> None:

@@ -153,6 +153,12 @@ def test_folders_and_patterns_are_classified_in_any_format(
         whole[2],
         whole[0],
     ]
+    (folder / "below/cycle").symlink_to(folder)
+    (folder / "@eaDir").mkdir()
+    shutil.copy(paths[0], folder / "@eaDir/0.png")
+    assert json.loads(run(*predict, "json", f"{folder}/**/[0-9]*.png")) == whole
+    (folder / "below/cycle").unlink()
+    assert json.loads(run(*predict, "json", f"{tmp_path}/m*")) == whole
     header, *rows = csv.reader(run(*predict, "csv", str(folder)).splitlines())
     assert header == ["image", "class", "problem", *"0123456789"]
     for row, answer in zip(rows, whole, strict=True):
@@ -215,8 +221,10 @@ def test_unusable_images_and_weights_are_reported_in_one_line(
     (tmp_path / "b.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     predict = ["predict", "--checkpoint", str(checkpoint)]
     for flags, message in (
-        ([*predict, str(tmp_path / "none.png")], "no such file: "),
-        ([*predict, str(tmp_path)], f"no images: {tmp_path}/. Use a folder"),
+        ([*predict, str(tmp_path / "none.png")], "none.png (No such file or directory). Use"),
+        ([*predict, "x" * 300], "x (File name too long). Use"),
+        ([*predict, str(tmp_path / "**.png")], "cannot use the pattern: "),
+        ([*predict, f"{tmp_path}/"], f"no images: {tmp_path}/. Use a folder"),
         ([*predict, str(tmp_path / "*.png")], f"no images: {tmp_path}/*.png. Use a folder"),
         ([*predict], "IMAGE. See vigmpi predict --help."),
         (["predict", picture], "--checkpoint. See vigmpi predict --help."),

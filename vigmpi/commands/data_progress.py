@@ -22,7 +22,7 @@ class DataProgress:
         """Show how many of `total` images are done; of how many is unknown if it is 0."""
         if time.monotonic() < self._next:
             return
-        self._next += _LINE_S
+        self._next = time.monotonic() + _LINE_S
         self._activity.end(self._activity.begin("data"))
         if self._shown:
             show(

@@ -1,10 +1,10 @@
 import glob
-import os
+import stat
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 
-from vigmpi.datasets.file_tree import walk
-from vigmpi.datasets.image_names import is_desktop_file, is_image_name
+from vigmpi.datasets.file_tree import is_desktop_file, walk
+from vigmpi.datasets.image_names import is_image_name
 from vigmpi.errors import InputError, error_reason
 
 
@@ -12,41 +12,58 @@ def image_paths(given: Iterable[Path]) -> list[Path]:
     """Return image files: those given, and those in folders or that match patterns, sorted.
 
     Raises:
-        InputError: if there is no such file, or no image in a folder or of a pattern.
+        InputError: if a file or folder cannot be read, or a folder or a pattern holds no image.
     """
     return [path for each in given for path in _expanded(each)]
 
 
 def _expanded(given: Path) -> list[Path]:
-    if given.is_dir():
-        return _checked(_images_of(given), f"{given}/")
-    if given.exists():
-        return [given]
-    if not glob.has_magic(str(given)):
+    try:
+        is_folder = stat.S_ISDIR(given.stat().st_mode)
+    except OSError as error:
+        if glob.has_magic(str(given)):
+            return _checked(sorted(_matches(given)), str(given))
         raise InputError(
-            f"no such file: {given}. Use the path of an image file, a folder of images or a "
-            f"quoted pattern."
-        )
-    # Path.glob takes no absolute patterns.
-    matches = map(Path, glob.glob(str(given), recursive=True))  # noqa: PTH207
-    files = {match for match in matches if not match.is_dir() and is_image_name(match.name)}
-    return _checked(sorted(files), str(given))
+            f"cannot read image: {given} ({error_reason(error)}). Use the path of an image file, a "
+            f"folder of images or a quoted pattern."
+        ) from error
+    return _checked(list(_images_of(given)), f"{given}/") if is_folder else [given]
+
+
+def _matches(pattern: Path) -> set[Path]:
+    """Return the images that match a pattern, and those in folders that match."""
+    top = Path(pattern.anchor)
+    found: set[Path] = set()
+    try:
+        for path in top.glob(str(pattern.relative_to(top))):
+            if path.is_dir():
+                found.update(_images_of(path))
+            elif _is_image(path):
+                found.add(path)
+    except (OSError, ValueError) as error:  # ValueError: "**" within a name
+        raise InputError(
+            f"cannot use the pattern: {pattern} ({error_reason(error)}). Use a folder, or a "
+            f"pattern such as 'photos/**/*.jpg'."
+        ) from error
+    return found
 
 
 def _images_of(folder: Path) -> Iterator[Path]:
     try:
         for member in walk(folder):
-            parts = PurePosixPath(member.name).parts
-            if member.read and is_image_name(member.name) and not is_desktop_file(parts):
+            if member.read and _is_image(PurePath(member.name)):
                 yield folder / member.name
     except OSError as error:
-        path = os.fsdecode(error.filename or folder)
         raise InputError(
-            f"cannot read the folder: {path} ({error_reason(error)}). Make it readable."
+            f"cannot read folder: {folder} ({error_reason(error)}). Make it readable."
         ) from error
 
 
-def _checked(paths: Iterable[Path], given: str) -> list[Path]:
-    if found := list(paths):
-        return found
+def _is_image(path: PurePath) -> bool:
+    return is_image_name(path.name) and not is_desktop_file(path.parts)
+
+
+def _checked(paths: list[Path], given: str) -> list[Path]:
+    if paths:
+        return paths
     raise InputError(f"no images: {given}. Use a folder or a pattern of files that Pillow reads.")

@@ -29,6 +29,7 @@ from vigmpi.standard_streams import print_result, show
 from vigmpi.terminal.progress_bar import progress_bar
 
 _MAX_BATCH, _BATCH_PIXELS = 100, 2**19
+_MAX_DECODERS = 8  # each holds a photograph at its full size
 
 
 def predict(config: PredictConfig) -> None:
@@ -91,7 +92,7 @@ def _predictions(
     batch_size = max(1, min(_MAX_BATCH, _BATCH_PIXELS // (height * width)))
     hidden = sys.stdout.isatty() or None  # None: hidden if standard error is no terminal
     with (
-        ThreadPoolExecutor(num_cores()) as pool,
+        ThreadPoolExecutor(min(num_cores(), _MAX_DECODERS)) as pool,
         progress_bar(total=len(paths), unit=" images", disable=hidden) as bar,
     ):
         for first in range(0, len(paths), batch_size):

@@ -6,7 +6,7 @@ from pathlib import Path
 from vigmpi.cli.config import PrepareConfig
 from vigmpi.commands.prepare_summary import summary
 from vigmpi.datasets.decoding import RESAMPLING
-from vigmpi.datasets.file_tree import listed
+from vigmpi.datasets.file_tree import listed, printable
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.prepare.cifar10_archive import Cifar10Archive, is_cifar10_archive
@@ -29,17 +29,20 @@ def prepare(config: PrepareConfig) -> None:
             cannot be written.
         RunError: if the preview cannot be written after the prepared file was.
     """
-    if not config.source.exists():
+    try:
+        config.source.stat()
+    except OSError as error:
         raise InputError(
-            f"source not found: {config.source}. Use the path of an archive or a folder."
-        )
-    if config.preview and config.preview.exists() and not config.overwrite:
-        raise InputError(f"preview exists: {config.preview}. Use --overwrite or another --preview.")
+            f"cannot read source: {config.source} ({error_reason(error)}). Use the path of an "
+            f"archive or a folder."
+        ) from error
     source, name = _open_source(config)
     output = config.output or _default_output(name)
+    _check_outputs(config, output)
     _write(source, output, config)
     dataset = PreparedFile(output, "folder")
     dataset.load(images=True, labels=True)
+    print_result(summary(source, dataset, output))
     if config.preview:
         try:
             preview(dataset).save(config.preview, "png")
@@ -48,7 +51,26 @@ def prepare(config: PrepareConfig) -> None:
                 f"cannot write the preview: {config.preview} ({error_reason(error)}); {output} is "
                 f"complete. Use --preview FILE.png --overwrite to write elsewhere."
             ) from error
-    print_result(summary(source, dataset, output))
+
+
+def _check_outputs(config: PrepareConfig, output: Path) -> None:
+    """Raise InputError if the output is within the source, or the preview in the way."""
+    source, picture = config.source.resolve(), config.preview
+    if source.is_dir() and output.resolve().is_relative_to(source):
+        raise InputError(
+            f"output within the source: {output} in {config.source}. Use --output FILE to write "
+            f"elsewhere."
+        )
+    if not picture:
+        return
+    try:
+        exists, has_folder = picture.exists(), picture.parent.is_dir()
+    except OSError:
+        exists, has_folder = False, False
+    if not has_folder or picture.resolve() == output.resolve():
+        raise InputError(f"cannot write the preview: {picture}. Use --preview with another path.")
+    if exists and not config.overwrite:
+        raise InputError(f"preview exists: {picture}. Use --overwrite or another --preview.")
 
 
 def _open_source(config: PrepareConfig) -> tuple[Source, str]:
@@ -78,13 +100,20 @@ def _default_output(name: str) -> Path:
 
 
 def _write(source: Source, output: Path, config: PrepareConfig) -> None:
-    attributes = {"source": config.source.resolve().name, "resize_filter": RESAMPLING.name}
+    name = printable(config.source.resolve().name)
+    attributes = {"source": name, "resize_filter": RESAMPLING.name}
     if config.source.is_file():
         with config.source.open("rb") as file:
             attributes["source_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     size, total = (config.image_size, config.image_size), sum(source.num_images.values())
     with (
-        PreparedFileWriter(output, source.num_images, size, overwrite=config.overwrite) as writer,
+        PreparedFileWriter(
+            output,
+            source.num_images,
+            size,
+            overwrite=config.overwrite,
+            may_skip=config.skip_unreadable,
+        ) as writer,
         progress_bar(total=total, unit=" images", disable=None) as bar,
     ):
         for batch in source.read():

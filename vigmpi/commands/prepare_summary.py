@@ -6,13 +6,16 @@ from shlex import quote
 
 import numpy as np
 
+from vigmpi.cli.config import RunConfig
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.decoding import RESAMPLING
 from vigmpi.datasets.file_tree import listed, printable
+from vigmpi.models import MODELS
 from vigmpi.phase import Phase
 from vigmpi.prepare.source import Source
 
 _MAX_CLASSES = 30
+_MODEL = "vig_cifar"
 
 
 def summary(source: Source, dataset: Dataset, output: Path) -> str:
@@ -28,8 +31,20 @@ def _lines(source: Source, dataset: Dataset, output: Path) -> Iterator[str]:
         yield f"left out as unreadable ({len(source.unreadable):,}): {listed(source.unreadable)}"
     yield f"sizes found: {_range(source.sizes)}{_resizing(source.sizes, dataset.image_size)}"
     yield from _class_table(dataset)
-    options = f"--model vig_cifar --replicas 2 --dataset folder --data-dir {quote(str(output))}"
-    yield f"train with: mpirun -n 2 vigmpi {options}"
+    yield f"train with: mpirun -n 2 vigmpi {' '.join(_options(dataset, output))}"
+
+
+def _options(dataset: Dataset, output: Path) -> Iterator[str]:
+    """Yield options that fit the images and their number."""
+    multiple = MODELS[_MODEL].multiple
+    if all(side % multiple == 0 for side in dataset.image_size):
+        yield f"--model {_MODEL}"
+    yield "--replicas 2"
+    mini_batch = 2 * RunConfig.batch_size
+    last = dataset.num_images[Phase.TRAIN] % mini_batch
+    if dataset.num_images[Phase.TRAIN] > mini_batch and 0 < last < 4:
+        yield "--drop-last"  # each replica needs two images
+    yield f"--dataset folder --data-dir {quote(str(output))}"
 
 
 def _range(sizes: set[tuple[int, int]]) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -100,14 +101,19 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
     size = "x".join(map(str, dataset.image_size))
     subject = f"--model {config.model} and images of {size} pixels"
+    make = partial(make_layers, config.model, backend=config.backend, seed=config.seed)
+    measured_config = replace(
+        model_config,
+        image_size=measured_size(model_config.image_size, MODELS[config.model].multiple),
+    )
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
-        layers = make_layers(config.model, model_config, backend=config.backend, seed=config.seed)
+        layers, measured = make(model_config), make(measured_config)
     if training:
         check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers, _start(group))
-    pipeline_config = _pipeline_config(group, layers, topology, training=training)
+    pipeline_config = _pipeline_config(group, layers, measured, topology, training=training)
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
         check_least_memory(pipeline_config, topology.place.stage, subject)
-    model, forecast = _build_stage(config, model_config, topology, pipeline_config)
+    model, forecast = _build_stage(topology, pipeline_config, measured, averages=config.ema > 0)
     augmentation = _augmentation(config, dataset, topology)
     order = LoaderConfig(
         config.batch_size,
@@ -134,27 +140,21 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
 
 
 def _build_stage(
-    config: RunConfig,
-    model_config: ModelConfig,
-    topology: Topology,
-    pipeline_config: PipelineConfig,
+    topology: Topology, config: PipelineConfig, measured: list[Layer], *, averages: bool
 ) -> tuple[Model, Forecast]:
-    """Build this rank's layers if the memory suffices. Collective."""
-    size = measured_size(model_config.image_size, MODELS[config.model].multiple)
-    averages = config.ema > 0
-    layers = pipeline_config.stage_layers(topology.place.stage)
-    if size == model_config.image_size:
+    """Build this rank's layers if the memory suffices. Collective.
+
+    Args:
+        measured: the same layers for images of `measured_size`.
+        averages: whether the training keeps moving averages of the weights.
+    """
+    layers = config.stage_layers(topology.place.stage)
+    if measured[0].inputs == config.layers[0].inputs:
         model = Model(layers)
         with raise_collectively(topology.world):
-            return model, forecast_memory(topology, pipeline_config, model, averages=averages)
-    smaller = make_layers(
-        config.model,
-        replace(model_config, image_size=size),
-        backend=config.backend,
-        seed=config.seed,
-    )
+            return model, forecast_memory(topology, config, model, averages=averages)
     with raise_collectively(topology.world):
-        forecast = forecast_large_images(topology, pipeline_config, smaller, averages=averages)
+        forecast = forecast_large_images(topology, config, measured, averages=averages)
     return Model(layers), forecast
 
 
@@ -178,9 +178,18 @@ def _start(group: RankGroup) -> Position:
 
 
 def _pipeline_config(
-    group: RankGroup, layers: list[Layer], topology: Topology, *, training: bool
+    group: RankGroup,
+    layers: list[Layer],
+    measured: list[Layer],
+    topology: Topology,
+    *,
+    training: bool,
 ) -> PipelineConfig:
-    """Divide the layers into stages; a measured split becomes the group's. Collective."""
+    """Divide the layers into stages; a measured split becomes the group's. Collective.
+
+    Args:
+        measured: the same layers for images of `measured_size`.
+    """
     config = group.config
     group.layer_seconds = seconds = _known_times(group, len(layers))
     if config.split_after is not None:
@@ -188,7 +197,7 @@ def _pipeline_config(
     elif config.split == MEASURED:
         check_number_of_stages(layers, config.stages)
         if seconds is None:
-            seconds = _measured_times(config, layers, topology, training=training)
+            seconds = _measured_times(config, measured, topology, training=training)
         relevant = seconds if training else seconds[:, :1]
         stages = split_by_time(layers, config.stages, relevant.sum(axis=1).tolist())
     else:
@@ -232,7 +241,10 @@ def _open_dataset(
     """
     name = config.dataset or default_dataset(config.data_dir)
     name = allgather_strings(topology.world, name)[0]
-    dataset = open_dataset(name, config.data_dir, config.seed, config.image_size, config.test_share)
+    with raise_collectively(topology.world):  # what is at a path may differ between hosts
+        dataset = open_dataset(
+            name, config.data_dir, config.seed, config.image_size, config.test_share
+        )
     world_root, host_root = topology.world.rank == 0, topology.host.rank == 0
     progress = DataProgress(activity, shown=world_root and config.progress != "off")
     # Rank 0 goes first: if the hosts share the folder, the others find it prepared.

@@ -1,5 +1,6 @@
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -97,12 +98,14 @@ class ClassFolders(Dataset):
     def _has_indexed_files(self, progress: Progress) -> bool:
         if self._inode() == json.loads(self.index)["folder"]:
             return True  # the folder that rank 0 listed
-        return self._list(progress) == self._indexed()[0]
+        return self._list(progress).files == self._indexed()[0].files
 
     def _inode(self) -> list[int]:
-        """Return what tells this folder from a copy on another host."""
-        status = self._folder.stat()
-        return [status.st_ino, status.st_mtime_ns]
+        """Return what tells this folder from a copy on another host; empty if it is not there."""
+        with suppress(OSError):
+            status = self._folder.stat()
+            return [status.st_ino, status.st_mtime_ns]
+        return []
 
     def _common_size(self, listing: Listing, progress: Progress) -> tuple[int, int]:
         names = [name for phase in Phase for name in listing.files[phase]]
@@ -115,7 +118,8 @@ class ClassFolders(Dataset):
             except UnreadableError as error:
                 problems.append(error.problem)
             progress(done, len(names))
-        command = f"vigmpi prepare {quote(str(self._folder))}"
+        share = f" --test-share {self._test_share:g}" if self._test_share else ""
+        command = f"vigmpi prepare {quote(str(self._folder))}{share}"
         if problems:
             raise InputError(
                 f"cannot read {len(problems):,} of {len(names):,} images: {listed(problems)}. "

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -12,6 +12,9 @@ from vigmpi.errors import InputError, error_reason
 MAX_FILE_BYTES = 2**26
 _MAX_DEPTH = 20
 _MAX_NAMED = 20
+_MAX_NAME = 200  # characters of a name that are shown
+# Of the desktops and file managers of Windows, macOS and Synology; names with a dot are all hidden.
+_DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir"}
 
 
 class Member(NamedTuple):
@@ -48,30 +51,52 @@ class UnreadableError(InputError):
 
 
 def walk(folder: Path) -> Iterator[Member]:
-    """Yield all files and folders below a folder, sorted by name; links are followed.
+    """Yield all files and folders below a folder, sorted by name.
+
+    Links are followed; folders of desktops are not entered.
 
     Raises:
-        InputError: if a link leads to a folder above it, or the folders are nested too deeply.
-        OSError: if a folder cannot be read.
+        InputError: if a folder below cannot be read, a link leads to a folder above it, or folders
+            are nested too deeply.
+        OSError: if the folder itself cannot be read.
     """
     yield from _walk(folder, "", ())
 
 
 def _walk(folder: Path, prefix: str, above: tuple[os.stat_result, ...]) -> Iterator[Member]:
-    status = folder.stat()
+    try:
+        status = folder.stat()
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+        if not above:
+            raise
+        remedy = "Make it readable or remove it."
+        raise file_error("cannot read folder", prefix, remedy, error_reason(error)) from error
     if any(os.path.samestat(status, each) for each in above):
         raise file_error("link to a folder that contains it", prefix, "Remove the link.")
-    if len(above) > _MAX_DEPTH:
-        raise file_error(f"more than {_MAX_DEPTH} folders deep", prefix, "Use fewer folders.")
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
+    _check_depth(len(above), prefix)
     for entry in entries:
         name = f"{prefix}{entry.name}"
-        if entry.is_dir():
+        if _is_folder(entry):
             yield Member(name, None)
-            yield from _walk(folder / entry.name, f"{name}/", (*above, status))
+            if not is_desktop_file([entry.name]):
+                yield from _walk(folder / entry.name, f"{name}/", (*above, status))
         else:
             yield Member(name, partial(read_file, folder / entry.name, name))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Return whether it is a folder; a link that cannot be followed is an unreadable file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _check_depth(depth: int, name: str) -> None:
+    if depth > _MAX_DEPTH:
+        raise file_error(f"more than {_MAX_DEPTH} folders deep", name, "Use fewer folders.")
 
 
 def open_file(path: Path, name: str) -> IO[bytes]:
@@ -109,17 +134,24 @@ def checked_parts(name: str) -> tuple[str, ...]:
     """Return the parts of a member's path.
 
     Raises:
-        InputError: if the path leads out of its folder.
+        InputError: if the path leads out of its folder or is nested too deeply.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         raise file_error("path leads out of its folder", name, "Pack it with a relative path.")
+    _check_depth(len(path.parts) - 1, name)
     return path.parts
 
 
+def is_desktop_file(parts: Iterable[str]) -> bool:
+    """Return whether a path belongs to what desktops leave in folders, such as .DS_Store."""
+    return any(part.startswith(".") or part.lower() in _DESKTOP for part in parts)
+
+
 def printable(name: str) -> str:
-    """Return a name with its unprintable characters escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+    """Return a name with its unprintable characters escaped; a very long one is cut off."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:_MAX_NAME])
+    return text + "..." * (len(name) > _MAX_NAME)
 
 
 def unreadable(name: str, reason: str) -> UnreadableError:

@@ -1,9 +1,10 @@
 """Images in folders, as a tree."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 
-from vigmpi.datasets.file_tree import checked_parts, file_error
-from vigmpi.datasets.image_names import SkippedFiles, is_desktop_file
+from vigmpi.datasets.file_tree import file_error, is_desktop_file
+from vigmpi.datasets.image_names import SkippedFiles, is_image_name
 
 
 class Folder:
@@ -49,13 +50,20 @@ def image_tree(members: Iterable[tuple[str, bool]]) -> tuple[Folder, SkippedFile
     """
     top, skipped = Folder(), SkippedFiles()
     for name, is_folder in members:
-        parts = checked_parts(name)
-        hidden = is_desktop_file(parts)
-        folder = Folder() if hidden else top.folder(parts if is_folder else parts[:-1])
-        if is_folder or skipped.skips(parts):
-            continue
-        images = folder.images
-        if parts[-1] in images:
-            raise file_error("duplicate file", name, "Pack each file only once.")
-        images[parts[-1]] = name
+        parts = PurePosixPath(name).parts
+        if is_desktop_file(parts):
+            skipped.add_desktop_file()
+        elif is_folder:
+            top.folder(parts)
+        elif parts:
+            _add_file(top.folder(parts[:-1]), parts[-1], name, skipped)
     return top, skipped
+
+
+def _add_file(folder: Folder, file: str, name: str, skipped: SkippedFiles) -> None:
+    if not is_image_name(file):
+        skipped.add(file)
+        return
+    if file in folder.images:
+        raise file_error("duplicate file", name, "Pack each file only once.")
+    folder.images[file] = name

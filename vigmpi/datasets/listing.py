@@ -95,10 +95,10 @@ def list_images(
 
 def _root(folder: Folder) -> Folder:
     """Return the innermost folder that encloses everything."""
-    filled = [each for each in folder.folders.items() if each[1].num_images()]
-    if folder.images or len(filled) != 1 or filled[0][0].lower() in _ROLES:
+    if folder.images or len(folder.folders) != 1:
         return folder
-    return _root(filled[0][1])
+    [(name, only)] = folder.folders.items()
+    return folder if name.lower() in _ROLES else _root(only)
 
 
 def _phases(
@@ -128,22 +128,33 @@ def _phases(
         )
     if test and test_share:
         raise InputError(
-            f"test images exist: --test-share {test_share:g} for {source} with {test[0].path}. "
-            f"Omit --test-share."
+            f"test images exist: --test-share {test_share:g} for {source} with "
+            f"{printable(test[0].path)}. Omit --test-share."
         )
+    used = [*train, *test] or [root]
+    for folder in used:
+        _check_nesting(folder)
     if not train:
-        _check_nesting(root)
         return root, None, []
-    used = [*train, *test]
     remarks = []
     if test and test == validation:
         remarks.append(f"{printable(test[0].path)} holds the test images")
     unused = [each for each in root.folders.values() if each not in used and each.num_images()]
+    if not test and (classes := [each for each in unused if not _has_role(each)]):
+        names = listed([printable(each.path) for each in classes])
+        raise InputError(
+            f"ambiguous folders: {printable(train[0].path)} may be the training images, or a class "
+            f"like {names}. Use {LAYOUT}."
+        )
     texts = [f"{printable(each.path)} (images: {each.num_images():,})" for each in unused]
     texts += [printable(name) for name in root.images.values()]
     if texts:
         remarks.append(f"not used: {listed(texts)}")
     return train[0], test[0] if test else None, remarks
+
+
+def _has_role(folder: Folder) -> bool:
+    return folder.path.rstrip("/").rpartition("/")[2].lower() in _ROLES
 
 
 def _with_role(root: Folder, role: Sequence[str]) -> list[Folder]:
@@ -163,12 +174,9 @@ def _contents(folder: Folder) -> str:
 
 def _check_nesting(root: Folder) -> None:
     """Raise InputError if class folders contain what seems to be training and test images."""
-    inner = [
-        inside.path
-        for folder in root.folders.values()
-        for name, inside in folder.folders.items()
-        if name.lower() in _ROLES
-    ]
+    classes = root.folders.values()
+    inner = [each.path for each in classes if _has_role(each) and each.folders]
+    inner += [below.path for each in classes for below in each.folders.values() if _has_role(below)]
     if inner:
         names = listed([printable(path) for path in inner])
         raise InputError(f"training or test images within class folders: {names}. Use {LAYOUT}.")

@@ -1,5 +1,4 @@
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -38,4 +37,4 @@ def choose_test_images(paths: Iterable[Path], share: float) -> set[Path]:
 
 
 def _hash(path: Path) -> bytes:
-    return hashlib.sha256(os.fsencode("/".join(path))).digest()
+    return hashlib.sha256("/".join(path).encode(errors="surrogatepass")).digest()

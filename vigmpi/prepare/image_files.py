@@ -2,6 +2,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,7 +69,9 @@ class ImageFiles(Source):
             for contents in self._contents():
                 if len(pending) > 2 * workers:
                     yield from self._decoded(*pending.popleft())
-                pending.append((list(contents), pool.submit(_decode, contents, self._size)))
+                names = list(contents)
+                with _reporting_death(names):
+                    pending.append((names, pool.submit(_decode, contents, self._size)))
             while pending:
                 yield from self._decoded(*pending.popleft())
         self.unreadable.sort()
@@ -91,11 +94,8 @@ class ImageFiles(Source):
             yield batch
 
     def _decoded(self, names: list[str], future: "Future[list[_Decoded]]") -> Iterator[ImageBatch]:
-        try:
+        with _reporting_death(names):
             images = future.result()
-        except BrokenProcessPool as error:
-            remedy = "Remove this file or the damaged one among the files after it."
-            raise file_error("decoder process died", names[0], remedy) from error
         self.unreadable.extend(image.problem for image in images if image.pixels is None)
         self.sizes.update(image.size for image in images if image.pixels is not None)
         for phase in Phase:
@@ -118,6 +118,18 @@ class ImageFiles(Source):
                     f"no readable {phase} image of a class: {listed(empty)}; unreadable: "
                     f"{listed(self.unreadable)}. Replace these images, or remove the class."
                 )
+
+
+@contextmanager
+def _reporting_death(names: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        remedy = (
+            "Remove this file or the damaged one among its neighbours, if the memory did not run "
+            "out."
+        )
+        raise file_error("decoder process died", names[0], remedy) from error
 
 
 def _decode(contents: dict[str, bytes], size: tuple[int, int]) -> list[_Decoded]:

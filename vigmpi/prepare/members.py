@@ -49,8 +49,8 @@ def members(source: Path) -> Iterator[Member]:
     """Yield the members of a source; each must be read before the next is requested.
 
     Raises:
-        InputError: if the source is unreadable, or a member is a link or a device or leads out of
-            its folder.
+        InputError: if the source is unreadable, a member leads out of its folder, or one of an
+            archive is a link or a device.
     """
     if source.is_dir():
         entries = walk(source)

@@ -1,5 +1,7 @@
+import ctypes
 import errno
 import os
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
@@ -55,25 +57,36 @@ class RowFile:
         os.fsync(self._descriptor)
 
     def remove(self) -> None:
-        os.close(self._descriptor)
         self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # of what was not synchronized
+            os.close(self._descriptor)
 
     def _offset(self, phase: Phase, name: str, row: int) -> int:
         return self._offsets[phase, name] + row * self._row_bytes[name]
 
     def _reserve(self) -> None:
         needed = os.fstat(self._descriptor).st_size
-        try:
-            os.posix_fallocate(self._descriptor, 0, needed)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                return  # the file system cannot reserve space
-            free = os.statvfs(self.path.parent)
+        file_system = os.statvfs(self.path.parent)
+        free = file_system.f_bavail * file_system.f_frsize
+        problem = _allocate(self._descriptor, needed)
+        if problem not in _NO_ROOM and problem and needed > free:
+            problem = errno.ENOSPC  # as far as a file system tells that cannot reserve space
+        if problem in _NO_ROOM:
             raise InputError(
                 f"not enough room: {needed / 2**20:,.1f} MiB for {self.path.parent}/ "
-                f"({os.strerror(error.errno)}; {free.f_bavail * free.f_frsize / 2**20:,.1f} MiB "
-                f"are free). Use --output FILE on another disk, or a smaller --image-size."
-            ) from error
+                f"({os.strerror(problem)}; {free / 2**20:,.1f} MiB are free). Use --output FILE on "
+                f"another disk, or a smaller --image-size."
+            )
+
+
+def _allocate(descriptor: int, size_bytes: int) -> int:
+    """Reserve space for a file and return the number of the error, or 0.
+
+    posix_fallocate writes to every block if the file system cannot reserve space.
+    """
+    allocate = ctypes.CDLL(None, use_errno=True).fallocate
+    allocate.argtypes = ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64
+    return ctypes.get_errno() if allocate(descriptor, 0, 0, size_bytes) else 0
 
 
 def _create(

@@ -27,20 +27,31 @@ class PreparedFileWriter:
     Args:
         num_images: number of images in each phase.
         size: height and width, in pixels.
+        may_skip: whether images may be left out, for which a second file needs room at the end.
 
     Raises:
         InputError: if the file exists or cannot be written, in any method.
     """
 
     def __init__(
-        self, path: Path, num_images: dict[Phase, int], size: tuple[int, int], *, overwrite: bool
+        self,
+        path: Path,
+        num_images: dict[Phase, int],
+        size: tuple[int, int],
+        *,
+        overwrite: bool,
+        may_skip: bool = False,
     ) -> None:
-        if path.exists() and not overwrite:
-            raise InputError(f"output file exists: {path}. Use --overwrite or another --output.")
         self._path, self._size = path, size
         self._missing = {phase: np.ones(count, bool) for phase, count in num_images.items()}
         with self._reporting_errors():
+            if path.exists() and not overwrite:
+                raise InputError(
+                    f"output file exists: {path}. Use --overwrite or another --output."
+                )
             self._rows = RowFile(self._temporary("part"), num_images, size)
+            if may_skip:
+                self._check_second_file(num_images)
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +105,13 @@ class PreparedFileWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._rows.remove()
+
+    def _check_second_file(self, num_images: dict[Phase, int]) -> None:
+        try:
+            RowFile(self._temporary("smaller.part"), num_images, self._size).remove()
+        except BaseException:
+            self._rows.remove()
+            raise
 
     def _drop_missing_rows(self) -> None:
         """Copy the other rows to a smaller file: HDF5 cannot shrink contiguous datasets."""

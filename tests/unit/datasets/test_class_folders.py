@@ -51,6 +51,10 @@ def test_images_of_different_sizes_are_rejected_with_the_command_that_resizes_th
     Image.new("RGB", (9, 9)).save(tmp_path / "test/owl/3.png")
     with pytest.raises(InputError, match=r"size: 9x9 .*test/owl/3.png.* to 9x12 .*vigmpi prepare "):
         opened(tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "train/cat/0.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"run vigmpi prepare .* --test-share 0.5 --skip-unread"):
+        opened(tmp_path, test_share=0.5)
 
 
 def test_all_files_that_are_no_images_are_named_before_the_run(tmp_path: Path) -> None:
@@ -93,9 +97,21 @@ def test_another_host_lists_its_files_only_if_it_sees_another_folder(tmp_path: P
 
     assert opened_elsewhere(tmp_path / "a") == 0
     assert opened_elsewhere(tmp_path / "b") == 24 + 8  # files and folders
+    (tmp_path / "b/train/notes.txt").write_text("no image")
+    assert opened_elsewhere(tmp_path / "b") == 24 + 8 + 1
     (tmp_path / "b/train/owl/0.png").rename(tmp_path / "b/train/owl/9.png")
     with pytest.raises(InputError, match=r"images differ between hosts: --data-dir .*/b"):
         opened_elsewhere(tmp_path / "b")
+    with pytest.raises(InputError, match=r"cannot read the data set: .*/nowhere \(No such file"):
+        opened_elsewhere(tmp_path / "nowhere")
+
+
+def test_the_check_of_all_headers_is_shown(tmp_path: Path) -> None:
+    write_image_files(tmp_path, CLASSES, SIDES)
+    calls: list[tuple[int, int]] = []
+    dataset = open_dataset("folder", tmp_path, 0)
+    dataset.prepare(download=False, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [*((i, 0) for i in range(1, 33)), *((i, 24) for i in range(1, 25))]
 
 
 def test_an_image_that_changes_its_size_during_the_run_is_named(tmp_path: Path) -> None:

@@ -55,11 +55,11 @@ def test_what_is_not_used_is_said() -> None:
 
 def test_what_is_no_image_is_skipped_and_counted() -> None:
     others = ["Thumbs.db", "train/cat/desktop.ini", "train/cat/.DS_Store", "train/@eaDir/x.jpg"]
-    others += ["__MACOSX/train/cat/._1.jpg", "train/labels.csv", "test/cat/notes.txt", "LICENSE"]
+    others += ["__MACOSX/train/cat/._1.jpg", "train/labels.csv", "test/cat/notes.TXT", "LICENSE"]
     found = listing([*in_folders("train", "test"), *others, "train/.cache/", "test/cat/2.txt"])
     assert found.files == listing(in_folders("train", "test")).files
     assert found.remarks == (
-        "skipped files: 5 hidden or desktop, 2 *.txt, 1 *.csv, 1 without a suffix",
+        "skipped files: 6 hidden or desktop, 2 *.txt, 1 *.csv, 1 without a suffix",
     )
 
 
@@ -82,7 +82,11 @@ def test_a_share_of_each_class_is_chosen_by_name_alone() -> None:
     ("names", "test_share", "message"),
     [
         ([], 0, "no images: photos. Use"),
-        (["a.txt", "b/c.heic"], 0.2, "no images: photos (skipped files: 1 *.txt, 1 *.heic). Use"),
+        (
+            ["a.txt", "b/c.heic"],
+            0.2,
+            "no images: b/ in photos (skipped files: 1 *.txt, 1 *.heic). Use",
+        ),
         (["1.jpg", "2.jpg"], 0, "photos contains images outside of folders (2, the first: 1.jpg)"),
         (
             ["cats/1.jpg", "cats/2.jpg"],
@@ -99,6 +103,18 @@ def test_a_share_of_each_class_is_chosen_by_name_alone() -> None:
             "test images exist: --test-share 0.2 for photos with te",
         ),
         (["a/train/cat/1.jpg", "b/test/cat/1.jpg"], 0.2, "within class folders: a/train/, b/test/"),
+        (["cat/a/1.jpg", "cat/b/1.jpg", "dog/1.heic"], 0.5, "class without images: dog/ (skipped"),
+        (["train/train/cat/1.jpg"], 0.2, "test images within class folders: train/train/. Use"),
+        (
+            in_folders("train", "val", "train/"),
+            0.2,
+            "within class folders: train/train/, train/val",
+        ),
+        (
+            ["train/a/1.jpg", "bus/1.jpg", "car/1.jpg"],
+            0.5,
+            "training images, or a class like bus/,",
+        ),
         (in_folders("train", "Train"), 0.2, "ambiguous folders: train/ and Train/ in photos"),
         (
             [*in_folders("train", "val"), *in_folders("train2", "valid")],
@@ -132,6 +148,16 @@ def test_anything_else_is_refused_with_what_was_found(
     with pytest.raises(InputError) as caught:
         listing(names, test_share)
     assert message in str(caught.value)
+
+
+def test_a_file_without_a_name_is_no_image() -> None:
+    names = [*in_folders("train", "test"), ".", "./"]
+    assert listing(names).files == listing(in_folders("train", "test")).files
+
+
+def test_the_choice_of_test_images_is_the_same_in_any_locale() -> None:
+    names = [f"Käse/{i}.jpg" for i in range(3)] + [f"\udce9/{i}.jpg" for i in range(3)]
+    assert listing(names, 0.4).files[Phase.TEST] == ["Käse/1.jpg", "\udce9/0.jpg"]
 
 
 def test_a_long_list_is_cut_off() -> None:

@@ -108,6 +108,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no class": (lambda f: (f / "train/x.png").write_bytes(b""), "class folder: train/x.png"),
     "newline": (lambda f: (f / "train/owl/a\nb.png").write_bytes(b""), ": train/owl/a\\nb.png ("),
     "deep": (lambda f: (f / "train/owl" / ("d/" * 30)).mkdir(parents=True), "folders deep"),
+    "link to itself": (lambda f: (f / BAD).symlink_to("bad.png"), f"{BAD} (Too many levels of"),
 }  # fmt: skip
 
 
@@ -138,6 +139,7 @@ TARS = {
     "device": (member(BAD, type=tarfile.CHRTYPE), "link or device"),
     "twice": (member("train/owl/0.png"), "train/owl/0.png. Pack each file only once."),
     "long name": (member("x" * 2**21), "header of impossible size"),
+    "deep": (member("d/" * 2**18 + "x.png"), "more than 20 folders deep: d/d/d/"),
 }
 
 

@@ -121,6 +121,22 @@ def test_the_summary_says_what_was_made(tmp_path: Path, capfd: pytest.CaptureFix
     ]
 
 
+@pytest.mark.parametrize(
+    ("each", "size", "expected"),
+    [
+        (51, 8, "vigmpi --model vig_cifar --replicas 2 --drop-last --dataset"),  # 102 images
+        (50, 8, "vigmpi --model vig_cifar --replicas 2 --dataset"),
+        (1, 10, "vigmpi --replicas 2 --dataset"),  # vig_cifar needs multiples of 4 pixels
+    ],
+)
+def test_the_command_fits_the_images(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], each: int, size: int, expected: str
+) -> None:
+    write_image_files(tmp_path / "photos", ["a", "b"], SIDES, each=each)
+    prepared(tmp_path / "photos", "--image-size", str(size))
+    assert expected in capfd.readouterr().out
+
+
 def test_an_archive_is_split_like_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     write_image_files(folder, CLASSES, SIDES, each=9)
@@ -144,7 +160,10 @@ def test_the_preview_shows_the_images_of_each_class(tmp_path: Path) -> None:
             np.testing.assert_array_equal(cell, images[f"train/{name}/{column}.png"])
     before = picture.read_bytes()
     assert prepare(folder, "--output", tmp_path / "b.h5", "--preview", picture) == 2
+    assert prepare(folder, "--output", picture, "--preview", picture, "--overwrite") == 2
+    assert prepare(folder, "--output", tmp_path / "b.h5", "--preview", tmp_path / "no/a.png") == 2
     assert picture.read_bytes() == before
+    assert not (tmp_path / "b.h5").exists()
 
 
 def test_large_images_are_reduced_in_the_preview(tmp_path: Path) -> None:
@@ -153,6 +172,25 @@ def test_large_images_are_reduced_in_the_preview(tmp_path: Path) -> None:
     prepared(folder, "--image-size", "500", "--preview", str(picture))
     with Image.open(picture) as sheet:
         assert sheet.size == (160 + 8 * 100 + 4, 20 * 100 + 4)
+        shown = np.asarray(sheet)[4:100, 160:256].astype(float)
+    with Image.open(folder / "train/class 0/0.png") as image:
+        expected = np.asarray(image.resize((96, 96), Image.Resampling.LANCZOS), float)
+    assert abs(shown - expected).mean() < 3
+
+
+def test_the_output_does_not_become_a_part_of_the_source(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image_files(tmp_path, CLASSES, SIDES)
+    monkeypatch.chdir(tmp_path)
+    assert prepare(".") == 2
+    assert "output within the source: data/" in capfd.readouterr().err
+
+
+def test_a_source_whose_name_cannot_be_printed(tmp_path: Path) -> None:
+    folder = tmp_path / "at 3\N{NARROW NO-BREAK SPACE}PM"
+    write_image_files(folder, CLASSES, SIDES)
+    assert r"prepared from at 3\u202fPM: " in prepared(folder).details
 
 
 @pytest.mark.parametrize("value", ["1", "-0.1", "nan"])
@@ -229,3 +267,17 @@ def test_rows_are_complete_if_the_system_writes_less_than_asked_for(
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, content, at: write(file, content[:100], at))
     assert prepared(folder, "--overwrite").identity == expected.identity
+
+
+@can_mount
+def test_leaving_images_out_needs_room_for_a_second_file(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    write_image_files(folder, CLASSES, SIDES)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=260k tmpfs {disk}"
+    for flag, status in (("--overwrite", 0), ("--skip-unreadable", 2)):
+        options = ["--image-size", "50", "--output", str(disk / "a.h5")]
+        done = run_in_namespace(mount, str(folder), *options, flag)
+        assert done.returncode == status, done.stderr
+    assert "not enough room: " in done.stderr

@@ -186,7 +186,7 @@ def make_grapher(
     num_nodes = height * width
     search = search.among(num_nodes // search.reduction**2)
     positions = None
-    if variant.relative_positions and torch.get_default_device().type == "meta":
+    if variant.relative_positions and torch.empty(0).device.type == "meta":
         positions = torch.empty(1, num_nodes, num_nodes // search.reduction**2)
     elif variant.relative_positions:
         positions = relative_positions(height, width, channels, search.reduction)
