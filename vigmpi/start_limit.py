@@ -48,7 +48,7 @@ class StartLimit:
         return max(0.0, self._start + self.seconds - time.monotonic())
 
     def silence_helper(self) -> None:
-        """Let another one print the line."""
+        """End the helper process; another one prints the line, or none is needed."""
         if self._helper:
             os.close(self._pipe)
             with suppress(ChildProcessError):  # if SIGCHLD is ignored

@@ -158,6 +158,11 @@ def test_folders_and_patterns_are_classified_in_any_format(
     shutil.copy(paths[0], folder / "@eaDir/0.png")
     assert json.loads(run(*predict, "json", f"{folder}/**/[0-9]*.png")) == whole
     (folder / "below/cycle").unlink()
+    assert json.loads(run(*predict, "json", f"{folder}/*")) == whole
+    hidden = tmp_path / ".hidden"
+    folder.rename(hidden)
+    assert len(json.loads(run(*predict, "json", f"{hidden}/../.hidden/*/*.png"))) == 2
+    hidden.rename(folder)
     assert json.loads(run(*predict, "json", f"{tmp_path}/m*")) == whole
     header, *rows = csv.reader(run(*predict, "csv", str(folder)).splitlines())
     assert header == ["image", "class", "problem", *"0123456789"]

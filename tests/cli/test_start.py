@@ -71,38 +71,62 @@ def test_ranks_that_do_not_meet_in_time_end_with_one_line(tmp_path: Path) -> Non
     assert "--start-timeout" in line
 
 
-_HANGS = {
-    "no sign of ranks within 8 s: rank 2. ": "from mpi4py import MPI",
-    "no sign of the program after MPI has started within 8 s: rank 2 on {}. ": (
-        "hang = lambda name, *_: time.sleep(99) if name.startswith('vigmpi.commands') else None; "
-        "sys.meta_path.insert(0, type('Finder', (), {'find_spec': staticmethod(hang)}))"
-    ),
-    "no sign of the configuration's arrival within 8 s: rank 2 on {}. ": (
-        "import os; os.chdir = lambda _: time.sleep(99)"
-    ),
-}
+_IMPORTS = (
+    "hang = lambda name, *_: time.sleep(99) if name.startswith('vigmpi.commands') else None; "
+    "sys.meta_path.insert(0, type('Finder', (), {'find_spec': staticmethod(hang)}))"
+)
+_CHDIR = "import os; os.chdir = lambda _: time.sleep(99)"
 
 
-@pytest.mark.parametrize("message", _HANGS)
-def test_a_rank_that_hangs_after_mpi_has_started_is_named(message: str) -> None:
-    options = ["--stages", "3", "--start-timeout", "8"]
+@pytest.mark.parametrize(
+    ("hanging", "change", "message"),
+    [
+        (2, "from mpi4py import MPI", "no sign of ranks within 8 s: rank 2. "),
+        (2, _IMPORTS, "no sign of the program after MPI has started within 8 s: rank 2 on {}. "),
+        (0, _IMPORTS, "no sign of the program after MPI has started within 8 s: rank 0 on {}. "),
+        (2, _CHDIR, "no sign of the configuration's arrival within 8 s: rank 2 on {}. "),
+    ],
+)
+def test_a_rank_that_hangs_after_mpi_has_started_is_named(
+    hanging: int, change: str, message: str
+) -> None:
+    line = error_of_a_hang(hanging, change, stages=3)
+    assert line == (
+        f"vigmpi: error: {message.format(platform.node())}Check what these ranks wait for, or use "
+        "--start-timeout SECONDS."
+    )
+
+
+def test_a_rank_that_hangs_while_the_others_report_an_error_is_named() -> None:
+    """All ranks know that there are too many of them, but for the one that hangs."""
+    line = error_of_a_hang(2, _CHDIR, stages=2)
+    assert f"no sign of the configuration's arrival within 8 s: rank 2 on {platform.node()}" in line
+
+
+def error_of_a_hang(hanging: int, change: str, stages: int) -> str:
+    """Run three ranks, in one of which a change of the program waits, and return the error."""
+    options = ["--stages", str(stages), "--start-timeout", "8"]
     program = f"""if True:
         import sys, time
-        {_HANGS[message]}
+        {change}
         if "mpi4py" in sys.modules:
             time.sleep(99)
         from vigmpi.__main__ import run
         sys.argv[1:] = {options}
         run()
     """
-    third = [":", "-n", "1", sys.executable, "-c", program]
-    done = finish(start([*vigmpi(*options, ranks=2), *third]), timeout=60)
+    commands = [
+        [*vigmpi(*options)] if rank != hanging else [sys.executable, "-c", program]
+        for rank in range(3)
+    ]
+    first, *others = commands
+    command = [*mpiexec(1), *first]
+    for other in others:
+        command += [":", "-n", "1", *other]
+    done = finish(start(command), timeout=60)
     assert done.returncode != 0
     [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
-    assert line == (
-        f"vigmpi: error: {message.format(platform.node())}Check these hosts, or use "
-        "--start-timeout SECONDS."
-    )
+    return line
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

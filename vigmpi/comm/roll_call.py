@@ -7,11 +7,14 @@ from typing import Self
 import numpy as np
 from mpi4py import MPI
 
+from vigmpi.comm.waiting import wait
 from vigmpi.comm.world import abort
-from vigmpi.errors import InputError, RunError
+from vigmpi.errors import InputError
 from vigmpi.start_limit import StartLimit
 
 _NAME_BYTES = 64  # of a host, on Linux
+_LEAD_S = 0.5  # before the helper process prints what it knows, which is less
+_PROBES = 100  # a single probe may miss a message that has arrived
 
 
 class Point(IntEnum):
@@ -22,7 +25,7 @@ class Point(IntEnum):
     CONFIGURATION = 3
 
 
-_POINTS = {
+_SIGNS = {
     Point.MPI: "ranks",
     Point.IMPORTS: "the program after MPI has started",
     Point.CONFIGURATION: "the configuration's arrival",
@@ -32,21 +35,19 @@ _POINTS = {
 class RollCall:
     """Context in which rank 0 knows which ranks have reached each point of start-up.
 
-    When the time limit passes, it names those that have not. Rank 0's helper process, which knows
-    nothing of the others, falls silent.
+    When the time limit is about to pass, it names those that have not, and aborts.
     """
 
     def __init__(self, world: MPI.Intracomm, limit: StartLimit) -> None:
         self._world, self._limit = world, limit
-        self._name = np.zeros(_NAME_BYTES, np.uint8)
-        name = platform.node().encode()[:_NAME_BYTES]
-        self._name[: len(name)] = bytearray(name)
+        name = platform.node().encode(errors="replace")[:_NAME_BYTES]
+        self._name = np.frombuffer(name.ljust(_NAME_BYTES, b"\0"), np.uint8)
         self._reached: list[Point] = []
         self._sent: list[MPI.Request] = []
         self._timer: threading.Timer | None = None
-        if world.rank == 0:
-            limit.silence_helper()
-            self._timer = threading.Timer(limit.remaining_s, self._name_missing_ranks)
+        if world.rank == 0 and MPI.Query_thread() >= MPI.THREAD_MULTIPLE:
+            delay_s = max(0.0, limit.remaining_s - _LEAD_S)
+            self._timer = threading.Timer(delay_s, self._name_missing_ranks)
             self._timer.daemon = True
             self._timer.start()
         self.reached(Point.MPI)
@@ -61,7 +62,7 @@ class RollCall:
             self._sent.append(self._world.Isend(self._name, 0, point))
 
     def end(self) -> None:
-        """Lift the limit, once all ranks are known to have reached all points of this rank."""
+        """Lift the limit; all ranks must have reached the points of this one."""
         self._limit.end()
         if self._timer:
             self._timer.cancel()
@@ -79,23 +80,33 @@ class RollCall:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if isinstance(error, InputError | RunError):  # raised on all ranks
+        if isinstance(error, InputError) and self._reached:  # all ranks raise it
+            wait(self._world.Ibarrier())
             self.end()
 
     def _name_missing_ranks(self) -> None:
-        for point, description in _POINTS.items():
-            missing = [r for r in range(1, self._world.size) if not self._world.Iprobe(r, point)]
-            if missing:
+        for point, sign in _SIGNS.items():
+            if missing := [r for r in range(self._world.size) if not self._has_reached(r, point)]:
                 names = ", ".join(self._describe(rank, point) for rank in missing)
-                problem = f"no sign of {description} within {self._limit.seconds:g} s: {names}"
+                problem = f"no sign of {sign} within {self._limit.seconds:g} s: {names}"
                 break
         else:
-            problem = f"ranks are not connected within {self._limit.seconds:g} s: all have started"
-        abort(f"{problem}. Check these hosts, or use --start-timeout SECONDS.\n")
+            problem = (
+                f"not connected within {self._limit.seconds:g} s: all ranks "
+                f"({self._world.size}) have started"
+            )
+        self._limit.silence_helper()
+        abort(f"{problem}. Check what these ranks wait for, or use --start-timeout SECONDS.\n")
+
+    def _has_reached(self, rank: int, point: Point) -> bool:
+        if rank == 0:
+            return point in self._reached
+        return any(self._world.Iprobe(rank, point) for _ in range(_PROBES))
 
     def _describe(self, rank: int, point: Point) -> str:
         if point is Point.MPI:
             return f"rank {rank}"
-        name = np.empty_like(self._name)
-        self._world.Recv(name, rank, Point.MPI)
-        return f"rank {rank} on {name.tobytes().rstrip(bytes(1)).decode()}"
+        name = self._name.copy()
+        if rank > 0:
+            self._world.Recv(name, rank, Point.MPI)
+        return f"rank {rank} on {name.tobytes().rstrip(bytes(1)).decode(errors='replace')}"

@@ -32,15 +32,21 @@ def _expanded(given: Path) -> list[Path]:
 
 def _matches(pattern: Path) -> set[Path]:
     """Return the images that match a pattern, and those in folders that match."""
-    top = Path(pattern.anchor)
+    number = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    top, rest = Path(*pattern.parts[:number]), pattern.parts[number:]
     found: set[Path] = set()
     try:
-        for path in top.glob(str(pattern.relative_to(top))):
+        if any("**" in part and part != "**" for part in rest):
+            raise ValueError("** is not a whole part of it")
+        for path in top.glob("/".join(rest)):
+            parts = path.relative_to(top).parts
+            if is_desktop_file(parts):
+                continue
             if path.is_dir():
                 found.update(_images_of(path))
-            elif _is_image(path):
+            elif is_image_name(path.name):
                 found.add(path)
-    except (OSError, ValueError) as error:  # ValueError: "**" within a name
+    except (OSError, ValueError) as error:
         raise InputError(
             f"cannot use the pattern: {pattern} ({error_reason(error)}). Use a folder, or a "
             f"pattern such as 'photos/**/*.jpg'."
@@ -51,16 +57,13 @@ def _matches(pattern: Path) -> set[Path]:
 def _images_of(folder: Path) -> Iterator[Path]:
     try:
         for member in walk(folder):
-            if member.read and _is_image(PurePath(member.name)):
+            parts = PurePath(member.name).parts
+            if member.read and is_image_name(parts[-1]) and not is_desktop_file(parts):
                 yield folder / member.name
     except OSError as error:
         raise InputError(
             f"cannot read folder: {folder} ({error_reason(error)}). Make it readable."
         ) from error
-
-
-def _is_image(path: PurePath) -> bool:
-    return is_image_name(path.name) and not is_desktop_file(path.parts)
 
 
 def _checked(paths: list[Path], given: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """`vigmpi prepare`: conversion of an archive or a folder of images to a prepared file."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from vigmpi.cli.config import PrepareConfig
@@ -36,9 +37,12 @@ def prepare(config: PrepareConfig) -> None:
             f"cannot read source: {config.source} ({error_reason(error)}). Use the path of an "
             f"archive or a folder."
         ) from error
+    _check_preview(config)
     source, name = _open_source(config)
-    output = config.output or _default_output(name)
+    output = config.output or Path("data") / f"{name}.h5"
     _check_outputs(config, output)
+    if config.output is None:
+        _make_folder(output.parent)
     _write(source, output, config)
     dataset = PreparedFile(output, "folder")
     dataset.load(images=True, labels=True)
@@ -53,24 +57,36 @@ def prepare(config: PrepareConfig) -> None:
             ) from error
 
 
-def _check_outputs(config: PrepareConfig, output: Path) -> None:
-    """Raise InputError if the output is within the source, or the preview in the way."""
-    source, picture = config.source.resolve(), config.preview
-    if source.is_dir() and output.resolve().is_relative_to(source):
-        raise InputError(
-            f"output within the source: {output} in {config.source}. Use --output FILE to write "
-            f"elsewhere."
-        )
+def _check_preview(config: PrepareConfig) -> None:
+    picture = config.preview
     if not picture:
         return
     try:
         exists, has_folder = picture.exists(), picture.parent.is_dir()
     except OSError:
         exists, has_folder = False, False
-    if not has_folder or picture.resolve() == output.resolve():
+    if not has_folder:
         raise InputError(f"cannot write the preview: {picture}. Use --preview with another path.")
     if exists and not config.overwrite:
         raise InputError(f"preview exists: {picture}. Use --overwrite or another --preview.")
+
+
+def _check_outputs(config: PrepareConfig, output: Path) -> None:
+    """Raise InputError if an output would become a part of the source, or replace the other."""
+    source = _real(config.source)
+    outputs = {"--output": output} | ({"--preview": config.preview} if config.preview else {})
+    for option, path in outputs.items():
+        if source.is_dir() and _real(path).is_relative_to(source):
+            raise InputError(
+                f"output within the source: {path} in {config.source}. Use {option} to write "
+                f"elsewhere."
+            )
+    if config.preview and _real(config.preview) == _real(output):
+        raise InputError(f"two outputs in one file: {output}. Use --preview with another path.")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises errors for links in a circle
 
 
 def _open_source(config: PrepareConfig) -> tuple[Source, str]:
@@ -87,8 +103,7 @@ def _open_source(config: PrepareConfig) -> tuple[Source, str]:
     return Cifar10Archive(config.source, config.image_size), "cifar10"
 
 
-def _default_output(name: str) -> Path:
-    folder = Path("data")
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -96,7 +111,6 @@ def _default_output(name: str) -> Path:
             f"cannot make the folder: {folder.absolute()}/ ({error_reason(error)}). Use --output "
             f"FILE to write elsewhere."
         ) from error
-    return folder / f"{name}.h5"
 
 
 def _write(source: Source, output: Path, config: PrepareConfig) -> None:

@@ -15,7 +15,8 @@ from vigmpi.phase import Phase
 from vigmpi.prepare.source import Source
 
 _MAX_CLASSES = 30
-_MODEL = "vig_cifar"
+_MODEL, _LEAST_IMAGES = "vig_cifar", 2  # in training, on each replica
+_REPLICAS = 2
 
 
 def summary(source: Source, dataset: Dataset, output: Path) -> str:
@@ -31,20 +32,21 @@ def _lines(source: Source, dataset: Dataset, output: Path) -> Iterator[str]:
         yield f"left out as unreadable ({len(source.unreadable):,}): {listed(source.unreadable)}"
     yield f"sizes found: {_range(source.sizes)}{_resizing(source.sizes, dataset.image_size)}"
     yield from _class_table(dataset)
-    yield f"train with: mpirun -n 2 vigmpi {' '.join(_options(dataset, output))}"
+    yield f"train with: mpirun -n {_REPLICAS} vigmpi {' '.join(_options(dataset, output))}"
 
 
 def _options(dataset: Dataset, output: Path) -> Iterator[str]:
     """Yield options that fit the images and their number."""
-    multiple = MODELS[_MODEL].multiple
-    if all(side % multiple == 0 for side in dataset.image_size):
+    multiple, num_images = MODELS[_MODEL].multiple, dataset.num_images[Phase.TRAIN]
+    mini_batch = _REPLICAS * RunConfig.batch_size
+    last = num_images % mini_batch or mini_batch
+    too_small = last < _REPLICAS * _LEAST_IMAGES
+    fits = all(side % multiple == 0 for side in dataset.image_size)
+    if fits and not (too_small and num_images < mini_batch):
         yield f"--model {_MODEL}"
-    yield "--replicas 2"
-    mini_batch = 2 * RunConfig.batch_size
-    last = dataset.num_images[Phase.TRAIN] % mini_batch
-    if dataset.num_images[Phase.TRAIN] > mini_batch and 0 < last < 4:
-        yield "--drop-last"  # each replica needs two images
-    yield f"--dataset folder --data-dir {quote(str(output))}"
+        if too_small:
+            yield "--drop-last"
+    yield f"--replicas {_REPLICAS} --dataset folder --data-dir {quote(str(output))}"
 
 
 def _range(sizes: set[tuple[int, int]]) -> str:

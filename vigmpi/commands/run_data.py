@@ -28,7 +28,10 @@ def open_data(
 
     In training, the images of `--holdout` take the place of the test images.
     """
-    name = config.dataset or default_dataset(config.data_dir)
+    name = config.dataset or ""
+    with raise_collectively(topology.world):
+        if topology.world.rank == 0:
+            name = name or default_dataset(config.data_dir)
     name = allgather_strings(topology.world, name)[0]
     with raise_collectively(topology.world):  # what is at a path may differ between hosts
         dataset = open_dataset(

@@ -1,5 +1,6 @@
 import pickle
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ _FOLDER, _ARCHIVE, _PREPARED = "cifar-10-batches-py", "cifar-10-python.tar.gz", 
 def cifar10(data_dir: Path, seed: int) -> Dataset:
     """Open the prepared file if it exists, else the original archive."""
     prepared = data_dir / _PREPARED
-    return PreparedFile(prepared, "cifar10") if prepared.exists() else Cifar10(data_dir, seed)
+    with suppress(OSError):  # the other one says what is wrong
+        if prepared.exists():
+            return PreparedFile(prepared, "cifar10")
+    return Cifar10(data_dir, seed)
 
 
 def has_cifar10(data_dir: Path) -> bool:
-    return (
-        (data_dir / _PREPARED).is_file()
-        or (data_dir / _FOLDER).is_dir()
-        or (data_dir / _ARCHIVE).is_file()
-    )
+    with suppress(OSError):  # a folder that cannot be read
+        return (
+            (data_dir / _PREPARED).is_file()
+            or (data_dir / _FOLDER).is_dir()
+            or (data_dir / _ARCHIVE).is_file()
+        )
+    return False
 
 
 class Cifar10(InMemory):

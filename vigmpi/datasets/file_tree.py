@@ -12,7 +12,7 @@ from vigmpi.errors import InputError, error_reason
 MAX_FILE_BYTES = 2**26
 _MAX_DEPTH = 20
 _MAX_NAMED = 20
-_MAX_NAME = 200  # characters of a name that are shown
+_MAX_NAME = 200  # characters of a nested name that are shown
 # Of the desktops and file managers of Windows, macOS and Synology; names with a dot are all hidden.
 _DESKTOP = {"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir"}
 
@@ -96,7 +96,8 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _check_depth(depth: int, name: str) -> None:
     if depth > _MAX_DEPTH:
-        raise file_error(f"more than {_MAX_DEPTH} folders deep", name, "Use fewer folders.")
+        shown = name[:_MAX_NAME] + "..." * (len(name) > _MAX_NAME)
+        raise file_error(f"more than {_MAX_DEPTH} folders deep", shown, "Use fewer folders.")
 
 
 def open_file(path: Path, name: str) -> IO[bytes]:
@@ -149,9 +150,8 @@ def is_desktop_file(parts: Iterable[str]) -> bool:
 
 
 def printable(name: str) -> str:
-    """Return a name with its unprintable characters escaped; a very long one is cut off."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name[:_MAX_NAME])
-    return text + "..." * (len(name) > _MAX_NAME)
+    """Return a name with its unprintable characters escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def unreadable(name: str, reason: str) -> UnreadableError:

@@ -18,7 +18,10 @@ _MAX_KINDS = 5
 
 
 class SkippedFiles:
-    """Count of the files that were skipped because they are no images, by what they are."""
+    """Count of the files that were skipped because they are no images, by what they are.
+
+    Files in a desktop's folder count only if it is in an archive: others are not entered.
+    """
 
     def __init__(self) -> None:
         self._kinds: Counter[str] = Counter()

@@ -52,7 +52,8 @@ def image_tree(members: Iterable[tuple[str, bool]]) -> tuple[Folder, SkippedFile
     for name, is_folder in members:
         parts = PurePosixPath(name).parts
         if is_desktop_file(parts):
-            skipped.add_desktop_file()
+            if not is_folder:
+                skipped.add_desktop_file()
         elif is_folder:
             top.folder(parts)
         elif parts:

@@ -121,6 +121,9 @@ def _phases(
         raise InputError(f"no images: {where}{_in_parentheses(skipped)}. Use {LAYOUT}.")
     if not root.folders:
         raise InputError(f"no class folders: {where} contains {_contents(root)}. Use {LAYOUT}.")
+    used = [*train, *test] or [root]
+    for folder in used:
+        _check_nesting(folder)
     if not test and not test_share:
         raise InputError(
             f"no test images: {where} contains {_contents(root)}. Use --test-share 0.2 to set "
@@ -131,9 +134,6 @@ def _phases(
             f"test images exist: --test-share {test_share:g} for {source} with "
             f"{printable(test[0].path)}. Omit --test-share."
         )
-    used = [*train, *test] or [root]
-    for folder in used:
-        _check_nesting(folder)
     if not train:
         return root, None, []
     remarks = []

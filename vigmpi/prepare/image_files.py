@@ -2,7 +2,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,9 @@ from vigmpi.prepare.source import ImageBatch, Source
 
 _BATCH_FILES = 64  # limits of the batch that a worker decodes at a time
 _BATCH_BYTES = 2**22
+_AFTER_DEATH = (
+    "Remove this file or the damaged one among those after it, unless the memory has run out."
+)
 
 
 class _Place(NamedTuple):
@@ -69,9 +71,11 @@ class ImageFiles(Source):
             for contents in self._contents():
                 if len(pending) > 2 * workers:
                     yield from self._decoded(*pending.popleft())
-                names = list(contents)
-                with _reporting_death(names):
-                    pending.append((names, pool.submit(_decode, contents, self._size)))
+                try:
+                    future = pool.submit(_decode, contents, self._size)
+                except BrokenProcessPool:
+                    break  # `pending` holds the batch of which a process died
+                pending.append((list(contents), future))
             while pending:
                 yield from self._decoded(*pending.popleft())
         self.unreadable.sort()
@@ -94,8 +98,10 @@ class ImageFiles(Source):
             yield batch
 
     def _decoded(self, names: list[str], future: "Future[list[_Decoded]]") -> Iterator[ImageBatch]:
-        with _reporting_death(names):
+        try:
             images = future.result()
+        except BrokenProcessPool as error:
+            raise file_error("decoder process died", names[0], _AFTER_DEATH) from error
         self.unreadable.extend(image.problem for image in images if image.pixels is None)
         self.sizes.update(image.size for image in images if image.pixels is not None)
         for phase in Phase:
@@ -118,18 +124,6 @@ class ImageFiles(Source):
                     f"no readable {phase} image of a class: {listed(empty)}; unreadable: "
                     f"{listed(self.unreadable)}. Replace these images, or remove the class."
                 )
-
-
-@contextmanager
-def _reporting_death(names: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        remedy = (
-            "Remove this file or the damaged one among its neighbours, if the memory did not run "
-            "out."
-        )
-        raise file_error("decoder process died", names[0], remedy) from error
 
 
 def _decode(contents: dict[str, bytes], size: tuple[int, int]) -> list[_Decoded]:

@@ -21,13 +21,16 @@ class RowFile:
     Args:
         num_images: number of images in each phase.
         size: height and width, in pixels.
+        beside: bytes of another file that may still be unwritten.
 
     Raises:
         InputError: if there is not enough room.
         OSError: if the file cannot be made.
     """
 
-    def __init__(self, path: Path, num_images: dict[Phase, int], size: tuple[int, int]) -> None:
+    def __init__(
+        self, path: Path, num_images: dict[Phase, int], size: tuple[int, int], beside: int = 0
+    ) -> None:
         self.path = path
         self._row_bytes = {"images": 3 * prod(size), "labels": 8}
         try:
@@ -37,7 +40,7 @@ class RowFile:
             path.unlink(missing_ok=True)
             raise
         try:
-            self._reserve()
+            self._reserve(beside)
         except BaseException:
             self.remove()
             raise
@@ -64,12 +67,16 @@ class RowFile:
     def _offset(self, phase: Phase, name: str, row: int) -> int:
         return self._offsets[phase, name] + row * self._row_bytes[name]
 
-    def _reserve(self) -> None:
-        needed = os.fstat(self._descriptor).st_size
+    @property
+    def size_bytes(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def _reserve(self, beside: int) -> None:
+        needed = self.size_bytes
         file_system = os.statvfs(self.path.parent)
         free = file_system.f_bavail * file_system.f_frsize
         problem = _allocate(self._descriptor, needed)
-        if problem not in _NO_ROOM and problem and needed > free:
+        if problem not in _NO_ROOM and problem and needed + beside > free:
             problem = errno.ENOSPC  # as far as a file system tells that cannot reserve space
         if problem in _NO_ROOM:
             raise InputError(

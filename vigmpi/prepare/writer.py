@@ -108,7 +108,8 @@ class PreparedFileWriter:
 
     def _check_second_file(self, num_images: dict[Phase, int]) -> None:
         try:
-            RowFile(self._temporary("smaller.part"), num_images, self._size).remove()
+            second = self._temporary("smaller.part")
+            RowFile(second, num_images, self._size, beside=self._rows.size_bytes).remove()
         except BaseException:
             self._rows.remove()
             raise

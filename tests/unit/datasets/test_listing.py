@@ -59,7 +59,7 @@ def test_what_is_no_image_is_skipped_and_counted() -> None:
     found = listing([*in_folders("train", "test"), *others, "train/.cache/", "test/cat/2.txt"])
     assert found.files == listing(in_folders("train", "test")).files
     assert found.remarks == (
-        "skipped files: 6 hidden or desktop, 2 *.txt, 1 *.csv, 1 without a suffix",
+        "skipped files: 5 hidden or desktop, 2 *.txt, 1 *.csv, 1 without a suffix",
     )
 
 
@@ -104,6 +104,11 @@ def test_a_share_of_each_class_is_chosen_by_name_alone() -> None:
         ),
         (["a/train/cat/1.jpg", "b/test/cat/1.jpg"], 0.2, "within class folders: a/train/, b/test/"),
         (["cat/a/1.jpg", "cat/b/1.jpg", "dog/1.heic"], 0.5, "class without images: dog/ (skipped"),
+        (
+            [*in_folders("train", "test", "a/"), "docs/a.txt"],
+            0,
+            "within class folders: a/train/, a/t",
+        ),
         (["train/train/cat/1.jpg"], 0.2, "test images within class folders: train/train/. Use"),
         (
             in_folders("train", "val", "train/"),

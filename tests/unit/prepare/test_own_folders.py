@@ -124,8 +124,9 @@ def test_the_summary_says_what_was_made(tmp_path: Path, capfd: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("each", "size", "expected"),
     [
-        (51, 8, "vigmpi --model vig_cifar --replicas 2 --drop-last --dataset"),  # 102 images
+        (51, 8, "vigmpi --model vig_cifar --drop-last --replicas 2 --dataset"),  # 102 images
         (50, 8, "vigmpi --model vig_cifar --replicas 2 --dataset"),
+        (1, 8, "vigmpi --replicas 2 --dataset"),  # too few for it
         (1, 10, "vigmpi --replicas 2 --dataset"),  # vig_cifar needs multiples of 4 pixels
     ],
 )
@@ -185,6 +186,20 @@ def test_the_output_does_not_become_a_part_of_the_source(
     monkeypatch.chdir(tmp_path)
     assert prepare(".") == 2
     assert "output within the source: data/" in capfd.readouterr().err
+    assert not Path("data").exists()
+    elsewhere = tmp_path.with_suffix(".h5")
+    assert prepare(".", "--output", elsewhere, "--preview", "train/cat/9.png") == 2
+    assert "output within the source: train/cat/9.png in .. Use --prev" in capfd.readouterr().err
+
+
+def test_a_link_in_a_circle_is_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_image_files(tmp_path / "photos", CLASSES, SIDES)
+    (tmp_path / "a").symlink_to(tmp_path / "a")
+    output = ["--output", str(tmp_path / "a")]
+    assert prepare(tmp_path / "photos", *output, "--preview", tmp_path / "a") == 2
+    assert "two outputs in one file: " in capfd.readouterr().err
+    assert prepare(tmp_path / "photos", *output) == 0
+    assert not (tmp_path / "a").is_symlink()
 
 
 def test_a_source_whose_name_cannot_be_printed(tmp_path: Path) -> None:
