@@ -9,8 +9,14 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
-from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig
-from vigmpi.cli.parse import parse_flags, parse_models, parse_predict, parse_prepare
+from vigmpi.cli.config import ExportConfig, ModelsConfig, PredictConfig, PrepareConfig
+from vigmpi.cli.parse import (
+    parse_export,
+    parse_flags,
+    parse_models,
+    parse_predict,
+    parse_prepare,
+)
 from vigmpi.cli.parsers import COMMANDS, unknown_command
 from vigmpi.comm.world import abort, exit_without_finalize, start_mpi
 from vigmpi.errors import HostError, InputError, RankError, RunError
@@ -32,7 +38,12 @@ if TYPE_CHECKING:
     from vigmpi.commands.rank_group import RankGroup
 
 _ERROR_PATIENCE_S = 60.0
-_SERIAL_PARSERS = {"predict": parse_predict, "models": parse_models, "prepare": parse_prepare}
+_SERIAL_PARSERS = {
+    "predict": parse_predict,
+    "export": parse_export,
+    "models": parse_models,
+    "prepare": parse_prepare,
+}
 
 
 def main(arguments: Sequence[str], activity: Activity) -> int:
@@ -144,6 +155,10 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
         with garbage_collection_paused():
             from vigmpi.commands.predict import predict  # noqa: PLC0415
         predict(config)
+    elif isinstance(config, ExportConfig):
+        with garbage_collection_paused():
+            from vigmpi.commands.export import export  # noqa: PLC0415
+        export(config)
     elif isinstance(config, ModelsConfig):
         with garbage_collection_paused():
             from vigmpi.commands.models import models  # noqa: PLC0415

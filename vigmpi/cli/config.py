@@ -50,6 +50,7 @@ GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
 FORMATS = ("table", "csv", "json")
+EXPORT_FORMATS = ("c",)
 NO_EMA_HELP = "use the raw weights even if the checkpoint holds moving averages of them"
 MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
@@ -131,6 +132,23 @@ class PredictConfig:
     start: Checkpoint
     images: tuple[Path, ...]
     format: str = FORMATS[0]
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Options of `vigmpi export`.
+
+    Attributes:
+        start: the checkpoint to use.
+        output: folder to write.
+        build: whether to compile the library.
+        overwrite: whether to replace an existing export.
+    """
+
+    start: Checkpoint
+    output: Path
+    build: bool
+    overwrite: bool
 
 
 @dataclass(frozen=True)

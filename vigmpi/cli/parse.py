@@ -10,7 +10,7 @@ from typing import Any
 from vigmpi.checkpoint import search
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli import parsers
-from vigmpi.cli.config import ModelsConfig, PredictConfig, PrepareConfig, RunConfig
+from vigmpi.cli.config import ExportConfig, ModelsConfig, PredictConfig, PrepareConfig, RunConfig
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
 from vigmpi.launch import restarted
@@ -97,9 +97,20 @@ def parse_predict(arguments: Sequence[str]) -> PredictConfig:
         SystemExit: after `--help`.
     """
     given = parsers.predict_parser().parse_args(arguments)
-    start = _find_required(given.checkpoint)
-    start = replace(start, use_averages=not given.no_ema)
+    start = replace(_find_required(given.checkpoint), use_averages=not given.no_ema)
     return PredictConfig(start, tuple(given.images), given.format)
+
+
+def parse_export(arguments: Sequence[str]) -> ExportConfig:
+    """Return the configuration of `vigmpi export`.
+
+    Raises:
+        InputError: if an option is unknown, or if the checkpoint cannot be read.
+        SystemExit: after `--help`.
+    """
+    given = parsers.export_parser().parse_args(arguments)
+    start = replace(_find_required(given.checkpoint), use_averages=not given.no_ema)
+    return ExportConfig(start, given.output, given.build, given.overwrite)
 
 
 def parse_models(arguments: Sequence[str]) -> ModelsConfig:

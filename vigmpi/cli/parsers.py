@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from vigmpi.cli.config import FORMATS, MIN_TIMEOUT_S, NO_EMA_HELP
+from vigmpi.cli.config import EXPORT_FORMATS, FORMATS, MIN_TIMEOUT_S, NO_EMA_HELP
 from vigmpi.cli.values import (
     MAX_SIDE,
     file_path,
@@ -25,6 +25,7 @@ COMMANDS = {
     "train": "train a model (the default command)",
     "evaluate": "measure the loss and accuracy of a trained model on the test images",
     "predict": "classify image files with a trained model",
+    "export": "write a trained model as a library that runs without Python",
     "models": "list the models, or the layers of one",
     "prepare": "convert an archive or a folder of images to a data file",
 }
@@ -67,12 +68,23 @@ _EXAMPLES = {
             "vigmpi predict --checkpoint run.h5.checkpoints photos --format csv > photos.csv",
         ),
     ),
+    "export": (
+        (
+            "a C library",
+            "vigmpi export --checkpoint run.h5.checkpoints --format c --output study --build",
+        ),
+    ),
     "prepare": (
         ("your own images", "vigmpi prepare photos.zip --image-size 64 --preview photos.png"),
         ("class folders without test images", "vigmpi prepare photos --test-share 0.2"),
         ("CIFAR-10", "vigmpi prepare cifar-10-python.tar.gz"),
     ),
 }
+
+
+_CHECKPOINT_HELP = (
+    "a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'"
+)
 
 
 class _Version(argparse.Action):
@@ -152,12 +164,7 @@ def predict_parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="image files, folders of images, or quoted patterns such as 'photos/**/*.jpg'",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="PATH",
-        help="a checkpoint, a folder of checkpoints, a file of the study's weights, or 'latest'",
-    )
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=_CHECKPOINT_HELP)
     parser.add_argument("--no-ema", action="store_true", help=NO_EMA_HELP)
     parser.add_argument(
         "--format",
@@ -167,6 +174,32 @@ def predict_parser() -> argparse.ArgumentParser:
         help="format of the output: table (the most probable classes), csv or json (all "
         "probabilities) (default: table)",
     )
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "export",
+        description="Write the layers of a trained model for programs without Python.",
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help=_CHECKPOINT_HELP)
+    parser.add_argument("--no-ema", action="store_true", help=NO_EMA_HELP)
+    parser.add_argument(
+        "--format",
+        choices=EXPORT_FORMATS,
+        required=True,
+        metavar="NAME",
+        help="c: a self-contained C library, for the study's model",
+    )
+    parser.add_argument(
+        "--output", required=True, type=file_path, metavar="FOLDER", help="folder to write"
+    )
+    parser.add_argument(
+        "--build",
+        action="store_true",
+        help="compile the library with cc for this machine's processor, and compare its results",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     return parser
 
 

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vigmpi.checkpoint.loading import load
-from vigmpi.checkpoint.manifest import DamagedError, Manifest
-from vigmpi.checkpoint.search import Checkpoint, newer
-from vigmpi.checkpoint.state import state_by_layer
+from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli.config import PredictConfig
 from vigmpi.commands.image_paths import image_paths
 from vigmpi.commands.prediction_formats import WRITERS, Prediction
+from vigmpi.commands.trained_model import load_trained_model
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.dataset import Pixels, scaled
@@ -22,10 +20,9 @@ from vigmpi.datasets.decoding import decode
 from vigmpi.datasets.file_tree import UnreadableError, listed, printable, read_file
 from vigmpi.errors import RunError
 from vigmpi.host import num_cores
-from vigmpi.models import build
-from vigmpi.models.model import Model, make_model
+from vigmpi.models.model import Model
 from vigmpi.phase import Phase
-from vigmpi.standard_streams import print_result, show
+from vigmpi.standard_streams import print_result
 from vigmpi.terminal.progress_bar import progress_bar
 
 _MAX_BATCH, _BATCH_PIXELS = 100, 2**19
@@ -40,8 +37,7 @@ def predict(config: PredictConfig) -> None:
         RunError: if images could not be read, after the others have been classified.
     """
     paths = image_paths(config.images)
-    model = _model(config.start.manifest)
-    manifest = _load(model, config.start)
+    model, manifest = load_trained_model(config.start)
     names = manifest.class_names if manifest else Cifar10.class_names
     problems: list[str] = []
     predictions = _predictions(model, paths, _normalization(manifest), problems)
@@ -53,27 +49,6 @@ def predict(config: PredictConfig) -> None:
             f"cannot read {len(problems):,} of {len(paths):,} images: {listed(problems)}. Replace "
             f"or remove them; the others have been classified."
         )
-
-
-def _load(model: Model, start: Checkpoint) -> Manifest | None:
-    """Load the newest intact checkpoint into the model and return its manifest."""
-    state = state_by_layer(model)
-    found = newer(start) or start
-    try:
-        loaded = load(found, state, state)
-    except DamagedError:
-        if not (instead := newer(found)):
-            raise
-        loaded = load(instead, state, state)
-    for reason in loaded.skipped:
-        show(f"vigmpi: warning: checkpoint skipped: {reason}.\n")
-    return loaded.manifest
-
-
-def _model(manifest: Manifest | None) -> Model:
-    if manifest is None:
-        return build().eval()
-    return make_model(manifest.model, manifest.model_config).eval()
 
 
 def _normalization(manifest: Manifest | None) -> Augmentation:

@@ -39,7 +39,7 @@ def forward(x: Tensor, layer: HiddenLayer) -> Tensor:
     num_images, width, num_nodes = features.shape
     outputs = len(layer.c)
     y = x.new_empty(num_images, outputs, num_nodes)
-    arrays = features, shift, *_scaled(layer), layer.c, y
+    arrays = features, shift, *scaled_weights(layer), layer.c, y
     over_images(forward_kernel(width, outputs), num_images, *(t.numpy() for t in arrays))
     return y
 
@@ -50,7 +50,7 @@ def backward(x: Tensor, layer: HiddenLayer, dy: Tensor) -> tuple[Tensor, Tensor,
     num_images, width, num_nodes = features.shape
     inputs = width - 1 if layer.graph else width  # no gradient for the degree
     hidden, outputs = layer.v.shape
-    scaled = _scaled(layer)
+    scaled = scaled_weights(layer)
     piece = max(1, _PIECE_NODES // num_nodes)
     dx = scratch("dx", num_images, inputs, num_nodes) if layer.graph else torch.empty_like(x)
     dw = np.zeros((-(-num_images // piece), len(scaled[1]), width + 1 + outputs))
@@ -72,7 +72,7 @@ def _features(x: Tensor, layer: HiddenLayer) -> tuple[Tensor, Tensor]:
     return features, features.new_zeros(features.shape[1])
 
 
-def _scaled(layer: HiddenLayer) -> tuple[Tensor, Tensor, Tensor]:
+def scaled_weights(layer: HiddenLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Return a, b and v scaled for the kernels, and padded with zeros to full tiles."""
     padding = -len(layer.b) % TILE
     return (

@@ -67,11 +67,11 @@ class Block(block.Block):
         return y
 
     def _evaluate(self, x: Tensor) -> Tensor:
-        for hidden in self._folded():
+        for hidden in self.folded_layers():
             x = x + apply_hidden_layer(x, hidden)
         return x
 
-    def _folded(self) -> list[HiddenLayer]:
+    def folded_layers(self) -> list[HiddenLayer]:
         """Return both hidden layers with the running statistics folded into their weights.
 
         Without gradients, they are cached until a weight or a statistic changes.

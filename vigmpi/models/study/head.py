@@ -16,7 +16,8 @@ class Head(nn.Module):
         self.fc1 = nn.Linear(config.channels, config.head_hidden)
         self.fc2 = nn.Linear(config.head_hidden, config.num_classes)
         self._node_sum = node_sum
-        self._divisor = config.num_nodes if config.readout == "mean" else 1
+        self.takes_mean = config.readout == "mean"
+        self._divisor = config.num_nodes if self.takes_mean else 1
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
         """Map node features [images, channels, nodes] to logits [images, classes]."""

@@ -1,0 +1,35 @@
+"""A trained model outside of a run."""
+
+from vigmpi.checkpoint.loading import load
+from vigmpi.checkpoint.manifest import DamagedError, Manifest
+from vigmpi.checkpoint.search import Checkpoint, newer
+from vigmpi.checkpoint.state import state_by_layer
+from vigmpi.models import build
+from vigmpi.models.model import Model, make_model
+from vigmpi.standard_streams import show
+
+
+def load_trained_model(start: Checkpoint) -> tuple[Model, Manifest | None]:
+    """Return the model in evaluation mode, with the weights of the newest intact checkpoint.
+
+    Returns:
+        The model, and the manifest of its checkpoint; None for a file of weights, which are those
+        of the study's model.
+
+    Raises:
+        InputError: if the checkpoint cannot be read.
+    """
+    manifest = start.manifest
+    model = make_model(manifest.model, manifest.model_config) if manifest else build()
+    model.eval()
+    state = state_by_layer(model)
+    found = newer(start) or start
+    try:
+        loaded = load(found, state, state)
+    except DamagedError:
+        if not (instead := newer(found)):
+            raise
+        loaded = load(instead, state, state)
+    for reason in loaded.skipped:
+        show(f"vigmpi: warning: checkpoint skipped: {reason}.\n")
+    return model, loaded.manifest

@@ -1,0 +1,407 @@
+/* The study's model, after the exact collapse of its linear layers (vigmpi/models/study).
+
+   A half-block adds v^T gelu(a f + b) + c to the three features of a node. For the Grapher, f is
+   the sum of the features over the neighbours, the features themselves and the number of
+   neighbours; for the feed-forward network, the features alone. An image runs through all layers
+   before the next one, so that its planes stay in the first-level cache. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "error.h"
+#include "gelu.h"
+#include "manifest.h"
+#include "processor.h"
+
+enum {
+    CHANNELS = 3,
+    WIDTH = 2 * CHANNELS + 1, /* features of a Grapher */
+    NODES = 256,              /* processed at a time */
+    UNITS = 4,                /* hidden units processed at a time; 8 divides their number */
+    ALIGNMENT = 64
+};
+
+struct half_block {
+    int features, hidden;
+    const float *a, *b, *v, *c; /* [hidden, features], [hidden], [hidden, CHANNELS], [CHANNELS] */
+};
+
+struct head {
+    int hidden, classes;
+    float divisor;
+    const float *a, *b, *v, *c; /* [hidden, CHANNELS], [hidden], [classes, hidden], [classes] */
+};
+
+struct layer {
+    int is_head;
+    struct half_block halves[2];
+    struct head head;
+    unsigned char *content; /* holds the arrays */
+};
+
+struct vigmpi_model {
+    struct vigmpi_manifest manifest;
+    int height, width, num_classes, num_layers;
+    const char **class_names;
+    float mean[CHANNELS], scale[CHANNELS];
+    struct layer *layers;
+    float *planes; /* the image's features, their sums along rows, the output and the degrees */
+};
+
+/* y[o] += sum over hidden units of v gelu(a x + b), for a block of nodes. */
+static inline __attribute__((always_inline)) void
+add_hidden_layer(const int features, const struct half_block *half,
+                 float x[restrict WIDTH][NODES], float y[restrict CHANNELS][NODES])
+{
+    for (int j = 0; j < half->hidden; j += UNITS) {
+        const float *a = half->a + j * features, *b = half->b + j, *v = half->v + j * CHANNELS;
+#pragma omp simd
+        for (int i = 0; i < NODES; i++) {
+            float h[UNITS];
+#pragma GCC unroll 8
+            for (int u = 0; u < UNITS; u++) {
+                float z = b[u];
+#pragma GCC unroll 8
+                for (int k = 0; k < features; k++)
+                    z += a[u * features + k] * x[k][i];
+                h[u] = vigmpi_scaled_gelu(z);
+            }
+#pragma GCC unroll 8
+            for (int o = 0; o < CHANNELS; o++) {
+                float sum = v[o] * h[0];
+#pragma GCC unroll 8
+                for (int u = 1; u < UNITS; u++)
+                    sum += v[u * CHANNELS + o] * h[u];
+                y[o][i] += sum;
+            }
+        }
+    }
+}
+
+/* Sum each pixel with its neighbours in the row; `sums` has a row of zeros before and after. */
+static void sum_rows(const float *restrict x, int height, int width, float *restrict sums)
+{
+    for (int row = 0; row < height; row++) {
+        const float *in = x + row * width;
+        float *out = sums + (row + 1) * width;
+        if (width == 1) {
+            out[0] = in[0];
+            continue;
+        }
+        out[0] = in[0] + in[1];
+        for (int i = 1; i < width - 1; i++)
+            out[i] = in[i - 1] + in[i] + in[i + 1];
+        out[width - 1] = in[width - 2] + in[width - 1];
+    }
+}
+
+static void run_half(const struct vigmpi_model *model, const struct half_block *half,
+                     float *x, float *sums, float *out, const float *degrees)
+{
+    int width = model->width, num_nodes = model->height * width, is_grapher = half->features == WIDTH;
+    size_t stride = (size_t)(model->height + 2) * (size_t)width;
+    for (int c = 0; is_grapher && c < CHANNELS; c++)
+        sum_rows(x + c * num_nodes, model->height, width, sums + c * stride);
+    for (int start = 0; start < num_nodes; start += NODES) {
+        float f[WIDTH][NODES] __attribute__((aligned(ALIGNMENT)));
+        float y[CHANNELS][NODES] __attribute__((aligned(ALIGNMENT)));
+        int size = num_nodes - start < NODES ? num_nodes - start : NODES;
+        if (size < NODES)
+            memset(f, 0, sizeof f);
+        for (int c = 0; c < CHANNELS; c++) {
+            const float *own = x + c * num_nodes + start, *above = sums + c * stride + start;
+            if (is_grapher) {
+                for (int i = 0; i < size; i++)
+                    f[c][i] = above[i] + above[i + width] + above[i + 2 * width] - own[i];
+                memcpy(f[CHANNELS + c], own, (size_t)size * sizeof(float));
+            } else {
+                memcpy(f[c], own, (size_t)size * sizeof(float));
+            }
+            for (int i = 0; i < NODES; i++)
+                y[c][i] = half->c[c];
+        }
+        if (is_grapher) {
+            memcpy(f[2 * CHANNELS], degrees + start, (size_t)size * sizeof(float));
+            add_hidden_layer(WIDTH, half, f, y);
+        } else {
+            add_hidden_layer(CHANNELS, half, f, y);
+        }
+        for (int c = 0; c < CHANNELS; c++)
+            memcpy(out + c * num_nodes + start, y[c], (size_t)size * sizeof(float));
+    }
+    for (int i = 0; i < CHANNELS * num_nodes; i++)
+        x[i] += out[i];
+}
+
+static void run_head(const struct head *head, const float *x, int num_nodes, float *logits)
+{
+    float pooled[CHANNELS];
+    for (int c = 0; c < CHANNELS; c++) {
+        double sum = 0;
+        for (int i = 0; i < num_nodes; i++)
+            sum += x[c * num_nodes + i];
+        pooled[c] = (float)sum / head->divisor;
+    }
+    for (int k = 0; k < head->classes; k++)
+        logits[k] = head->c[k];
+    for (int j = 0; j < head->hidden; j++) {
+        float z = head->b[j];
+        for (int c = 0; c < CHANNELS; c++)
+            z += head->a[j * CHANNELS + c] * pooled[c];
+        float h = z * 0.5f * erfcf(z * -0.70710678f);
+        for (int k = 0; k < head->classes; k++)
+            logits[k] += head->v[k * head->hidden + j] * h;
+    }
+}
+
+int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *output)
+{
+    int num_nodes = model->height * model->width;
+    size_t plane = (size_t)CHANNELS * (size_t)num_nodes;
+    size_t padded = (size_t)CHANNELS * (size_t)(model->height + 2) * (size_t)model->width;
+    float *x = model->planes, *out = x + plane, *sums = out + plane, *degrees = sums + padded;
+    float *values = output;
+    if (num_images < 1)
+        return vigmpi_fail(VIGMPI_INPUT, "no images: num_images is %d. Pass at least 1.", num_images);
+    for (int image = 0; image < num_images; image++) {
+        memcpy(x, (const float *)input + (size_t)image * plane, plane * sizeof *x);
+        for (int l = 0; l < model->num_layers; l++) {
+            const struct layer *layer = &model->layers[l];
+            if (layer->is_head) {
+                run_head(&layer->head, x, num_nodes, values);
+                values += layer->head.classes;
+                break;
+            }
+            run_half(model, &layer->halves[0], x, sums, out, degrees);
+            run_half(model, &layer->halves[1], x, sums, out, degrees);
+        }
+        if (!model->layers[model->num_layers - 1].is_head) {
+            memcpy(values, x, plane * sizeof *x);
+            values += plane;
+        }
+    }
+    return VIGMPI_OK;
+}
+
+/* Take `count` numbers from the content of a file. */
+static const float *take(const float **next, size_t *left, size_t count)
+{
+    const float *array = *next;
+    if (count > *left)
+        return NULL;
+    *next += count;
+    *left -= count;
+    return array;
+}
+
+static int open_layer(vigmpi_model *model, int index, struct layer *layer)
+{
+    double hidden[VIGMPI_MAX_NUMBERS];
+    int count, is_mean = 0;
+    size_t size;
+    int status = vigmpi_manifest_numbers(&model->manifest, index, "hidden", hidden, &count);
+    if (!status)
+        status = vigmpi_manifest_file(&model->manifest, index, &layer->content, &size);
+    if (!status && count == 1)
+        status = vigmpi_manifest_whole(&model->manifest, index, "mean_of_nodes", &is_mean);
+    if (status)
+        return status;
+    const float *next = (const float *)layer->content, *last = NULL;
+    size_t left = size / sizeof(float);
+    layer->is_head = count == 1;
+    if (layer->is_head) {
+        struct head *head = &layer->head;
+        size_t h = (size_t)hidden[0], classes = (size_t)model->num_classes;
+        head->hidden = (int)h;
+        head->classes = model->num_classes;
+        head->divisor = is_mean ? (float)(model->height * model->width) : 1.0f;
+        head->a = take(&next, &left, h * CHANNELS);
+        head->b = take(&next, &left, h);
+        head->v = take(&next, &left, h * classes);
+        last = head->c = take(&next, &left, classes);
+    }
+    for (int i = 0; !layer->is_head && i < 2; i++) {
+        struct half_block *half = &layer->halves[i];
+        size_t h = (size_t)hidden[i];
+        half->features = i == 0 ? WIDTH : CHANNELS;
+        half->hidden = (int)h;
+        half->a = take(&next, &left, h * (size_t)half->features);
+        half->b = take(&next, &left, h);
+        half->v = take(&next, &left, h * CHANNELS);
+        last = half->c = take(&next, &left, CHANNELS);
+        if (h % UNITS)
+            last = NULL;
+    }
+    if (!last || left || count > 2)
+        return vigmpi_fail(VIGMPI_INPUT, "weights do not fit: layer %d of %s. Run vigmpi export again.",
+                           index, model->manifest.folder);
+    return VIGMPI_OK;
+}
+
+/* Number the neighbours of each pixel: the pixels of the 3x3 window that are in the image, but
+   for the one in its middle. */
+static void count_neighbours(int height, int width, float *degrees)
+{
+    for (int row = 0; row < height; row++)
+        for (int column = 0; column < width; column++) {
+            int rows = 1 + (row > 0) + (row < height - 1);
+            int columns = 1 + (column > 0) + (column < width - 1);
+            degrees[row * width + column] = (float)(rows * columns - 1);
+        }
+}
+
+static int allocate_planes(vigmpi_model *model)
+{
+    size_t nodes = (size_t)model->height * (size_t)model->width;
+    size_t padded = (size_t)(model->height + 2) * (size_t)model->width;
+    size_t size = ((2 * CHANNELS + 1) * nodes + CHANNELS * padded) * sizeof(float);
+    size = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    model->planes = aligned_alloc(ALIGNMENT, size);
+    if (!model->planes)
+        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %zu bytes. Close a model.", size);
+    memset(model->planes, 0, size);
+    count_neighbours(model->height, model->width, model->planes + 2 * CHANNELS * nodes + CHANNELS * padded);
+    return VIGMPI_OK;
+}
+
+static int read_header(vigmpi_model *model)
+{
+    struct vigmpi_manifest *manifest = &model->manifest;
+    const char *kind = "";
+    double size[VIGMPI_MAX_NUMBERS], mean[VIGMPI_MAX_NUMBERS], std[VIGMPI_MAX_NUMBERS];
+    int count = 0, num_means = 0, num_stds = 0, classes;
+    int status = vigmpi_manifest_strings(manifest, -1, "kind", &kind, 1, &count);
+    if (!status && strcmp(kind, "c") != 0)
+        return vigmpi_fail(VIGMPI_INPUT, "export of another kind: %s in %s. Use the library for it.", kind,
+                           manifest->folder);
+    if (!status)
+        status = vigmpi_manifest_numbers(manifest, -1, "image_size", size, &count);
+    if (!status)
+        status = vigmpi_manifest_numbers(manifest, -1, "mean", mean, &num_means);
+    if (!status)
+        status = vigmpi_manifest_numbers(manifest, -1, "std", std, &num_stds);
+    if (!status)
+        status = vigmpi_manifest_whole(manifest, -1, "num_classes", &model->num_classes);
+    if (status)
+        return status;
+    if (count != 2 || num_means != CHANNELS || num_stds != CHANNELS || model->num_classes < 1 ||
+        !(size[0] >= 1 && size[1] >= 1 && size[0] * size[1] <= 1 << 28))
+        return vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml. Run vigmpi export again.",
+                           manifest->folder);
+    model->height = (int)size[0];
+    model->width = (int)size[1];
+    for (int c = 0; c < CHANNELS; c++) {
+        model->mean[c] = (float)mean[c];
+        model->scale[c] = (float)(1 / (std[c] > 0 ? std[c] : 1));
+    }
+    model->class_names = calloc((size_t)model->num_classes, sizeof *model->class_names);
+    if (!model->class_names)
+        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d classes. Close a model.",
+                           model->num_classes);
+    status = vigmpi_manifest_strings(manifest, -1, "classes", model->class_names, model->num_classes,
+                                     &classes);
+    if (!status && classes != model->num_classes)
+        status = vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (classes). Run vigmpi "
+                             "export again.", manifest->folder);
+    return status;
+}
+
+static int open_layers(vigmpi_model *model, int first, int num_layers)
+{
+    int all = model->manifest.num_layers;
+    if (first < 0 || num_layers < 0 || first >= all || num_layers > all - first)
+        return vigmpi_fail(VIGMPI_INPUT, "no such layers: %d from %d on. Use those of 0 to %d.", num_layers,
+                           first, all - 1);
+    model->num_layers = num_layers ? num_layers : all - first;
+    model->layers = calloc((size_t)model->num_layers, sizeof *model->layers);
+    if (!model->layers)
+        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d layers. Close a model.", num_layers);
+    for (int l = 0; l < model->num_layers; l++) {
+        int status = open_layer(model, first + l, &model->layers[l]);
+        if (status)
+            return status;
+    }
+    return allocate_planes(model);
+}
+
+int vigmpi_open(const char *folder, int first, int num_layers, vigmpi_model **opened)
+{
+    int status = vigmpi_check_processor();
+    *opened = NULL;
+    if (status)
+        return status;
+    vigmpi_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: a model. Close another one.");
+    status = vigmpi_manifest_read(folder, &model->manifest);
+    if (!status)
+        status = read_header(model);
+    if (!status)
+        status = open_layers(model, first, num_layers);
+    if (status)
+        vigmpi_close(model);
+    else
+        *opened = model;
+    return status;
+}
+
+void vigmpi_close(vigmpi_model *model)
+{
+    if (!model)
+        return;
+    for (int l = 0; model->layers && l < model->num_layers; l++)
+        free(model->layers[l].content);
+    free(model->layers);
+    free(model->class_names);
+    free(model->planes);
+    vigmpi_manifest_free(&model->manifest);
+    free(model);
+}
+
+int vigmpi_input_values(const vigmpi_model *model)
+{
+    return CHANNELS * model->height * model->width;
+}
+
+int vigmpi_output_values(const vigmpi_model *model)
+{
+    const struct layer *last = &model->layers[model->num_layers - 1];
+    return last->is_head ? last->head.classes : vigmpi_input_values(model);
+}
+
+int vigmpi_value_bytes(const vigmpi_model *model)
+{
+    (void)model;
+    return (int)sizeof(float);
+}
+
+int vigmpi_num_layers(const vigmpi_model *model)
+{
+    return model->manifest.num_layers;
+}
+
+int vigmpi_max_images(const vigmpi_model *model)
+{
+    (void)model;
+    return 0;
+}
+
+int vigmpi_normalize(const vigmpi_model *model, const unsigned char *pixels, int num_images,
+                     void *values)
+{
+    int num_nodes = model->height * model->width;
+    float *out = values;
+    for (int image = 0; image < num_images; image++)
+        for (int c = 0; c < CHANNELS; c++)
+            for (int i = 0; i < num_nodes; i++) {
+                size_t node = (size_t)image * (size_t)num_nodes + (size_t)i;
+                *out++ = (pixels[CHANNELS * node + (size_t)c] / 255.0f - model->mean[c]) * model->scale[c];
+            }
+    return VIGMPI_OK;
+}
+
+const char *vigmpi_class_name(const vigmpi_model *model, int index)
+{
+    return index >= 0 && index < model->num_classes ? model->class_names[index] : NULL;
+}
