@@ -46,10 +46,13 @@ def test_the_console_script_prepares_images_and_trains_on_them(
 
     write_image_files(tmp_path / "photos", ["ant", "cat", "owl"], (9, 9))
     prepare = [vigmpi, "prepare", "photos", "--image-size", "8"]
-    assert succeed(prepare, tmp_path, installed) == "prepared: data/photos.h5\n"
+    assert succeed(prepare, tmp_path, installed).startswith("prepared: data/photos.h5 (3 classes")
     data = ["--dataset", "folder", "--data-dir", "data/photos.h5", "--blocks", "2"]
     length = ["--epochs", "1", "--batch-size", "6", "--record", "run.h5"]
     train = [*mpiexec(2), vigmpi, "train", "--stages", "2", "--chunks", "2", *data, *length]
     assert "record: run.h5" in succeed(train, tmp_path, installed)
     with h5py.File(tmp_path / "run.h5") as file:
         assert file.attrs["steps_done"] == 4
+    export = [vigmpi, "export", "--checkpoint", "run.h5.checkpoints", "--format", "c"]
+    expected = "exported: library (3 layers)\n"
+    assert succeed([*export, "--output", "library", "--build"], tmp_path, installed) == expected

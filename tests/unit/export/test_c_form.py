@@ -252,6 +252,9 @@ int main(int argc, char **argv)
 """
 
 
+SPECIAL = np.frombuffer(b'"\\[],= \nu09', np.uint8)
+
+
 def test_random_damage_causes_no_memory_error(library: Path, tmp_path: Path) -> None:
     """All sources are compiled with the compiler's checks of addresses and undefined behaviour."""
     (tmp_path / "fuzzer.c").write_text(FUZZER)
@@ -265,9 +268,7 @@ def test_random_damage_causes_no_memory_error(library: Path, tmp_path: Path) -> 
         damaged = bytearray(text)
         for _ in range(random.integers(1, 5)):
             start, size = int(random.integers(len(damaged))), int(random.integers(4))
-            damaged[start : start + size] = random.choice(
-                list(b'"\\[],= \nu09'), random.integers(4)
-            )
+            damaged[start : start + size] = random.choice(SPECIAL, random.integers(4)).tobytes()
         copy = tmp_path / str(number)
         shutil.copytree(folder, copy)
         (copy / manifest.NAME).write_bytes(damaged)
