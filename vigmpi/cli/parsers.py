@@ -197,7 +197,8 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--build",
         action="store_true",
-        help="compile the library with cc for this machine's processor, and compare its results",
+        help="compile the library with cc for this machine's processor, compare its results, and "
+        "compile the MPI program vigmpi_infer with mpicxx",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     return parser

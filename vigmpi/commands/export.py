@@ -15,7 +15,7 @@ from vigmpi.datasets.file_tree import printable
 from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.export import manifest as export_manifest
 from vigmpi.export.c_form import exported_layers
-from vigmpi.export.native_library import NativeModel, build
+from vigmpi.export.native_library import NativeModel, build, build_program
 from vigmpi.models.model import Model
 from vigmpi.standard_streams import print_result
 
@@ -47,6 +47,7 @@ def export(config: ExportConfig) -> None:
         export_manifest.write(unfinished, values, exported_layers(model))
         if config.build:
             _compare(model, unfinished)
+            build_program(unfinished)
         if config.output.exists():
             shutil.rmtree(config.output)
         unfinished.rename(config.output)

@@ -26,6 +26,7 @@ def exported_layers(model: Model) -> list[ExportedLayer]:
             assert isinstance(module, Head)
             arrays, values = _head(module)
         content = b"".join(array.astype("<f4").tobytes() for array in arrays)
+        values["is_block"] = int(layer.is_block)
         layers.append(
             ExportedLayer(layer.name, layer.inputs.shape, layer.outputs.shape, content, values)
         )

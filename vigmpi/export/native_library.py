@@ -1,4 +1,4 @@
-"""Compilation of the C library, and its use from Python."""
+"""Compilation of the C library and the MPI program, and the library's use from Python."""
 
 import ctypes
 import shutil
@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from vigmpi.errors import InputError, RunError, error_reason
 
-LIBRARY, HEADER = "libvigmpi_infer.so", "vigmpi_infer.h"
+LIBRARY, HEADER, PROGRAM = "libvigmpi_infer.so", "vigmpi_infer.h", "vigmpi_infer"
 _COMMON = ("-std=gnu11", "-O2", "-fPIC", "-Wall")
 # None of the options that would let a NaN become a number.
 _FAST = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+_PROGRAM_FLAGS = ("-std=c++17", "-O2", "-Wall")
+_PROGRAM_SOURCES = ("infer", "npy", "links")
 _PORTABLE, _FOR_THIS_PROCESSOR = ("error", "sha256", "manifest", "processor"), ("study",)
 # Those of x86 that __builtin_cpu_supports knows and the compiler may use in loops.
 _INSTRUCTIONS = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 _INPUT = 1  # VIGMPI_INPUT
+SOURCES = Path(str(files("vigmpi.export"))) / "native"
 
 
 def build(folder: Path, compiler: str = "cc") -> list[str]:
@@ -34,7 +37,6 @@ def build(folder: Path, compiler: str = "cc") -> list[str]:
     Raises:
         InputError: if there is no compiler, or it fails.
     """
-    sources = Path(str(files("vigmpi.export"))) / "native"
     macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", "/dev/null"])
     needed = [name for name in _INSTRUCTIONS if f" {_macro(name)} 1" in macros]
     fast = [*_FAST, "-march=native"]
@@ -44,12 +46,24 @@ def build(folder: Path, compiler: str = "cc") -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         for name in (*_PORTABLE, *_FOR_THIS_PROCESSOR):
             flags = fast if name in _FOR_THIS_PROCESSOR else [f"-DVIGMPI_INSTRUCTIONS={checks}"]
-            file = str(sources / f"{name}.c")
+            file = str(SOURCES / f"{name}.c")
             _run([compiler, *_COMMON, *flags, "-c", file, "-o", f"{scratch}/{name}.o"])
         objects = [str(path) for path in sorted(Path(scratch).iterdir())]
-        _run([compiler, "-shared", *objects, "-lm", "-o", str(folder / LIBRARY)])
-    shutil.copy(sources / HEADER, folder)
+        name = f"-Wl,-soname,{LIBRARY}"  # programs find it where they are, not where it was built
+        _run([compiler, "-shared", name, *objects, "-lm", "-o", str(folder / LIBRARY)])
+    shutil.copy(SOURCES / HEADER, folder)
     return needed
+
+
+def build_program(folder: Path, compiler: str = "mpicxx") -> None:
+    """Compile the MPI program into a folder that contains the library.
+
+    Raises:
+        InputError: if there is no compiler, or it fails.
+    """
+    files_to_compile = [str(SOURCES / f"{name}.cpp") for name in _PROGRAM_SOURCES]
+    library = [f"-L{folder}", "-lvigmpi_infer", "-Wl,-rpath,$ORIGIN"]
+    _run([compiler, *_PROGRAM_FLAGS, *files_to_compile, *library, "-o", str(folder / PROGRAM)])
 
 
 def _macro(instructions: str) -> str:
@@ -61,13 +75,13 @@ def _run(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise InputError(
-            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install a C compiler, "
-            f"or omit --build."
+            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install it, or "
+            f"omit --build."
         ) from error
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
         raise InputError(
-            f"the compiler failed: {command[0]} ({lines[0]:.200}). Use a C compiler for C11, or "
+            f"the compiler failed: {command[0]} ({lines[0]:.200}). Use another compiler, or "
             f"omit --build."
         )
     return done.stdout

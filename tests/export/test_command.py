@@ -1,17 +1,19 @@
 """`vigmpi export`: from a checkpoint to a compiled library."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.launching import finish, start, vigmpi
+from tests.export.exports import need_compilers
+from tests.launching import finish, mpiexec, start, vigmpi
 from vigmpi.checkpoint.search import folder_of
 from vigmpi.datasets.digits import Digits
 from vigmpi.export import manifest
-from vigmpi.export.native_library import LIBRARY, NativeModel
+from vigmpi.export.native_library import LIBRARY, PROGRAM, NativeModel
 from vigmpi.phase import Phase
 
 
@@ -25,6 +27,7 @@ def run(*arguments: str, status: int = 0, environ: dict[str, str] | None = None)
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Checkpoints of a short run of the study's model, with normalized images and averages."""
+    need_compilers("cc", "c++", "mpicxx")
     record = tmp_path_factory.mktemp("run") / "a.h5"
     flags = ["--dataset", "digits", "--blocks", "2", "--batch-size", "20", "--steps", "5"]
     run(*flags, "--epochs", "1", "--normalize", "--ema", "0.5", "--record", str(record))
@@ -53,6 +56,12 @@ def test_the_library_gives_the_probabilities_of_predict(
     expected = [list(answer["classes"].values()) for answer in answers]
     np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
     values = manifest.read(folder)
+    np.save(tmp_path / "images.npy", pixels)
+    program = [*mpiexec(2), str(folder / PROGRAM), str(folder), str(tmp_path / "images.npy")]
+    done = finish(start([*program, "--stages", "2"], environ={"PATH": os.environ["PATH"]}), 60)
+    assert done.returncode == 0, done.stderr
+    for number, (line, row) in enumerate(zip(done.stdout.splitlines(), shares, strict=True)):
+        assert line == f"{number}  {row.argmax()}  {row.max():.1%}"
     assert [layer["name"] for layer in values["layers"]] == ["block 0", "block 1", "head"]
     assert values["classes"] == list("0123456789")
 

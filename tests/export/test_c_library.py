@@ -14,66 +14,23 @@ import numpy as np
 import pytest
 import torch
 
+from tests.export.exports import (
+    CLASSES,
+    MEAN,
+    NATIVE,
+    STD,
+    exported,
+    images,
+    need_compilers,
+    random_generator,
+    study,
+)
 from vigmpi.errors import InputError
 from vigmpi.export import manifest
-from vigmpi.export.c_form import exported_layers
 from vigmpi.export.native_library import LIBRARY, NativeModel, build
 from vigmpi.kernels import fused_gelu
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.model import Model, make_model
-from vigmpi.models.normalization import MicroBatchNorm
-
-NATIVE = Path(manifest.__file__).with_name("native")
-CLASSES = ("cat", 'say "owl"', "back\\slash", "Käse 猫 🙂", "4", "5", "6")
-MEAN, STD = (0.5, 0.25, 0.125), (0.5, 1.0, 2.0)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the compiled library."""
-    folder = tmp_path_factory.mktemp("library")
-    build(folder)
-    return folder
-
-
-def study(size: tuple[int, int] = (32, 32), blocks: int = 3, readout: str = "mean") -> Model:
-    """Return a model whose norms have statistics and weights of their own."""
-    config = ModelConfig(len(CLASSES), size, blocks=blocks, readout=readout)
-    model = make_model("study", config, seed=5).eval()
-    stream = torch.Generator().manual_seed(int.from_bytes(os.urandom(4)))
-    for module in model.modules():
-        if isinstance(module, MicroBatchNorm):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            for tensor, low, high in (
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.5, 2.0),
-                (module.weight.data, 0.5, 1.5),
-                (module.bias.data, -0.5, 0.5),
-            ):
-                tensor.uniform_(low, high, generator=stream)
-    return model
-
-
-def exported(model: Model, library: Path, folder: Path) -> Path:
-    folder.mkdir()
-    shutil.copy(library / LIBRARY, folder)
-    _, height, width = model.layers[0].inputs.shape
-    values = {
-        "kind": "c",
-        "image_size": [height, width],
-        "num_classes": len(CLASSES),
-        "classes": CLASSES,
-        "mean": MEAN,
-        "std": STD,
-    }
-    manifest.write(folder, values, exported_layers(model))
-    return folder
-
-
-def images(model: Model, number: int) -> np.ndarray:
-    shape = (number, *model.layers[0].inputs.shape)
-    return np.random.default_rng().normal(size=shape).astype(np.float32)
 
 
 def reference(model: Model, x: np.ndarray) -> np.ndarray:
@@ -107,20 +64,20 @@ def reference(model: Model, x: np.ndarray) -> np.ndarray:
     ],
 )
 def test_logits_equal_those_of_the_reference(
-    library: Path, tmp_path: Path, size: tuple[int, int], blocks: int, readout: str, number: int
+    built: Path, tmp_path: Path, size: tuple[int, int], blocks: int, readout: str, number: int
 ) -> None:
     model = study(size, blocks, readout)
     x = images(model, number)
-    with NativeModel(exported(model, library, tmp_path / "a")) as native:
+    with NativeModel(exported(model, built, tmp_path / "a")) as native:
         logits = native.run(x)
     expected = reference(model, x)
     assert np.abs(logits - expected).max() <= 5e-6 * np.abs(expected).max()
 
 
-def test_outputs_are_bitwise_identical_for_any_split(library: Path, tmp_path: Path) -> None:
+def test_outputs_are_bitwise_identical_for_any_split(built: Path, tmp_path: Path) -> None:
     model = study(blocks=3)
     x = images(model, 4)
-    folder = exported(model, library, tmp_path / "a")
+    folder = exported(model, built, tmp_path / "a")
     with NativeModel(folder) as whole:
         expected = whole.run(x)
         one_by_one = np.concatenate([whole.run(image[None]) for image in x])
@@ -134,10 +91,10 @@ def test_outputs_are_bitwise_identical_for_any_split(library: Path, tmp_path: Pa
         np.testing.assert_array_equal(features, expected)
 
 
-def test_nan_stays_in_its_image_and_infinity_is_not_hidden(library: Path, tmp_path: Path) -> None:
+def test_nan_stays_in_its_image_and_infinity_is_not_hidden(built: Path, tmp_path: Path) -> None:
     model = study(blocks=1)
     x = images(model, 3)
-    with NativeModel(exported(model, library, tmp_path / "a")) as native:
+    with NativeModel(exported(model, built, tmp_path / "a")) as native:
         expected = native.run(x)
         x[1, 0, 3, 3] = np.nan
         x[2, 0, 3, 3] = np.inf
@@ -147,10 +104,10 @@ def test_nan_stays_in_its_image_and_infinity_is_not_hidden(library: Path, tmp_pa
     assert not np.isfinite(logits[2]).any()
 
 
-def test_pixels_are_normalized_and_classes_named(library: Path, tmp_path: Path) -> None:
+def test_pixels_are_normalized_and_classes_named(built: Path, tmp_path: Path) -> None:
     model = study((4, 6), 1)
-    pixels = np.random.default_rng().integers(256, size=(2, 4, 6, 3), dtype=np.uint8)
-    with NativeModel(exported(model, library, tmp_path / "a")) as native:
+    pixels = random_generator().integers(256, size=(2, 4, 6, 3), dtype=np.uint8)
+    with NativeModel(exported(model, built, tmp_path / "a")) as native:
         values = native.normalized(pixels).reshape(2, 3, 4, 6)
         assert [native.class_name(i) for i in range(len(CLASSES))] == list(CLASSES)
     planes = pixels.transpose(0, 3, 1, 2) / 255
@@ -158,9 +115,9 @@ def test_pixels_are_normalized_and_classes_named(library: Path, tmp_path: Path) 
     np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-7)
 
 
-def test_several_models_run_in_threads_of_one_process(library: Path, tmp_path: Path) -> None:
+def test_several_models_run_in_threads_of_one_process(built: Path, tmp_path: Path) -> None:
     models = [study((8, 8), blocks) for blocks in (1, 2)]
-    folders = [exported(m, library, tmp_path / str(i)) for i, m in enumerate(models)]
+    folders = [exported(m, built, tmp_path / str(i)) for i, m in enumerate(models)]
     inputs = [images(model, 50) for model in models]
     expected = [NativeModel(f).run(x) for f, x in zip(folders, inputs, strict=True)]
     equal: list[bool] = []
@@ -211,11 +168,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_export_is_refused_in_one_line(library: Path, tmp_path: Path, case: str) -> None:
+def test_a_damaged_export_is_refused_in_one_line(built: Path, tmp_path: Path, case: str) -> None:
     damage, message = DAMAGE[case]
-    folder = exported(study((8, 8), 2), library, tmp_path / "a")
+    folder = exported(study((8, 8), 2), built, tmp_path / "a")
     damage(folder)
-    native = ctypes.CDLL(str(library / LIBRARY))
+    native = ctypes.CDLL(str(built / LIBRARY))
     native.vigmpi_last_error.restype = ctypes.c_char_p
     model = ctypes.c_void_p(1)
     status = native.vigmpi_open(str(folder).encode(), 0, 0, ctypes.byref(model))
@@ -255,15 +212,15 @@ int main(int argc, char **argv)
 SPECIAL = np.frombuffer(b'"\\[],= \nu09', np.uint8)
 
 
-def test_random_damage_causes_no_memory_error(library: Path, tmp_path: Path) -> None:
+def test_random_damage_causes_no_memory_error(built: Path, tmp_path: Path) -> None:
     """All sources are compiled with the compiler's checks of addresses and undefined behaviour."""
     (tmp_path / "fuzzer.c").write_text(FUZZER)
     sources = [str(path) for path in (tmp_path / "fuzzer.c", *sorted(NATIVE.glob("*.c")))]
     checks = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     command = ["cc", "-std=gnu11", *checks, f"-I{NATIVE}", *sources, "-lm", "-o", "fuzzer"]
     subprocess.run(command, check=True, cwd=tmp_path)
-    folder = exported(study((8, 8), 1), library, tmp_path / "a")
-    text, random = (folder / manifest.NAME).read_bytes(), np.random.default_rng()
+    folder = exported(study((8, 8), 1), built, tmp_path / "a")
+    text, random = (folder / manifest.NAME).read_bytes(), random_generator()
     for number in range(100):
         damaged = bytearray(text)
         for _ in range(random.integers(1, 5)):
@@ -279,23 +236,23 @@ def test_random_damage_causes_no_memory_error(library: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("first", "number"), [(-1, 1), (3, 1), (0, 4), (0, -1), (2**31 - 1, 2)])
 def test_layers_that_do_not_exist_are_refused(
-    library: Path, tmp_path: Path, first: int, number: int
+    built: Path, tmp_path: Path, first: int, number: int
 ) -> None:
-    folder = exported(study((8, 8), 2), library, tmp_path / "a")
+    folder = exported(study((8, 8), 2), built, tmp_path / "a")
     with pytest.raises(InputError, match=r"no such layers: .* Use those of 0 to 2\."):
         NativeModel(folder, first, number)
 
 
-def test_no_images_are_refused(library: Path, tmp_path: Path) -> None:
-    folder = exported(study((8, 8), 1), library, tmp_path / "a")
+def test_no_images_are_refused(built: Path, tmp_path: Path) -> None:
+    folder = exported(study((8, 8), 1), built, tmp_path / "a")
     with NativeModel(folder) as native, pytest.raises(InputError, match="num_images is 0"):
         native.run(np.empty((0, native.inputs), np.float32))
 
 
 @pytest.mark.parametrize("size", [0, 1, 55, 56, 63, 64, 65, 119, 120, 100_000])
-def test_digests_are_those_of_sha_256(library: Path, size: int) -> None:
+def test_digests_are_those_of_sha_256(built: Path, size: int) -> None:
     content, digest = os.urandom(size), ctypes.create_string_buffer(65)
-    native = ctypes.CDLL(str(library / LIBRARY))
+    native = ctypes.CDLL(str(built / LIBRARY))
     native.vigmpi_sha256(content, ctypes.c_size_t(size), digest)
     assert digest.value.decode() == hashlib.sha256(content).hexdigest()
 
@@ -313,6 +270,7 @@ def test_the_coefficients_are_those_of_the_kernels() -> None:
     assert float(scale[1]) == fused_gelu.SCALE
 
 
+@pytest.mark.usefixtures("built")
 def test_another_processor_is_refused(tmp_path: Path) -> None:
     """The check of the processor is compiled for instructions that only others have."""
     source = tmp_path / "main.c"
@@ -336,13 +294,10 @@ def test_the_compiler_must_exist_and_succeed(tmp_path: Path) -> None:
         build(tmp_path, "false")
 
 
-@pytest.mark.skipif(
-    shutil.which("gfortran") is None and "VIGMPI_NEED_COMPILERS" not in os.environ,
-    reason="needs gfortran",
-)
-def test_the_fortran_example_classifies_images(library: Path, tmp_path: Path) -> None:
+def test_the_fortran_example_classifies_images(built: Path, tmp_path: Path) -> None:
+    need_compilers("gfortran")
     model = study((8, 8), 2)
-    folder = exported(model, library, tmp_path / "a")
+    folder = exported(model, built, tmp_path / "a")
     x = images(model, 20)
     x.tofile(tmp_path / "images.raw")
     program = str(tmp_path / "example")

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from tests.export.exports import need_compilers
+from vigmpi.export.native_library import build, build_program
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the compiled library and program."""
+    need_compilers("cc", "c++", "mpicxx")
+    folder = tmp_path_factory.mktemp("built")
+    build(folder)
+    build_program(folder)
+    return folder

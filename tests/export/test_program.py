@@ -1,0 +1,188 @@
+"""The MPI program: its results in every layout, its input and its errors."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.export.exports import CLASSES, exported, images, random_generator, study
+from tests.launching import finish, mpiexec, start, wait_until
+from vigmpi.export import manifest
+from vigmpi.export.native_library import PROGRAM, NativeModel
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export of a model of four blocks for images of 8x6 pixels."""
+    return exported(study((8, 6), 4), built, tmp_path_factory.mktemp("export") / "a")
+
+
+def infer(
+    folder: Path, *arguments: object, ranks: int = 1, status: int = 0
+) -> subprocess.CompletedProcess[str]:
+    command = [*mpiexec(ranks), str(folder / PROGRAM), *map(str, arguments)]
+    done = finish(start(command, environ={"PATH": os.environ["PATH"]}), timeout=60)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 41])
+@pytest.mark.parametrize(
+    ("stages", "replicas", "flags"),
+    [
+        (1, 1, []),
+        (2, 1, []),
+        (4, 1, []),
+        (1, 3, []),
+        (2, 2, []),
+        (2, 1, ["--split", "3,1"]),
+        (3, 2, ["--split", "1,2,1"]),
+    ],
+)
+def test_logits_are_bitwise_identical_in_every_layout(
+    folder: Path, tmp_path: Path, number: int, stages: int, replicas: int, flags: list[str]
+) -> None:
+    x = images(study((8, 6), 4), number)
+    source, output = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(source, x)
+    options = ["--stages", stages, "--batch-size", 4, "--output", output, *flags]
+    done = infer(folder, folder, source, *options, ranks=stages * replicas)
+    logits = np.load(output)
+    assert logits.shape == (number, len(CLASSES))
+    if number:
+        with NativeModel(folder) as native:
+            np.testing.assert_array_equal(logits, native.run(x))
+    assert f"{number} images in " in done.stderr
+    assert f"on {stages} stages x {replicas} replicas" in done.stderr
+
+
+def test_bytes_are_normalized_and_a_table_names_the_classes(folder: Path, tmp_path: Path) -> None:
+    pixels = random_generator().integers(256, size=(9, 8, 6, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    lines = infer(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2).stdout.splitlines()
+    with NativeModel(folder) as native:
+        logits = native.run(native.normalized(pixels)).astype(float)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = [
+        f"{number}  {CLASSES[row.argmax()]}  {row.max():.1%}" for number, row in enumerate(shares)
+    ]
+    assert lines == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranks", "message"),
+    [
+        (["{export}"], 2, "an export and a file of images are needed: 1 paths were given. See"),
+        (
+            ["{export}", "{images}", "--stages", "3"],
+            2,
+            "wrong number of ranks: 2 for --stages 3. U",
+        ),
+        (
+            ["{export}", "{images}", "--stages", "5"],
+            5,
+            "split does not fit: 5 stages for 4 blocks.",
+        ),
+        (
+            ["{export}", "{images}", "--split", "2,1", "--stages", "2"],
+            2,
+            "split does not fit: 2 st",
+        ),
+        (["{export}", "{images}", "--split", "2,x"], 1, "invalid value: --split x. Use a number"),
+        (["{export}", "{images}", "--batch-size", "0"], 1, "invalid value: --batch-size 0. Use a "),
+        (["{export}", "{images}", "--batch-siez", "2"], 1, "unknown option: --batch-siez. See"),
+        (["{export}", "{images}", "--stages"], 1, "value missing: --stages. See"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    folder: Path, tmp_path: Path, arguments: list[str], ranks: int, message: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.uint8))
+    names = {"export": folder, "images": tmp_path / "x.npy"}
+    filled = [argument.format(**names) for argument in arguments]
+    error = infer(folder, *filled, ranks=ranks, status=2).stderr
+    [line] = [line for line in error.splitlines() if "vigmpi_infer" in line]
+    assert line.startswith(f"vigmpi_infer: error: {message}")
+
+
+def errors(folder: Path, *arguments: object, ranks: int = 1) -> list[str]:
+    command = [*mpiexec(ranks), str(folder / PROGRAM), *map(str, arguments)]
+    done = finish(start(command), timeout=60)
+    assert done.returncode != 0
+    return [line for line in done.stderr.splitlines() if "vigmpi_infer: error" in line]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((1, 8, 6, 4), np.uint8), "images do not fit: "),
+        (np.zeros((1, 3, 8, 7), np.float32), "images do not fit: "),
+        (np.zeros((1, 8, 6, 3), np.float64), "(its values are '<f8'). Use a .npy file"),
+        (np.zeros((2, 8, 6, 3), np.uint8, order="F"), "(it is in Fortran order). Use"),
+        (None, "(No such file or directory). Use"),
+        (b"\x93NUMPY\x01\x00", "(it has not NumPy's format). Use"),
+        (b"\x93NUMPY\x01\x00\xff\xff{}", "(it is too short). Use"),
+        (b"\x93NUMPY\x01\x00\x20\x00{'descr': '|u1', 'shape': (9), }x", "no fortran_order). Use"),
+    ],
+)
+def test_unusable_images_are_one_line(
+    folder: Path, tmp_path: Path, array: np.ndarray | bytes | None, message: str
+) -> None:
+    path = tmp_path / "x.npy"
+    if isinstance(array, bytes):
+        path.write_bytes(array)
+    elif array is not None:
+        np.save(path, array)
+    [line] = errors(folder, folder, path, "--stages", 2, ranks=2)
+    assert message in line
+
+
+def test_a_truncated_file_of_images_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((4, 8, 6, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:-1])
+    [line] = errors(folder, folder, path)
+    assert "(it is too short)" in line
+
+
+def test_a_changed_layer_is_reported_by_the_rank_that_needs_it(built: Path, tmp_path: Path) -> None:
+    folder = exported(study((8, 6), 2), built, tmp_path / "a")
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.uint8))
+    (folder / "layer-1.weights").write_bytes(b"other")
+    [line] = errors(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
+    assert line.startswith("vigmpi_infer: error: rank 1: ")
+    assert "layer-1.weights" in line
+    (folder / manifest.NAME).unlink()
+    lines = errors(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
+    assert all(f"{folder}/manifest.toml (No such file" in line for line in lines)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.uint8))
+    output = tmp_path / "no/y.npy"
+    [line] = errors(folder, folder, tmp_path / "x.npy", "--output", output)
+    assert f"cannot write array: {output} (No such file or directory). Use" in line
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_killed_stage_ends_the_program(built: Path, tmp_path: Path, stage: int) -> None:
+    folder = exported(study((32, 32), 4), built, tmp_path / "a")
+    np.save(tmp_path / "x.npy", np.zeros((200_000, 32, 32, 3), np.uint8))
+    arguments = [str(folder), str(tmp_path / "x.npy"), "--stages", "2"]
+    script = f'echo $$ > {tmp_path}/$PMI_RANK; exec "$@"'
+    command = [*mpiexec(2), "sh", "-c", script, "sh", str(folder / PROGRAM), *arguments]
+    process = start(command)
+    pid = tmp_path / str(stage)
+    wait_until(lambda: pid.exists() and b"libvigmpi" in maps(int(pid.read_text() or 1)))
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    done = finish(process, timeout=60)
+    assert done.returncode != 0
+
+
+def maps(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/maps").read_bytes()

@@ -1,0 +1,129 @@
+#include "npy.hpp"
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <stdexcept>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace {
+
+const char MAGIC[] = "\x93NUMPY";
+
+std::runtime_error problem(const std::string &path, const std::string &reason)
+{
+    return std::runtime_error("cannot read array: " + path + " (" + reason +
+                              "). Use a .npy file of bytes or float32 in C order.");
+}
+
+// The text of a key's value in the header, which is a dictionary of Python.
+std::string value_of(const std::string &header, const std::string &key)
+{
+    std::size_t start = header.find("'" + key + "':");
+    if (start == std::string::npos)
+        throw std::invalid_argument("its header has no " + key);
+    start = header.find_first_not_of(' ', start + key.size() + 3);
+    std::size_t end = header.find_first_of(header[start] == '(' ? ")" : ",}", start);
+    if (start == std::string::npos || end == std::string::npos)
+        throw std::invalid_argument("its header is damaged");
+    return header.substr(start, end - start);
+}
+
+} // namespace
+
+NpyReader::NpyReader(const std::string &path) : path_(path)
+{
+    int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        throw problem(path, std::strerror(errno));
+    struct stat status;
+    if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
+        size_ = static_cast<std::size_t>(status.st_size);
+        memory_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
+    }
+    close(file);
+    if (!memory_ || memory_ == MAP_FAILED) {
+        memory_ = nullptr;
+        throw problem(path, "it cannot be mapped into memory");
+    }
+    const auto *bytes = static_cast<const unsigned char *>(memory_);
+    std::size_t start = size_ > 10 && bytes[6] == 1 ? 10 : 12, length = 0;
+    if (size_ < start || std::memcmp(bytes, MAGIC, 6) != 0 || bytes[6] < 1 || bytes[6] > 3)
+        throw problem(path, "it has not NumPy's format");
+    for (std::size_t i = start; i > 8; i--)
+        length = length << 8 | bytes[i - 1];
+    if (length > size_ - start)
+        throw problem(path, "it is too short");
+    values_ = bytes + start + length;
+    try {
+        parse(std::string(reinterpret_cast<const char *>(bytes) + start, length));
+    } catch (const std::logic_error &error) { // also of std::stoull
+        throw problem(path, error.what());
+    }
+}
+
+void NpyReader::parse(const std::string &header)
+{
+    std::string type = value_of(header, "descr"), shape = value_of(header, "shape");
+    is_bytes_ = type == "'|u1'";
+    if (!is_bytes_ && type != "'<f4'")
+        throw std::invalid_argument("its values are " + type);
+    if (value_of(header, "fortran_order") != "False")
+        throw std::invalid_argument("it is in Fortran order");
+    std::size_t count = is_bytes_ ? 1 : sizeof(float);
+    std::size_t available = size_ - static_cast<std::size_t>(
+                                        values_ - static_cast<const unsigned char *>(memory_));
+    for (std::size_t at = 1; at < shape.size() && shape[at] != ' ';) {
+        std::size_t used;
+        std::size_t side = std::stoull(shape.substr(at), &used);
+        shape_.push_back(side);
+        if (side && count > SIZE_MAX / side)
+            throw std::invalid_argument("its shape is too large");
+        count *= side;
+        at = shape.find_first_not_of(", ", at + used);
+    }
+    if (count > available)
+        throw std::invalid_argument("it is too short");
+}
+
+NpyReader::~NpyReader()
+{
+    if (memory_)
+        munmap(memory_, size_);
+}
+
+void write_npy(const std::string &path, const std::vector<float> &values, std::size_t columns)
+{
+    std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
+                         std::to_string(values.size() / columns) + ", " +
+                         std::to_string(columns) + "), }";
+    header.append(63 - (header.size() + 10) % 64, ' ');
+    header += '\n';
+    unsigned char start[10] = {0};
+    std::memcpy(start, MAGIC, 6);
+    start[6] = 1;
+    start[8] = static_cast<unsigned char>(header.size() & 0xff);
+    start[9] = static_cast<unsigned char>(header.size() >> 8);
+    std::string unfinished = path + ".part";
+    std::FILE *file = std::fopen(unfinished.c_str(), "wb");
+    bool written = file && std::fwrite(start, 1, 10, file) == 10 &&
+                   std::fwrite(header.data(), 1, header.size(), file) == header.size() &&
+                   std::fwrite(values.data(), sizeof(float), values.size(), file) == values.size();
+    int error = errno;
+    if (file && std::fclose(file) != 0 && written) {
+        written = false;
+        error = errno;
+    }
+    if (written && std::rename(unfinished.c_str(), path.c_str()) == 0)
+        return;
+    if (written)
+        error = errno;
+    if (file)
+        std::remove(unfinished.c_str());
+    throw std::runtime_error("cannot write array: " + path + " (" + std::strerror(error) +
+                             "). Use --output with another path.");
+}
