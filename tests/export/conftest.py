@@ -12,5 +12,5 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need_compilers("cc", "c++", "mpicxx")
     folder = tmp_path_factory.mktemp("built")
     build(folder)
-    build_program(folder)
+    build_program(folder, "mpicxx")
     return folder

@@ -79,9 +79,12 @@ def test_an_export_is_replaced_only_on_demand_and_only_by_an_export(
     assert (folder / LIBRARY).exists()
     other.mkdir()
     (other / "precious").touch()
-    refused = run("export", *source, "--output", str(other), "--overwrite", status=2)
-    assert f"not an export: {other}. Use another" in refused
-    assert (other / "precious").exists()
+    for text in (None, "[project]\nname = 'mine'\n"):
+        if text:
+            (other / manifest.NAME).write_text(text)
+        refused = run("export", *source, "--output", str(other), "--overwrite", status=2)
+        assert "Use a folder that vigmpi export has written" in refused or "format of an" in refused
+        assert (other / "precious").exists()
     assert not list(tmp_path.glob(".*"))
 
 

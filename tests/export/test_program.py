@@ -86,16 +86,21 @@ def test_bytes_are_normalized_and_a_table_names_the_classes(folder: Path, tmp_pa
         (
             ["{export}", "{images}", "--stages", "5"],
             5,
-            "split does not fit: 5 stages for 4 blocks.",
+            "rank 0: too many stages: 5 for 4 blocks. Use",
         ),
         (
             ["{export}", "{images}", "--split", "2,1", "--stages", "2"],
             2,
-            "split does not fit: 2 st",
+            "rank 0: split does not fit: 2 s",
         ),
         (["{export}", "{images}", "--split", "2,x"], 1, "invalid value: --split x. Use a number"),
         (["{export}", "{images}", "--batch-size", "0"], 1, "invalid value: --batch-size 0. Use a "),
         (["{export}", "{images}", "--batch-siez", "2"], 1, "unknown option: --batch-siez. See"),
+        (
+            ["{export}", "{images}", "--stages", "2,2"],
+            1,
+            "invalid value: --stages 2,2. Use a number",
+        ),
         (["{export}", "{images}", "--stages"], 1, "value missing: --stages. See"),
     ],
 )
@@ -110,18 +115,26 @@ def test_wrong_usage_is_one_line(
     assert line.startswith(f"vigmpi_infer: error: {message}")
 
 
-def errors(folder: Path, *arguments: object, ranks: int = 1) -> list[str]:
-    command = [*mpiexec(ranks), str(folder / PROGRAM), *map(str, arguments)]
-    done = finish(start(command), timeout=60)
-    assert done.returncode != 0
-    return [line for line in done.stderr.splitlines() if "vigmpi_infer: error" in line]
+def refusal(folder: Path, *arguments: object, ranks: int = 1) -> str:
+    """Return the line with which a run ends that finds wrong input."""
+    error = infer(folder, *arguments, ranks=ranks, status=2).stderr
+    [line] = [line for line in error.splitlines() if "vigmpi_infer" in line]
+    return line
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((1, 8, 6, 4), np.uint8), "images do not fit: "),
-        (np.zeros((1, 3, 8, 7), np.float32), "images do not fit: "),
+        (
+            np.zeros((1, 8, 6, 4), np.uint8),
+            "holds images of 8x6x4 bytes, the model needs 8x6x3. Use",
+        ),
+        (
+            np.zeros((1, 6, 8, 3), np.uint8),
+            "holds images of 6x8x3 bytes, the model needs 8x6x3. Use",
+        ),
+        (np.zeros((1, 3, 8, 7), np.float32), "images of 3x8x7 floats, the model needs 3x8x6. Use"),
+        (np.zeros((), np.uint8), "images of  bytes, the model needs 8x6x3. Use"),
         (np.zeros((1, 8, 6, 3), np.float64), "(its values are '<f8'). Use a .npy file"),
         (np.zeros((2, 8, 6, 3), np.uint8, order="F"), "(it is in Fortran order). Use"),
         (None, "(No such file or directory). Use"),
@@ -138,41 +151,66 @@ def test_unusable_images_are_one_line(
         path.write_bytes(array)
     elif array is not None:
         np.save(path, array)
-    [line] = errors(folder, folder, path, "--stages", 2, ranks=2)
-    assert message in line
+    assert message in refusal(folder, folder, path, "--stages", 2, ranks=2)
 
 
 def test_a_truncated_file_of_images_is_refused(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((4, 8, 6, 3), np.uint8))
     path.write_bytes(path.read_bytes()[:-1])
-    [line] = errors(folder, folder, path)
-    assert "(it is too short)" in line
+    assert "(it is too short)" in refusal(folder, folder, path)
 
 
 def test_a_changed_layer_is_reported_by_the_rank_that_needs_it(built: Path, tmp_path: Path) -> None:
     folder = exported(study((8, 6), 2), built, tmp_path / "a")
     np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.uint8))
     (folder / "layer-1.weights").write_bytes(b"other")
-    [line] = errors(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
+    line = refusal(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
     assert line.startswith("vigmpi_infer: error: rank 1: ")
     assert "layer-1.weights" in line
     (folder / manifest.NAME).unlink()
-    lines = errors(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
-    assert all(f"{folder}/manifest.toml (No such file" in line for line in lines)
+    line = refusal(folder, folder, tmp_path / "x.npy", "--stages", 2, ranks=2)
+    assert line.startswith(
+        f"vigmpi_infer: error: rank 0: cannot read file: {folder}/manifest.toml ("
+    )
 
 
 def test_an_output_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.uint8))
     output = tmp_path / "no/y.npy"
-    [line] = errors(folder, folder, tmp_path / "x.npy", "--output", output)
+    line = refusal(folder, folder, tmp_path / "x.npy", "--output", output)
     assert f"cannot write array: {output} (No such file or directory). Use" in line
+
+
+def test_images_that_differ_between_hosts_are_refused(folder: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        np.save(tmp_path / str(number) / "x.npy", np.zeros((number, 8, 6, 3), np.uint8))
+    program = [str(folder / PROGRAM), str(folder), "x.npy"]
+    second = ["sh", "-c", f'cd {tmp_path}/2; exec "$@"', "sh", *program]
+    process = start([*mpiexec(1), *program, ":", "-n", "1", *second], cwd=tmp_path / "1")
+    done = finish(process, timeout=60)
+    assert done.returncode == 2
+    assert "error: rank 1: images differ between ranks: x.npy. Use" in done.stderr
+
+
+def test_a_batch_whose_messages_would_be_too_large_is_refused(built: Path, tmp_path: Path) -> None:
+    folder = exported(study((500, 500), 2), built, tmp_path / "a")
+    np.save(tmp_path / "x.npy", np.zeros((1, 500, 500, 3), np.uint8))
+    flags = ["--stages", 2, "--batch-size", 4096]
+    line = refusal(folder, folder, tmp_path / "x.npy", *flags, ranks=2)
+    assert "batch too large: --batch-size 4096. Use a smaller" in line
+
+
+def test_help_is_printed_once(folder: Path) -> None:
+    assert infer(folder, "x", "--help", ranks=2).stdout.count("usage: ") == 1
 
 
 @pytest.mark.parametrize("stage", [0, 1])
 def test_a_killed_stage_ends_the_program(built: Path, tmp_path: Path, stage: int) -> None:
     folder = exported(study((32, 32), 4), built, tmp_path / "a")
-    np.save(tmp_path / "x.npy", np.zeros((200_000, 32, 32, 3), np.uint8))
+    shape = (200_000, 32, 32, 3)  # a sparse file
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, shape).flush()
     arguments = [str(folder), str(tmp_path / "x.npy"), "--stages", "2"]
     script = f'echo $$ > {tmp_path}/$PMI_RANK; exec "$@"'
     command = [*mpiexec(2), "sh", "-c", script, "sh", str(folder / PROGRAM), *arguments]

@@ -192,7 +192,7 @@ def export_parser() -> argparse.ArgumentParser:
         help="c: a self-contained C library, for the study's model",
     )
     parser.add_argument(
-        "--output", required=True, type=file_path, metavar="FOLDER", help="folder to write"
+        "--output", required=True, type=path, metavar="FOLDER", help="folder to write"
     )
     parser.add_argument(
         "--build",

@@ -63,10 +63,10 @@ class RollCall:
 
     def end(self) -> None:
         """Lift the limit; all ranks must have reached the points of this one."""
-        self._limit.end()
         if self._timer:
             self._timer.cancel()
             self._timer.join()
+        self._limit.end()
         name = np.empty_like(self._name)
         for point in self._reached if self._world.rank == 0 else ():
             for rank in range(1, self._world.size):

@@ -9,7 +9,7 @@ import numpy as np
 from vigmpi.datasets.dataset import Dataset, InMemory, Labels, Pixels, Progress
 from vigmpi.datasets.prepared import PreparedFile
 from vigmpi.datasets.torchvision_import import torchvision_datasets
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
 
 _FOLDER, _ARCHIVE, _PREPARED = "cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10.h5"
@@ -25,13 +25,18 @@ def cifar10(data_dir: Path, seed: int) -> Dataset:
 
 
 def has_cifar10(data_dir: Path) -> bool:
-    with suppress(OSError):  # a folder that cannot be read
+    """Return whether a folder holds CIFAR-10, or raise InputError if it cannot be read."""
+    try:
         return (
             (data_dir / _PREPARED).is_file()
             or (data_dir / _FOLDER).is_dir()
             or (data_dir / _ARCHIVE).is_file()
         )
-    return False
+    except OSError as error:
+        raise InputError(
+            f"cannot read the data folder: {data_dir} ({error_reason(error)}). Use --data-dir with "
+            f"another folder, or --dataset digits."
+        ) from error
 
 
 class Cifar10(InMemory):

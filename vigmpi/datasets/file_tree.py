@@ -146,7 +146,9 @@ def checked_parts(name: str) -> tuple[str, ...]:
 
 def is_desktop_file(parts: Iterable[str]) -> bool:
     """Return whether a path belongs to what desktops leave in folders, such as .DS_Store."""
-    return any(part.startswith(".") or part.lower() in _DESKTOP for part in parts)
+    parts = tuple(parts)
+    hidden = (part.startswith(".") and part != ".." for part in parts)
+    return any(hidden) or any(part.lower() in _DESKTOP for part in parts)
 
 
 def printable(name: str) -> str:

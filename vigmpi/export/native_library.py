@@ -1,6 +1,8 @@
 """Compilation of the C library and the MPI program, and the library's use from Python."""
 
 import ctypes
+import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +21,9 @@ LIBRARY, HEADER, PROGRAM = "libvigmpi_infer.so", "vigmpi_infer.h", "vigmpi_infer
 _COMMON = ("-std=gnu11", "-O2", "-fPIC", "-Wall")
 # None of the options that would let a NaN become a number.
 _FAST = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
-_PROGRAM_FLAGS = ("-std=c++17", "-O2", "-Wall")
+# The MPI libraries' own bindings for C++, which are no longer C++.
+_PROGRAM_FLAGS = ("-std=c++17", "-O2", "-Wall", "-DMPICH_SKIP_MPICXX", "-DOMPI_SKIP_MPICXX")
+_ERRORS = (": error:", ": fatal error:", "cannot find", "undefined reference")
 _PROGRAM_SOURCES = ("infer", "npy", "links")
 _PORTABLE, _FOR_THIS_PROCESSOR = ("error", "sha256", "manifest", "processor"), ("study",)
 # Those of x86 that __builtin_cpu_supports knows and the compiler may use in loops.
@@ -28,22 +32,26 @@ _INPUT = 1  # VIGMPI_INPUT
 SOURCES = Path(str(files("vigmpi.export"))) / "native"
 
 
-def build(folder: Path, compiler: str = "cc") -> list[str]:
+def build(folder: Path) -> list[str]:
     """Compile the library for this machine's processor, and copy its header, into a folder.
+
+    The compiler is `cc`, or the one that the environment variable CC names.
 
     Returns:
         The sets of instructions that it needs.
 
     Raises:
         InputError: if there is no compiler, or it fails.
+        OSError: if a file cannot be written.
     """
-    macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", "/dev/null"])
-    needed = [name for name in _INSTRUCTIONS if f" {_macro(name)} 1" in macros]
-    fast = [*_FAST, "-march=native"]
+    compiler = os.environ.get("CC", "cc")
+    needed = _instructions(compiler)
+    # Not -march=native, which enables instructions that the library does not check.
+    fast = [*_FAST, *(f"-m{name}" for name in needed)]
     if "avx512f" in needed:
         fast.append("-mprefer-vector-width=512")
     checks = " ".join(f'X("{name}")' for name in needed)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
         for name in (*_PORTABLE, *_FOR_THIS_PROCESSOR):
             flags = fast if name in _FOR_THIS_PROCESSOR else [f"-DVIGMPI_INSTRUCTIONS={checks}"]
             file = str(SOURCES / f"{name}.c")
@@ -55,15 +63,28 @@ def build(folder: Path, compiler: str = "cc") -> list[str]:
     return needed
 
 
-def build_program(folder: Path, compiler: str = "mpicxx") -> None:
+def mpi_compiler() -> str | None:
+    """Return `mpicxx`, or what MPICXX names; None if there is no such program."""
+    compiler = os.environ.get("MPICXX", "mpicxx")
+    return compiler if shutil.which(compiler) else None
+
+
+def build_program(folder: Path, compiler: str) -> None:
     """Compile the MPI program into a folder that contains the library.
 
     Raises:
-        InputError: if there is no compiler, or it fails.
+        InputError: if the compiler fails.
     """
     files_to_compile = [str(SOURCES / f"{name}.cpp") for name in _PROGRAM_SOURCES]
     library = [f"-L{folder}", "-lvigmpi_infer", "-Wl,-rpath,$ORIGIN"]
     _run([compiler, *_PROGRAM_FLAGS, *files_to_compile, *library, "-o", str(folder / PROGRAM)])
+
+
+def _instructions(compiler: str) -> list[str]:
+    if platform.machine() != "x86_64":
+        return []
+    macros = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", "/dev/null"])
+    return [name for name in _INSTRUCTIONS if f" {_macro(name)} 1" in macros]
 
 
 def _macro(instructions: str) -> str:
@@ -71,20 +92,22 @@ def _macro(instructions: str) -> str:
 
 
 def _run(command: Sequence[str]) -> str:
+    environ = {**os.environ, "LC_ALL": "C"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, env=environ, check=False)
     except OSError as error:
         raise InputError(
-            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install it, or "
-            f"omit --build."
+            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install it or set CC, "
+            f"or omit --build."
         ) from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        lines = done.stderr.decode(errors="backslashreplace").splitlines()
+        telling = [line for line in lines if any(word in line for word in _ERRORS)]
         raise InputError(
-            f"the compiler failed: {command[0]} ({lines[0]:.200}). Use another compiler, or "
-            f"omit --build."
+            f"the compiler failed: {command[0]} ({[*telling, *lines, 'no message'][0]:.300}). Use "
+            f"another one by setting CC and MPICXX, or omit --build."
         )
-    return done.stdout
+    return done.stdout.decode(errors="backslashreplace")
 
 
 class NativeModel:

@@ -11,6 +11,9 @@ int vigmpi_fail(enum vigmpi_status status, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
+    for (char *c = message; *c; c++) /* one line, whatever the names of files are */
+        if ((unsigned char)*c < ' ')
+            *c = ' ';
     return status;
 }
 

@@ -56,17 +56,26 @@ program example
    character(1000) :: folder, file, number
    type(c_ptr) :: model
    real(c_float), allocatable :: images(:, :), logits(:, :)
-   integer :: num_images, i, unit
+   integer :: num_images, i, unit, problem
 
    call get_command_argument(1, folder)
    call get_command_argument(2, file)
    call get_command_argument(3, number)
-   read (number, *) num_images
+   read (number, *, iostat=problem) num_images
+   if (problem /= 0) then
+      write (*, "(a)") "usage: example FOLDER IMAGES NUMBER"
+      error stop 2
+   end if
    if (vigmpi_open(trim(folder) // c_null_char, 0_c_int, 0_c_int, model) /= 0) call fail()
    allocate (images(vigmpi_input_values(model), num_images))
    allocate (logits(vigmpi_output_values(model), num_images))
-   open (newunit=unit, file=trim(file), access="stream", form="unformatted", status="old")
-   read (unit) images
+   open (newunit=unit, file=trim(file), access="stream", form="unformatted", status="old", &
+      iostat=problem)
+   if (problem == 0) read (unit, iostat=problem) images
+   if (problem /= 0) then
+      write (*, "(a)") "cannot read the images: " // trim(file)
+      error stop 2
+   end if
    close (unit)
    if (vigmpi_run(model, images, int(num_images, c_int), logits) /= 0) call fail()
    do i = 1, num_images

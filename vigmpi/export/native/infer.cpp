@@ -1,10 +1,12 @@
 // Pipelined inference with an export: S stages x R replicas of the pipeline, over MPI.
 #include <algorithm>
+#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -36,9 +38,13 @@ const char USAGE[] =
 
 constexpr int RESULT_TAG = 2, MAX_BATCH = 4096, RESULT_CHUNK = 1 << 20;
 
-// An error of which all ranks know.
+// An error of which all ranks know, and the rank that prints it.
 struct UsageError : std::runtime_error {
-    using runtime_error::runtime_error;
+    explicit UsageError(const std::string &text, int speaker = 0)
+        : runtime_error(text), speaker(speaker)
+    {
+    }
+    int speaker;
 };
 
 struct Options {
@@ -55,14 +61,25 @@ struct Place {
     bool is_last() const { return stage == stages - 1; }
 };
 
-int whole_number(const std::string &option, const char *text, long maximum)
+int whole_number(const std::string &option, const std::string &text, long maximum)
 {
     char *end;
-    long number = std::strtol(text, &end, 10);
-    if (*text < '0' || *text > '9' || (*end && *end != ',') || number < 1 || number > maximum)
+    long number = std::strtol(text.c_str(), &end, 10);
+    if (text.empty() || text[0] < '0' || text[0] > '9' || *end || number < 1 || number > maximum)
         throw UsageError("invalid value: " + option + " " + text + ". Use a number from 1 to " +
                          std::to_string(maximum) + ".");
     return static_cast<int>(number);
+}
+
+std::vector<int> whole_numbers(const std::string &option, const std::string &text)
+{
+    std::vector<int> numbers;
+    for (std::size_t start = 0, end; start != std::string::npos; start = end) {
+        end = text.find(',', start);
+        numbers.push_back(whole_number(option, text.substr(start, end - start), 1024));
+        end += end != std::string::npos;
+    }
+    return numbers;
 }
 
 Options parse(int argc, char **argv)
@@ -75,20 +92,18 @@ Options parse(int argc, char **argv)
             paths.push_back(name);
             continue;
         }
+        if (name != "--output" && name != "--stages" && name != "--batch-size" && name != "--split")
+            throw UsageError("unknown option: " + name + ". See vigmpi_infer --help.");
         if (++i == argc)
             throw UsageError("value missing: " + name + ". See vigmpi_infer --help.");
-        if (name == "--output") {
+        if (name == "--output")
             options.output = argv[i];
-        } else if (name == "--stages") {
+        else if (name == "--stages")
             options.stages = whole_number(name, argv[i], 1024);
-        } else if (name == "--batch-size") {
+        else if (name == "--batch-size")
             options.batch_size = whole_number(name, argv[i], MAX_BATCH);
-        } else if (name == "--split") {
-            for (const char *at = argv[i]; at; at = std::strchr(at, ',') ? std::strchr(at, ',') + 1 : nullptr)
-                options.split.push_back(whole_number(name, at, 1024));
-        } else {
-            throw UsageError("unknown option: " + name + ". See vigmpi_infer --help.");
-        }
+        else
+            options.split = whole_numbers(name, argv[i]);
     }
     if (paths.size() != 2)
         throw UsageError("an export and a file of images are needed: " +
@@ -115,8 +130,25 @@ Place place_of_this_rank(const Options &options)
 
 void check(int status)
 {
+    if (status == VIGMPI_INPUT)
+        throw InputError(vigmpi_last_error());
     if (status)
         throw std::runtime_error(vigmpi_last_error());
+}
+
+// Call a function on all ranks; if input is wrong on one, the lowest such rank prints why.
+template <typename Function> void together(const Place &place, Function function)
+{
+    std::string text;
+    try {
+        function();
+    } catch (const InputError &error) {
+        text = "rank " + std::to_string(place.rank) + ": " + error.what();
+    }
+    int own = text.empty() ? place.size : place.rank, lowest;
+    MPI_Allreduce(&own, &lowest, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    if (lowest < place.size)
+        throw UsageError(text, lowest);
 }
 
 // The layers of a stage: they are cut directly behind its last block.
@@ -138,6 +170,9 @@ Range layers_of(const Options &options, const Place &place)
     vigmpi_manifest_free(&manifest);
     check(status);
     int blocks = static_cast<int>(ends.size());
+    if (blocks < place.stages)
+        throw InputError("too many stages: " + std::to_string(place.stages) + " for " +
+                         std::to_string(blocks) + " blocks. Use --stages with fewer.");
     std::vector<int> sizes = options.split;
     if (sizes.empty())
         for (int stage = 0; stage < place.stages; stage++)
@@ -145,8 +180,8 @@ Range layers_of(const Options &options, const Place &place)
     int sum = 0;
     for (int size : sizes)
         sum += size;
-    if (static_cast<int>(sizes.size()) != place.stages || sum != blocks || blocks < place.stages)
-        throw UsageError("split does not fit: " + std::to_string(place.stages) + " stages for " +
+    if (static_cast<int>(sizes.size()) != place.stages || sum != blocks)
+        throw InputError("split does not fit: " + std::to_string(place.stages) + " stages for " +
                          std::to_string(blocks) + " blocks. Use --split with one number of blocks "
                          "for each stage.");
     int before = 0;
@@ -180,16 +215,18 @@ public:
           next_(static_cast<std::size_t>(place.replica) * batch_size_),
           step_(static_cast<std::size_t>(place.replicas) * batch_size_)
     {
+        int height, width;
+        vigmpi_image_size(model, &height, &width);
+        auto rows = static_cast<std::size_t>(height), columns = static_cast<std::size_t>(width);
         const auto &shape = array_.shape();
-        std::size_t values = 1;
-        for (std::size_t axis = 1; axis < shape.size(); axis++)
-            values *= shape[axis];
-        std::size_t channels = shape.size() == 4 ? shape[array_.is_bytes() ? 3 : 1] : 0;
-        if (channels != 3 || values != values_)
-            throw std::runtime_error(
-                "images do not fit: " + options.images + " has " + std::to_string(values) +
-                " values an image, where the model needs " + std::to_string(values_) +
-                ". Use bytes [images, height, width, 3] or float32 [images, 3, height, width].");
+        std::vector<std::size_t> image(shape.begin() + !shape.empty(), shape.end());
+        std::vector<std::size_t> needed = {3, rows, columns};
+        if (array_.is_bytes())
+            needed = {rows, columns, 3};
+        if (shape.empty() || image != needed)
+            throw InputError("images do not fit: " + options.images + " holds images of " + by(image) +
+                             " " + (array_.is_bytes() ? "bytes" : "floats") + ", the model needs " +
+                             by(needed) + ". Use images of this size.");
     }
 
     std::size_t num_images() const { return array_.shape()[0]; }
@@ -210,17 +247,38 @@ public:
     }
 
 private:
+    static std::string by(const std::vector<std::size_t> &sides)
+    {
+        std::string text;
+        for (std::size_t side : sides)
+            text += (text.empty() ? "" : "x") + std::to_string(side);
+        return text;
+    }
+
     NpyReader array_;
     const vigmpi_model *model_;
     std::size_t values_, batch_size_, next_, step_;
 };
 
+// The number of images that a replica processes.
+std::size_t share_of(int replica, const Options &options, const Place &place, std::size_t num_images)
+{
+    auto batch = static_cast<std::size_t>(options.batch_size), count = std::size_t{0};
+    auto step = batch * static_cast<std::size_t>(place.replicas);
+    for (std::size_t start = static_cast<std::size_t>(replica) * batch; start < num_images; start += step)
+        count += std::min(batch, num_images - start);
+    return count;
+}
+
 // Run all batches of this rank's replica through its stage, and return the logits of a last stage.
-std::vector<float> run_stage(const Options &options, const Place &place, vigmpi_model *model, Source *source)
+std::vector<float> run_stage(const Options &options, const Place &place, vigmpi_model *model, Source *source,
+                             std::size_t num_images)
 {
     auto inputs = static_cast<std::size_t>(vigmpi_input_values(model));
     auto outputs = static_cast<std::size_t>(vigmpi_output_values(model));
     std::vector<float> own(source ? static_cast<std::size_t>(options.batch_size) * inputs : 0), results;
+    if (place.is_last())
+        results.reserve(share_of(place.replica, options, place, num_images) * outputs);
     std::unique_ptr<Receiver> receiver;
     std::unique_ptr<Sender> sender;
     if (!place.is_first())
@@ -269,18 +327,17 @@ std::vector<float> collect(const Options &options, const Place &place, std::size
     auto batch = static_cast<std::size_t>(options.batch_size);
     auto step = batch * static_cast<std::size_t>(place.replicas);
     for (int r = 0; r < place.replicas; r++) {
-        std::size_t count = 0, first = static_cast<std::size_t>(r) * batch;
-        for (std::size_t start = first; start < num_images; start += step)
-            count += std::min(batch, num_images - start) * classes;
+        std::size_t count = share_of(r, options, place, num_images) * classes;
+        std::size_t first = static_cast<std::size_t>(r) * batch;
         int rank = r * place.stages + place.stages - 1;
-        replica = own;
+        const float *next = own.data();
         if (rank != 0) {
             replica.resize(count);
             for (std::size_t start = 0; start < count; start += RESULT_CHUNK)
                 MPI_Recv(replica.data() + start, static_cast<int>(std::min<std::size_t>(RESULT_CHUNK, count - start)),
                          MPI_FLOAT, rank, RESULT_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+            next = replica.data();
         }
-        const float *next = replica.data();
         for (std::size_t start = first; start < num_images; start += step) {
             std::size_t values = std::min(batch, num_images - start) * classes;
             std::copy(next, next + values, all.data() + start * classes);
@@ -300,40 +357,68 @@ void print_table(const vigmpi_model *model, const std::vector<float> &logits, st
             sum += std::exp(static_cast<double>(row[k]) - static_cast<double>(row[best]));
         std::printf("%zu  %s  %.1f%%\n", image, vigmpi_class_name(model, static_cast<int>(best)), 100 / sum);
     }
-    if (std::fflush(stdout))
+    if (std::fflush(stdout) || std::ferror(stdout))
         throw std::runtime_error("cannot write to standard output: the table. Use another file or reader.");
 }
 
 void run(const Options &options, const Place &place)
 {
-    Model model = open_stage(options, place);
+    Model model;
     std::unique_ptr<Source> source;
-    if (place.is_first())
-        source = std::make_unique<Source>(options, place, model.get());
-    unsigned long long sizes[2] = {source ? source->num_images() : 0,
-                                   static_cast<unsigned long long>(vigmpi_output_values(model.get()))};
-    MPI_Bcast(&sizes[0], 1, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
-    MPI_Bcast(&sizes[1], 1, MPI_UNSIGNED_LONG_LONG, place.stages - 1, MPI_COMM_WORLD);
+    unsigned long long num_images = 0, num_classes = 0;
+    together(place, [&] {
+        model = open_stage(options, place);
+        if (place.is_first())
+            source = std::make_unique<Source>(options, place, model.get());
+        if (place.rank == 0 && !options.output.empty())
+            check_writable(options.output);
+        if (static_cast<long long>(vigmpi_input_values(model.get())) * options.batch_size > INT_MAX)
+            throw InputError("batch too large: --batch-size " + std::to_string(options.batch_size) +
+                             ". Use a smaller one, since a message holds at most 2^31 values.");
+    });
+    num_classes = static_cast<unsigned long long>(vigmpi_output_values(model.get()));
+    num_images = source ? source->num_images() : 0;
+    MPI_Bcast(&num_images, 1, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
+    MPI_Bcast(&num_classes, 1, MPI_UNSIGNED_LONG_LONG, place.stages - 1, MPI_COMM_WORLD);
+    together(place, [&] {
+        if (source && source->num_images() != num_images)
+            throw InputError("images differ between ranks: " + options.images + ". Use the same file on all hosts.");
+    });
     std::vector<float> zeros(static_cast<std::size_t>(vigmpi_input_values(model.get())));
     std::vector<float> ignored(static_cast<std::size_t>(vigmpi_output_values(model.get())));
     check(vigmpi_run(model.get(), zeros.data(), 1, ignored.data())); // touches all memory
     MPI_Barrier(MPI_COMM_WORLD);
     double begun = MPI_Wtime();
-    std::vector<float> results = run_stage(options, place, model.get(), source.get());
+    std::vector<float> results = run_stage(options, place, model.get(), source.get(), num_images);
     double own_s = MPI_Wtime() - begun, longest_s = 0;
     MPI_Reduce(&own_s, &longest_s, 1, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
     if (place.is_last() && place.rank > 0)
         send_results(results);
     if (place.rank > 0)
         return;
-    std::size_t num_images = sizes[0], classes = sizes[1];
-    std::vector<float> logits = collect(options, place, num_images, classes, results);
+    std::vector<float> logits = collect(options, place, num_images, num_classes, results);
     if (options.output.empty())
-        print_table(model.get(), logits, classes);
+        print_table(model.get(), logits, num_classes);
     else
-        write_npy(options.output, logits, classes);
-    std::fprintf(stderr, "%zu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", num_images, longest_s,
+        write_npy(options.output, logits, num_classes);
+    std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", num_images, longest_s,
                  static_cast<double>(num_images) / longest_s, place.stages, place.replicas);
+}
+
+// Print a message of one line, whatever the names in it are.
+void print_error(std::string text)
+{
+    for (char &c : text)
+        if (static_cast<unsigned char>(c) < ' ')
+            c = ' ';
+    std::fprintf(stderr, "vigmpi_infer: error: %s\n", text.c_str());
+}
+
+bool asks_for_help(int argc, char **argv)
+{
+    return std::any_of(argv + 1, argv + argc, [](const char *argument) {
+        return !std::strcmp(argument, "--help") || !std::strcmp(argument, "-h");
+    });
 }
 
 } // namespace
@@ -344,7 +429,7 @@ int main(int argc, char **argv)
     int rank, status = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     try {
-        if (argc > 1 && (!std::strcmp(argv[1], "--help") || !std::strcmp(argv[1], "-h"))) {
+        if (asks_for_help(argc, argv)) {
             if (rank == 0)
                 std::fputs(USAGE, stdout);
         } else {
@@ -352,11 +437,14 @@ int main(int argc, char **argv)
             run(options, place_of_this_rank(options));
         }
     } catch (const UsageError &error) {
-        if (rank == 0)
-            std::fprintf(stderr, "vigmpi_infer: error: %s\n", error.what());
+        if (rank == error.speaker)
+            print_error(error.what());
         status = 2;
+    } catch (const std::bad_alloc &) {
+        print_error("rank " + std::to_string(rank) + ": not enough memory for the images. Use a smaller --batch-size.");
+        MPI_Abort(MPI_COMM_WORLD, 1);
     } catch (const std::exception &error) {
-        std::fprintf(stderr, "vigmpi_infer: error: rank %d: %s\n", rank, error.what());
+        print_error("rank " + std::to_string(rank) + ": " + error.what());
         MPI_Abort(MPI_COMM_WORLD, 1);
     }
     MPI_Finalize();

@@ -1,11 +1,15 @@
+#define _GNU_SOURCE /* strtod_l */
 #include "manifest.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <locale.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "error.h"
 #include "sha256.h"
@@ -19,26 +23,34 @@ static const char REMEDY[] = "Run vigmpi export again";
 static int read_file(const char *path, size_t max_size, unsigned char **content, size_t *size)
 {
     struct stat status;
-    FILE *file = fopen(path, "rb");
-    if (!file)
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe does not block */
+    *content = NULL;
+    if (file < 0)
         return vigmpi_fail(VIGMPI_INPUT, "cannot read file: %s (%s). Use the folder of an export.",
                            path, strerror(errno));
-    *content = NULL;
-    if (fstat(fileno(file), &status) == 0 && S_ISREG(status.st_mode) &&
-        (uintmax_t)status.st_size <= max_size) {
-        *size = (size_t)status.st_size;
-        *content = malloc(*size + 1);
-        if (*content && fread(*content, 1, *size, file) == *size) {
-            (*content)[*size] = 0;
-            fclose(file);
-            return VIGMPI_OK;
-        }
-        free(*content);
-        *content = NULL;
+    if (fstat(file, &status) != 0 || !S_ISREG(status.st_mode) ||
+        (uintmax_t)status.st_size > max_size) {
+        close(file);
+        return vigmpi_fail(VIGMPI_INPUT, "changed file: %s is not the one exported. %s.", path, REMEDY);
     }
-    fclose(file);
-    return vigmpi_fail(VIGMPI_INPUT, "cannot read file: %s (damaged, or too large). %s.", path,
-                       REMEDY);
+    *size = (size_t)status.st_size;
+    *content = malloc(*size + 1);
+    if (!*content) {
+        close(file);
+        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %zu bytes. Close a model.", *size);
+    }
+    size_t done = 0;
+    ssize_t count = 1;
+    while (done < *size && (count = read(file, *content + done, *size - done)) > 0)
+        done += (size_t)count;
+    close(file);
+    (*content)[done] = 0;
+    if (done == *size)
+        return VIGMPI_OK;
+    free(*content);
+    *content = NULL;
+    return vigmpi_fail(VIGMPI_INPUT, "cannot read file: %s (%s). %s.", path,
+                       count < 0 ? strerror(errno) : "it became shorter", REMEDY);
 }
 
 static int join(const char *folder, const char *name, char **path)
@@ -69,7 +81,8 @@ static int parse(struct vigmpi_manifest *manifest)
     manifest->entries = calloc((size_t)num_lines, sizeof *manifest->entries);
     if (!manifest->entries)
         return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d lines. Close a model.", num_lines);
-    for (char *line = strtok(manifest->text, "\n"); line; line = strtok(NULL, "\n")) {
+    char *rest;
+    for (char *line = strtok_r(manifest->text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         char *separator = strstr(line, " = ");
         if (strcmp(line, "[[layers]]") == 0) {
             manifest->num_layers++;
@@ -208,17 +221,22 @@ int vigmpi_manifest_numbers(const struct vigmpi_manifest *manifest, int layer, c
                             double numbers[VIGMPI_MAX_NUMBERS], int *count)
 {
     const char *text = find(manifest, layer, key);
-    if (!text)
+    locale_t c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0); /* others have decimal commas */
+    if (!text || !c_locale) {
+        if (c_locale)
+            freelocale(c_locale);
         return damaged(manifest, layer, key);
+    }
     int is_array = *text == '[';
     text += is_array;
     for (*count = 0; *count < VIGMPI_MAX_NUMBERS && *text && *text != ']'; ++*count) {
         char *end;
-        numbers[*count] = strtod(text, &end);
+        numbers[*count] = strtod_l(text, &end, c_locale);
         if (end == text)
             break;
         text = strncmp(end, ", ", 2) == 0 ? end + 2 : end;
     }
+    freelocale(c_locale);
     if (strcmp(text, is_array ? "]" : "") != 0)
         return damaged(manifest, layer, key);
     return VIGMPI_OK;

@@ -1,11 +1,11 @@
 #include "npy.hpp"
 
+#include <cctype>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
-#include <stdexcept>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,10 +14,16 @@ namespace {
 
 const char MAGIC[] = "\x93NUMPY";
 
-std::runtime_error problem(const std::string &path, const std::string &reason)
+InputError problem(const std::string &path, const std::string &reason)
 {
-    return std::runtime_error("cannot read array: " + path + " (" + reason +
-                              "). Use a .npy file of bytes or float32 in C order.");
+    return InputError("cannot read array: " + path + " (" + reason +
+                      "). Use a .npy file of bytes or float32 in C order.");
+}
+
+std::string unwritable(const std::string &path, int error)
+{
+    return "cannot write array: " + path + " (" + std::strerror(error) +
+           "). Use --output with another path.";
 }
 
 // The text of a key's value in the header, which is a dictionary of Python.
@@ -27,41 +33,48 @@ std::string value_of(const std::string &header, const std::string &key)
     if (start == std::string::npos)
         throw std::invalid_argument("its header has no " + key);
     start = header.find_first_not_of(' ', start + key.size() + 3);
-    std::size_t end = header.find_first_of(header[start] == '(' ? ")" : ",}", start);
-    if (start == std::string::npos || end == std::string::npos)
+    std::size_t end = std::string::npos;
+    if (start != std::string::npos)
+        end = header.find_first_of(header[start] == '(' ? ")" : ",}", start);
+    if (end == std::string::npos)
         throw std::invalid_argument("its header is damaged");
     return header.substr(start, end - start);
 }
 
 } // namespace
 
-NpyReader::NpyReader(const std::string &path) : path_(path)
+NpyReader::Mapping::~Mapping()
 {
-    int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (memory)
+        munmap(memory, size);
+}
+
+NpyReader::NpyReader(const std::string &path)
+{
+    int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a pipe does not block
     if (file < 0)
         throw problem(path, std::strerror(errno));
     struct stat status;
     if (fstat(file, &status) == 0 && S_ISREG(status.st_mode) && status.st_size > 0) {
-        size_ = static_cast<std::size_t>(status.st_size);
-        memory_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
+        mapping_.size = static_cast<std::size_t>(status.st_size);
+        void *memory = mmap(nullptr, mapping_.size, PROT_READ, MAP_PRIVATE, file, 0);
+        mapping_.memory = memory == MAP_FAILED ? nullptr : memory;
     }
     close(file);
-    if (!memory_ || memory_ == MAP_FAILED) {
-        memory_ = nullptr;
+    if (!mapping_.memory)
         throw problem(path, "it cannot be mapped into memory");
-    }
-    const auto *bytes = static_cast<const unsigned char *>(memory_);
-    std::size_t start = size_ > 10 && bytes[6] == 1 ? 10 : 12, length = 0;
-    if (size_ < start || std::memcmp(bytes, MAGIC, 6) != 0 || bytes[6] < 1 || bytes[6] > 3)
+    const auto *bytes = static_cast<const unsigned char *>(mapping_.memory);
+    std::size_t start = mapping_.size > 10 && bytes[6] == 1 ? 10 : 12, length = 0;
+    if (mapping_.size < start || std::memcmp(bytes, MAGIC, 6) != 0 || bytes[6] < 1 || bytes[6] > 3)
         throw problem(path, "it has not NumPy's format");
     for (std::size_t i = start; i > 8; i--)
         length = length << 8 | bytes[i - 1];
-    if (length > size_ - start)
+    if (length > mapping_.size - start)
         throw problem(path, "it is too short");
     values_ = bytes + start + length;
     try {
         parse(std::string(reinterpret_cast<const char *>(bytes) + start, length));
-    } catch (const std::logic_error &error) { // also of std::stoull
+    } catch (const std::invalid_argument &error) {
         throw problem(path, error.what());
     }
 }
@@ -75,11 +88,14 @@ void NpyReader::parse(const std::string &header)
     if (value_of(header, "fortran_order") != "False")
         throw std::invalid_argument("it is in Fortran order");
     std::size_t count = is_bytes_ ? 1 : sizeof(float);
-    std::size_t available = size_ - static_cast<std::size_t>(
-                                        values_ - static_cast<const unsigned char *>(memory_));
-    for (std::size_t at = 1; at < shape.size() && shape[at] != ' ';) {
-        std::size_t used;
-        std::size_t side = std::stoull(shape.substr(at), &used);
+    const auto *bytes = static_cast<const unsigned char *>(mapping_.memory);
+    std::size_t available = mapping_.size - static_cast<std::size_t>(values_ - bytes);
+    for (std::size_t at = 1; at < shape.size();) {
+        std::size_t used = 0, side = 0;
+        for (; at + used < shape.size() && std::isdigit(static_cast<unsigned char>(shape[at + used])); used++)
+            side = side * 10 + static_cast<std::size_t>(shape[at + used] - '0');
+        if (used == 0 || used > 18)
+            throw std::invalid_argument("its shape is " + shape);
         shape_.push_back(side);
         if (side && count > SIZE_MAX / side)
             throw std::invalid_argument("its shape is too large");
@@ -90,10 +106,13 @@ void NpyReader::parse(const std::string &header)
         throw std::invalid_argument("it is too short");
 }
 
-NpyReader::~NpyReader()
+void check_writable(const std::string &path)
 {
-    if (memory_)
-        munmap(memory_, size_);
+    std::FILE *file = std::fopen((path + ".part").c_str(), "wb");
+    if (!file)
+        throw InputError(unwritable(path, errno));
+    std::fclose(file);
+    std::remove((path + ".part").c_str());
 }
 
 void write_npy(const std::string &path, const std::vector<float> &values, std::size_t columns)
@@ -124,6 +143,5 @@ void write_npy(const std::string &path, const std::vector<float> &values, std::s
         error = errno;
     if (file)
         std::remove(unfinished.c_str());
-    throw std::runtime_error("cannot write array: " + path + " (" + std::strerror(error) +
-                             "). Use --output with another path.");
+    throw std::runtime_error(unwritable(path, error));
 }

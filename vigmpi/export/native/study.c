@@ -5,7 +5,6 @@
    neighbours; for the feed-forward network, the features alone. An image runs through all layers
    before the next one, so that its planes stay in the first-level cache. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -155,6 +154,11 @@ static void run_head(const struct head *head, const float *x, int num_nodes, flo
     }
 }
 
+static int no_images(int num_images)
+{
+    return vigmpi_fail(VIGMPI_INPUT, "no images: num_images is %d. Pass at least 1.", num_images);
+}
+
 int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *output)
 {
     int num_nodes = model->height * model->width;
@@ -163,7 +167,7 @@ int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *out
     float *x = model->planes, *out = x + plane, *sums = out + plane, *degrees = sums + padded;
     float *values = output;
     if (num_images < 1)
-        return vigmpi_fail(VIGMPI_INPUT, "no images: num_images is %d. Pass at least 1.", num_images);
+        return no_images(num_images);
     for (int image = 0; image < num_images; image++) {
         memcpy(x, (const float *)input + (size_t)image * plane, plane * sizeof *x);
         for (int l = 0; l < model->num_layers; l++) {
@@ -184,15 +188,28 @@ int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *out
     return VIGMPI_OK;
 }
 
-/* Take `count` numbers from the content of a file. */
-static const float *take(const float **next, size_t *left, size_t count)
+/* Numbers of a layer's file that are not taken yet. */
+struct rest {
+    const float *next;
+    size_t left;
+    int failed;
+};
+
+static const float *take(struct rest *rest, size_t count)
 {
-    const float *array = *next;
-    if (count > *left)
+    const float *array = rest->next;
+    if (rest->failed || count > rest->left) {
+        rest->failed = 1;
         return NULL;
-    *next += count;
-    *left -= count;
+    }
+    rest->next += count;
+    rest->left -= count;
     return array;
+}
+
+static int is_size(double number)
+{
+    return number >= 1 && number <= 1 << 20 && number == (double)(int)number;
 }
 
 static int open_layer(vigmpi_model *model, int index, struct layer *layer)
@@ -207,33 +224,33 @@ static int open_layer(vigmpi_model *model, int index, struct layer *layer)
         status = vigmpi_manifest_whole(&model->manifest, index, "mean_of_nodes", &is_mean);
     if (status)
         return status;
-    const float *next = (const float *)layer->content, *last = NULL;
-    size_t left = size / sizeof(float);
+    struct rest rest = {(const float *)layer->content, size / sizeof(float), size % sizeof(float) != 0};
+    if (count < 1 || count > 2 || !is_size(hidden[0]) || (count == 2 && !is_size(hidden[1])))
+        rest.failed = 1;
     layer->is_head = count == 1;
-    if (layer->is_head) {
+    if (layer->is_head && !rest.failed) {
         struct head *head = &layer->head;
         size_t h = (size_t)hidden[0], classes = (size_t)model->num_classes;
         head->hidden = (int)h;
         head->classes = model->num_classes;
         head->divisor = is_mean ? (float)(model->height * model->width) : 1.0f;
-        head->a = take(&next, &left, h * CHANNELS);
-        head->b = take(&next, &left, h);
-        head->v = take(&next, &left, h * classes);
-        last = head->c = take(&next, &left, classes);
+        head->a = take(&rest, h * CHANNELS);
+        head->b = take(&rest, h);
+        head->v = take(&rest, h * classes);
+        head->c = take(&rest, classes);
     }
-    for (int i = 0; !layer->is_head && i < 2; i++) {
+    for (int i = 0; !layer->is_head && i < 2 && !rest.failed; i++) {
         struct half_block *half = &layer->halves[i];
         size_t h = (size_t)hidden[i];
         half->features = i == 0 ? WIDTH : CHANNELS;
         half->hidden = (int)h;
-        half->a = take(&next, &left, h * (size_t)half->features);
-        half->b = take(&next, &left, h);
-        half->v = take(&next, &left, h * CHANNELS);
-        last = half->c = take(&next, &left, CHANNELS);
-        if (h % UNITS)
-            last = NULL;
+        half->a = take(&rest, h * (size_t)half->features);
+        half->b = take(&rest, h);
+        half->v = take(&rest, h * CHANNELS);
+        half->c = take(&rest, CHANNELS);
+        rest.failed |= h % UNITS != 0;
     }
-    if (!last || left || count > 2)
+    if (rest.failed || rest.left)
         return vigmpi_fail(VIGMPI_INPUT, "weights do not fit: layer %d of %s. Run vigmpi export again.",
                            index, model->manifest.folder);
     return VIGMPI_OK;
@@ -310,6 +327,9 @@ static int read_header(vigmpi_model *model)
 static int open_layers(vigmpi_model *model, int first, int num_layers)
 {
     int all = model->manifest.num_layers;
+    if (!all)
+        return vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (no layers). Run vigmpi "
+                           "export again.", model->manifest.folder);
     if (first < 0 || num_layers < 0 || first >= all || num_layers > all - first)
         return vigmpi_fail(VIGMPI_INPUT, "no such layers: %d from %d on. Use those of 0 to %d.", num_layers,
                            first, all - 1);
@@ -319,6 +339,9 @@ static int open_layers(vigmpi_model *model, int first, int num_layers)
         return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d layers. Close a model.", num_layers);
     for (int l = 0; l < model->num_layers; l++) {
         int status = open_layer(model, first + l, &model->layers[l]);
+        if (!status && model->layers[l].is_head && first + l < all - 1)
+            status = vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (layers behind the "
+                                 "head). Run vigmpi export again.", model->manifest.folder);
         if (status)
             return status;
     }
@@ -370,10 +393,10 @@ int vigmpi_output_values(const vigmpi_model *model)
     return last->is_head ? last->head.classes : vigmpi_input_values(model);
 }
 
-int vigmpi_value_bytes(const vigmpi_model *model)
+void vigmpi_image_size(const vigmpi_model *model, int *height, int *width)
 {
-    (void)model;
-    return (int)sizeof(float);
+    *height = model->height;
+    *width = model->width;
 }
 
 int vigmpi_num_layers(const vigmpi_model *model)
@@ -381,17 +404,13 @@ int vigmpi_num_layers(const vigmpi_model *model)
     return model->manifest.num_layers;
 }
 
-int vigmpi_max_images(const vigmpi_model *model)
-{
-    (void)model;
-    return 0;
-}
-
 int vigmpi_normalize(const vigmpi_model *model, const unsigned char *pixels, int num_images,
                      void *values)
 {
     int num_nodes = model->height * model->width;
     float *out = values;
+    if (num_images < 1)
+        return no_images(num_images);
     for (int image = 0; image < num_images; image++)
         for (int c = 0; c < CHANNELS; c++)
             for (int i = 0; i < num_nodes; i++) {

@@ -31,16 +31,15 @@ int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *out
 /* Free a handle; NULL is allowed. */
 void vigmpi_close(vigmpi_model *model);
 
-/* Numbers of an image's values, and bytes of a value. */
+/* Numbers of an image's values, which are floats. */
 int vigmpi_input_values(const vigmpi_model *model);
 int vigmpi_output_values(const vigmpi_model *model);
-int vigmpi_value_bytes(const vigmpi_model *model);
+
+/* Height and width of the model's images, in pixels. */
+void vigmpi_image_size(const vigmpi_model *model, int *height, int *width);
 
 /* Number of layers of the whole model. */
 int vigmpi_num_layers(const vigmpi_model *model);
-
-/* Largest number of images of a run, or 0 for any. */
-int vigmpi_max_images(const vigmpi_model *model);
 
 /* Convert pixels [num_images, height, width, 3] to the input of layer 0, normalised as in
    training: values [num_images, 3, height, width]. */
