@@ -1,4 +1,4 @@
-"""Which files are images, judged by their names."""
+"""Recognition of image files by their names, and the count of the others."""
 
 from collections import Counter
 from pathlib import PurePosixPath

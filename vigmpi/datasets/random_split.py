@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from vigmpi.datasets.file_tree import listed, printable
 from vigmpi.errors import InputError
 
-Path = tuple[str, ...]
+Parts = tuple[str, ...]
 
 
-def choose_test_images(paths: Iterable[Path], share: float) -> set[Path]:
+def choose_test_images(paths: Iterable[Parts], share: float) -> set[Parts]:
     """Choose the images of each class to test on, by a hash of their paths.
 
     The choice depends on nothing else, so that no run tests on images that another one with a
@@ -22,7 +22,7 @@ def choose_test_images(paths: Iterable[Path], share: float) -> set[Path]:
     Raises:
         InputError: if a class has a single image.
     """
-    classes: dict[str, list[Path]] = defaultdict(list)
+    classes: dict[str, list[Parts]] = defaultdict(list)
     for path in paths:
         classes[path[0]].append(path)
     if single := [f"{printable(name)}/" for name in sorted(classes) if len(classes[name]) == 1]:
@@ -36,5 +36,5 @@ def choose_test_images(paths: Iterable[Path], share: float) -> set[Path]:
     return chosen
 
 
-def _hash(path: Path) -> bytes:
+def _hash(path: Parts) -> bytes:
     return hashlib.sha256("/".join(path).encode(errors="surrogatepass")).digest()
