@@ -56,6 +56,8 @@ def export(config: ExportConfig) -> None:
     except OSError as error:
         raise _not_writable(config.output, error) from error
     finally:
+        if former.exists() and not config.output.exists():
+            former.rename(config.output)
         for folder in (unfinished, former):
             shutil.rmtree(folder, ignore_errors=True)
     print_result(f"exported: {config.output} ({len(model.layers)} layers)")
