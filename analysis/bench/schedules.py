@@ -52,8 +52,8 @@ def time_on_rank(rounds: int, output: Path) -> None:
     """Time every schedule with as many stages as ranks; rank 0 adds the seconds to the file."""
     from mpi4py import MPI  # noqa: PLC0415 (the launching process must not start MPI)
 
+    from analysis.bench.sleeping import sleeping_layers  # noqa: PLC0415
     from tests.mpi.small import Noise, make_training  # noqa: PLC0415
-    from tests.sleeping import sleeping_layers  # noqa: PLC0415
     from vigmpi.comm.progress_thread import progress_thread  # noqa: PLC0415
     from vigmpi.comm.topology import make_topology  # noqa: PLC0415
     from vigmpi.layout.layout import Layout  # noqa: PLC0415
