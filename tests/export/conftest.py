@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.exports import need_compilers
-from vigmpi.export.native_library import build, build_program
+from vigmpi.export.compiler import build_c, build_program, processor_instructions
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +11,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the compiled library and program."""
     need_compilers("cc", "c++", "mpicxx")
     folder = tmp_path_factory.mktemp("built")
-    build(folder)
+    build_c(folder, processor_instructions())
     build_program(folder, "mpicxx")
     return folder

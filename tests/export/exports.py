@@ -57,7 +57,8 @@ def exported(model: Model, built: Path, folder: Path) -> Path:
     shutil.copytree(built, folder)
     _, height, width = model.layers[0].inputs.shape
     values = {
-        "kind": "c",
+        "form": "c",
+        "dtype": "float32",
         "image_size": [height, width],
         "num_classes": len(CLASSES),
         "classes": CLASSES,

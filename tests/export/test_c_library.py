@@ -28,7 +28,8 @@ from tests.export.exports import (
 )
 from vigmpi.errors import InputError
 from vigmpi.export import manifest
-from vigmpi.export.native_library import LIBRARY, NativeModel, build
+from vigmpi.export.compiler import LIBRARY, build_c, processor_instructions
+from vigmpi.export.native_library import NativeModel
 from vigmpi.kernels import fused_gelu
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.model import Model, make_model
@@ -155,7 +156,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "short": (change("layer-0.weights", lambda c: c[:-4]), "changed file: .*layer-0.weights"),
     "long": (change("layer-0.weights", lambda c: c + c), "changed file: .*layer-0.weights"),
     "format": (replace("vigmpi export 1", "vigmpi export 9"), "format: vigmpi export 9 of "),
-    "kind": (replace('kind = "c"', 'kind = "d"'), "export of another kind: d in "),
+    "form": (replace('form = "c"', 'form = "d"'), "export of another form: d in "),
     "zero byte": (change(manifest.NAME, lambda c: c[:99] + b"\0" + c[99:]), r"\(a zero byte\)"),
     "no key": (replace("image_size", "image_sise"), r"damaged manifest: .*\(image_size\)"),
     "other size": (replace("image_size = [8, 8]", "image_size = [8]"), "damaged manifest"),
@@ -316,7 +317,7 @@ def test_the_compiler_must_exist_and_succeed(
 ) -> None:
     monkeypatch.setenv("CC", compiler)
     with pytest.raises(InputError, match=message):
-        build(tmp_path)
+        build_c(tmp_path, processor_instructions())
 
 
 def test_models_are_opened_in_several_threads(built: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from tests.launching import finish, mpiexec, start, vigmpi
 from vigmpi.checkpoint.search import folder_of
 from vigmpi.datasets.digits import Digits
 from vigmpi.export import manifest
-from vigmpi.export.native_library import LIBRARY, PROGRAM, NativeModel
+from vigmpi.export.compiler import LIBRARY, PROGRAM
+from vigmpi.export.native_library import NativeModel
 from vigmpi.phase import Phase
 
 

@@ -11,7 +11,8 @@ import pytest
 from tests.export.exports import CLASSES, exported, images, random_generator, study
 from tests.launching import finish, mpiexec, start, wait_until
 from vigmpi.export import manifest
-from vigmpi.export.native_library import PROGRAM, NativeModel
+from vigmpi.export.compiler import PROGRAM
+from vigmpi.export.native_library import NativeModel
 
 pytestmark = pytest.mark.slow
 
@@ -127,15 +128,16 @@ def refusal(folder: Path, *arguments: object, ranks: int = 1) -> str:
     [
         (
             np.zeros((1, 8, 6, 4), np.uint8),
-            "holds images of 8x6x4 bytes, the model needs 8x6x3. Use",
+            "holds images of 8x6x4 pixels, the model needs 8x6x3. Use",
         ),
         (
             np.zeros((1, 6, 8, 3), np.uint8),
-            "holds images of 6x8x3 bytes, the model needs 8x6x3. Use",
+            "holds images of 6x8x3 pixels, the model needs 8x6x3. Use",
         ),
-        (np.zeros((1, 3, 8, 7), np.float32), "images of 3x8x7 floats, the model needs 3x8x6. Use"),
-        (np.zeros((), np.uint8), "images of  bytes, the model needs 8x6x3. Use"),
-        (np.zeros((1, 8, 6, 3), np.float64), "(its values are '<f8'). Use a .npy file"),
+        (np.zeros((1, 3, 8, 7), np.float32), "images of 3x8x7 values, the model needs 3x8x6. Use"),
+        (np.zeros((), np.uint8), "images of  pixels, the model needs 8x6x3. Use"),
+        (np.zeros((1, 3, 8, 6), np.float64), "values of 8 bytes, the model needs 4. Use another"),
+        (np.zeros((1, 8, 6, 3), np.int32), "(its values are '<i4'). Use a .npy file"),
         (np.zeros((2, 8, 6, 3), np.uint8, order="F"), "(it is in Fortran order). Use"),
         (None, "(No such file or directory). Use"),
         (b"\x93NUMPY\x01\x00", "(it has not NumPy's format). Use"),

@@ -50,7 +50,8 @@ GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
 FORMATS = ("table", "csv", "json")
-EXPORT_FORMATS = ("c",)
+EXPORT_FORMATS = ("packages", "c")
+DTYPES = ("float32", "float64")
 NO_EMA_HELP = "use the raw weights even if the checkpoint holds moving averages of them"
 MIN_TIMEOUT_S = 3.0  # a few heartbeats, which ranks send once a second
 
@@ -140,13 +141,21 @@ class ExportConfig:
 
     Attributes:
         start: the checkpoint to use.
+        format: one of `EXPORT_FORMATS`.
         output: folder to write.
+        dtype: one of `DTYPES`.
+        max_batch_size: number of images in the largest batch of packages.
+        threads: number of threads for which packages are compiled.
         build: whether to compile the library.
         overwrite: whether to replace an existing export.
     """
 
     start: Checkpoint
+    format: str
     output: Path
+    dtype: str
+    max_batch_size: int
+    threads: int
     build: bool
     overwrite: bool
 

@@ -108,9 +108,9 @@ def parse_export(arguments: Sequence[str]) -> ExportConfig:
         InputError: if an option is unknown, or if the checkpoint cannot be read.
         SystemExit: after `--help`.
     """
-    given = parsers.export_parser().parse_args(arguments)
-    start = replace(_find_required(given.checkpoint), use_averages=not given.no_ema)
-    return ExportConfig(start, given.output, given.build, given.overwrite)
+    given = vars(parsers.export_parser().parse_args(arguments))
+    start = _find_required(given.pop("checkpoint"))
+    return ExportConfig(replace(start, use_averages=not given.pop("no_ema")), **given)
 
 
 def parse_models(arguments: Sequence[str]) -> ModelsConfig:

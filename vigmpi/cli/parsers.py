@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from typing import Any, NoReturn
 
-from vigmpi.cli.config import EXPORT_FORMATS, FORMATS, MIN_TIMEOUT_S, NO_EMA_HELP
+from vigmpi.cli.config import (
+    DTYPES,
+    EXPORT_FORMATS,
+    FORMATS,
+    MIN_TIMEOUT_S,
+    NO_EMA_HELP,
+)
 from vigmpi.cli.values import (
+    MAX_EXPORTED_BATCH,
     MAX_SIDE,
+    MAX_THREADS,
     file_path,
     image_size,
     path,
@@ -70,7 +78,11 @@ _EXAMPLES = {
     ),
     "export": (
         (
-            "a C library",
+            "compiled packages and an MPI program",
+            "vigmpi export --checkpoint run.h5.checkpoints --output model --build",
+        ),
+        (
+            "the study's model in C",
             "vigmpi export --checkpoint run.h5.checkpoints --format c --output study --build",
         ),
     ),
@@ -187,18 +199,40 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=EXPORT_FORMATS,
-        required=True,
+        default=EXPORT_FORMATS[0],
         metavar="NAME",
-        help="c: a self-contained C library, for the study's model",
+        help="packages: compiled by torch's AOTInductor, for all models (default); c: a "
+        "self-contained C library, for the study's model",
     )
     parser.add_argument(
         "--output", required=True, type=path, metavar="FOLDER", help="folder to write"
     )
     parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default=DTYPES[0],
+        metavar="NAME",
+        help="type of the packages' values: float32 (default) or float64",
+    )
+    parser.add_argument(
+        "--max-batch-size",
+        type=whole_number(2, MAX_EXPORTED_BATCH),
+        default=256,
+        metavar="N",
+        help="largest number of images that the packages take at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number(1, MAX_THREADS),
+        default=1,
+        metavar="N",
+        help="threads for which the packages are compiled (default: %(default)s)",
+    )
+    parser.add_argument(
         "--build",
         action="store_true",
-        help="compile the library with cc for this machine's processor, compare its results, and "
-        "compile the MPI program vigmpi_infer with mpicxx",
+        help="compile the library with cc and c++ for this machine's processor, compare its "
+        "results, and compile the MPI program vigmpi_infer with mpicxx",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
     return parser

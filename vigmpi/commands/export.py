@@ -1,7 +1,9 @@
-"""`vigmpi export`: a trained model as a library that runs without Python."""
+"""`vigmpi export`: a trained model for programs that run without Python."""
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,18 @@ from vigmpi.commands.trained_model import load_trained_model
 from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.file_tree import printable
 from vigmpi.errors import InputError, RunError, error_reason
+from vigmpi.export import c_form, packages, torch_form
 from vigmpi.export import manifest as export_manifest
-from vigmpi.export.c_form import exported_layers
-from vigmpi.export.native_library import NativeModel, build, build_program, mpi_compiler
+from vigmpi.export.compiler import (
+    build_c,
+    build_packages,
+    build_program,
+    mpi_compiler,
+    processor_instructions,
+)
+from vigmpi.export.manifest import ExportedLayer
+from vigmpi.export.native_library import NativeModel
+from vigmpi.host import num_cores
 from vigmpi.models.model import Model
 from vigmpi.standard_streams import print_result, show
 
@@ -31,40 +42,97 @@ def export(config: ExportConfig) -> None:
     Raises:
         InputError: if the checkpoint cannot be read or exported, the folder cannot be written, or
             there is no compiler.
-        RunError: if the compiled library computes something else than the model.
+        RunError: if something that was compiled computes something else than the model.
     """
     name = config.start.manifest.model if config.start.manifest else _STUDY
-    if name != _STUDY:
-        raise InputError(
-            f"no C form of this model: --format c for --model {name}. Use a checkpoint of --model "
-            f"{_STUDY}."
-        )
-    model, manifest = load_trained_model(config.start)
-    unfinished = _new_folder(config)
-    former = unfinished.with_suffix(".former")
-    try:
-        values = _description(model, manifest)
-        instructions = build(unfinished) if config.build else []
-        values["instructions"] = instructions
-        export_manifest.write(unfinished, values, exported_layers(model))
+    if config.format == "c":
+        _check_c_form(config, name)
+    with _new_folder(config) as folder:
+        write = _write_c_form if config.format == "c" else _write_packages
+        num_layers = write(config, name, folder)
         if config.build:
-            _compare(model, unfinished)
-            _build_program(unfinished)
-        if config.overwrite and config.output.exists():
-            config.output.rename(former)
-        unfinished.rename(config.output)
-    except OSError as error:
-        raise _not_writable(config.output, error) from error
-    finally:
-        if former.exists() and not config.output.exists():
-            former.rename(config.output)
-        for folder in (unfinished, former):
-            shutil.rmtree(folder, ignore_errors=True)
-    print_result(f"exported: {config.output} ({len(model.layers)} layers)")
+            _build_program(folder)
+    print_result(f"exported: {config.output} ({num_layers} layers)")
 
 
-def _new_folder(config: ExportConfig) -> Path:
-    """Make the folder in which the export is written before it gets its name."""
+def _check_c_form(config: ExportConfig, model: str) -> None:
+    if model != _STUDY:
+        raise InputError(
+            f"no C form of this model: --format c for --model {model}. Use --format packages."
+        )
+    options = {"--dtype": (config.dtype, "float32"), "--threads": (config.threads, 1)}
+    for flag, (value, only) in options.items():
+        if value != only:
+            raise InputError(
+                f"option of another form: {flag} {value} with --format c. Omit {flag}, or use "
+                f"--format packages."
+            )
+
+
+def _write_c_form(config: ExportConfig, name: str, folder: Path) -> int:
+    model, manifest = load_trained_model(config.start)
+    instructions = processor_instructions() if config.build else []
+    values = {
+        "form": "c",
+        **_description(name, model, manifest),
+        "dtype": "float32",
+        "instructions": instructions,
+    }
+    export_manifest.write(folder, values, c_form.exported_layers(model))
+    if config.build:
+        build_c(folder, instructions)
+        _compare(model, folder)
+    return len(model.layers)
+
+
+def _write_packages(config: ExportConfig, name: str, folder: Path) -> int:
+    # The study's fast backend has the collapsed weights, the others' has no standard operations.
+    backend = "fast" if name == _STUDY else "reference"
+    model, manifest = load_trained_model(config.start, backend)
+    instructions = processor_instructions()
+    values = {
+        "form": "packages",
+        **_description(name, model, manifest),
+        "dtype": config.dtype,
+        "max_batch_size": config.max_batch_size,
+        "threads": config.threads,
+        "torch": torch.__version__,
+        "instructions": instructions,
+    }
+    target = packages.Target(config.max_batch_size, config.threads, tuple(instructions))
+    dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
+    export_manifest.write(folder, values, _packages(model, dtype, target, folder))
+    if config.build:
+        build_packages(folder, instructions)
+        with NativeModel(folder) as native:  # the packages have been compared one by one
+            native.run(np.zeros((2, *model.layers[0].inputs.shape)))
+    return len(model.layers)
+
+
+def _packages(
+    model: Model, dtype: torch.dtype, target: packages.Target, folder: Path
+) -> Iterator[ExportedLayer]:
+    """Compile all layers, and show each that is ready."""
+    names = [layer.name for layer in model.layers]
+    exportable = dict(zip(names, torch_form.exportable_layers(model, dtype), strict=True))
+    compiled = packages.compile_layers(exportable, target, folder, num_cores())
+    for number, (layer, (batch, single)) in enumerate(zip(model.layers, compiled, strict=True)):
+        show(f"compiled: {layer.name} ({number + 1} of {len(names)})\n")
+        yield ExportedLayer(
+            layer.name,
+            layer.inputs.memory_shape,
+            layer.outputs.memory_shape,
+            {
+                "": (f"layer-{number}.pt2", batch),
+                "single_": (f"layer-{number}-single.pt2", single),
+            },
+            {"is_block": int(layer.is_block)},
+        )
+
+
+@contextmanager
+def _new_folder(config: ExportConfig) -> Iterator[Path]:
+    """Make the folder in which the export is written; it gets its name at the end."""
     output = config.output
     try:
         if output.exists():
@@ -75,7 +143,19 @@ def _new_folder(config: ExportConfig) -> Path:
         folder.mkdir()
     except (OSError, ValueError) as error:  # ValueError: a path without a name
         raise _not_writable(output, error) from error
-    return folder
+    former = folder.with_suffix(".former")
+    try:
+        yield folder
+        if config.overwrite and output.exists():
+            output.rename(former)
+        folder.rename(output)
+    except OSError as error:
+        raise _not_writable(output, error) from error
+    finally:
+        if former.exists() and not output.exists():
+            former.rename(output)
+        for path in (folder, former):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build_program(folder: Path) -> None:
@@ -95,21 +175,18 @@ def _not_writable(path: Path, error: Exception) -> InputError:
     )
 
 
-def _description(model: Model, manifest: Manifest | None) -> dict[str, Any]:
+def _description(name: str, model: Model, manifest: Manifest | None) -> dict[str, Any]:
     """Return what the manifest says about the model."""
     _, height, width = model.layers[0].inputs.shape
     names = manifest.class_names if manifest else Cifar10.class_names
     mean, std = (manifest and manifest.normalization) or ([0.0] * 3, [1.0] * 3)
     return {
-        "kind": "c",
-        "model": _STUDY,
-        "dtype": "float32",
+        "model": name,
         "image_size": [height, width],
         "num_classes": len(names),
         "classes": [printable(name) for name in names],
         "mean": list(mean),
         "std": list(std),
-        "threads": 1,
     }
 
 

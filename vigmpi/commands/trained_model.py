@@ -1,5 +1,7 @@
 """A trained model outside of a run."""
 
+from dataclasses import replace
+
 from vigmpi.checkpoint.loading import load
 from vigmpi.checkpoint.manifest import DamagedError, Manifest
 from vigmpi.checkpoint.search import Checkpoint, newer
@@ -9,8 +11,11 @@ from vigmpi.models.model import Model, make_model
 from vigmpi.standard_streams import show
 
 
-def load_trained_model(start: Checkpoint) -> tuple[Model, Manifest | None]:
+def load_trained_model(start: Checkpoint, backend: str = "fast") -> tuple[Model, Manifest | None]:
     """Return the model in evaluation mode, with the weights of the newest intact checkpoint.
+
+    Args:
+        backend: "fast", or "reference", whose features are fp32 always.
 
     Returns:
         The model, and the manifest of its checkpoint; None for a file of weights, which are those
@@ -20,7 +25,13 @@ def load_trained_model(start: Checkpoint) -> tuple[Model, Manifest | None]:
         InputError: if the checkpoint cannot be read.
     """
     manifest = start.manifest
-    model = make_model(manifest.model, manifest.model_config) if manifest else build()
+    if manifest:
+        config = manifest.model_config
+        if backend == "reference":
+            config = replace(config, precision="fp32")
+        model = make_model(manifest.model, config, backend=backend)
+    else:
+        model = build(backend=backend)
     model.eval()
     state = state_by_layer(model)
     found = newer(start) or start

@@ -19,7 +19,8 @@ def exported_layers(model: Model) -> list[ExportedLayer]:
     weights and biases of its linear layers.
     """
     layers = []
-    for layer, module in zip(model.layers, model.layer_modules, strict=True):
+    pairs = zip(model.layers, model.layer_modules, strict=True)
+    for number, (layer, module) in enumerate(pairs):
         if isinstance(module, Block):
             arrays, values = _block(module)
         else:
@@ -27,9 +28,9 @@ def exported_layers(model: Model) -> list[ExportedLayer]:
             arrays, values = _head(module)
         content = b"".join(array.astype("<f4").tobytes() for array in arrays)
         values["is_block"] = int(layer.is_block)
-        layers.append(
-            ExportedLayer(layer.name, layer.inputs.shape, layer.outputs.shape, content, values)
-        )
+        files = {"": (f"layer-{number}.weights", content)}
+        shapes = layer.inputs.shape, layer.outputs.shape
+        layers.append(ExportedLayer(layer.name, *shapes, files, values))
     return layers
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ class ExportedLayer:
     Attributes:
         name: name of the layer.
         inputs, outputs: shapes of an image's values.
-        content: content of the layer's file.
+        files: name and content of each of its files, by what precedes `file`, `bytes` and `sha256`
+            in the names of the keys that describe it.
         values: further keys of its table, with strings, numbers or lists of them.
     """
 
     name: str
     inputs: Sequence[int]
     outputs: Sequence[int]
-    content: bytes
+    files: Mapping[str, tuple[str, bytes]]
     values: Mapping[str, Any]
 
 
-def write(folder: Path, values: Mapping[str, Any], layers: Sequence[ExportedLayer]) -> None:
+def write(folder: Path, values: Mapping[str, Any], layers: Iterable[ExportedLayer]) -> None:
     """Write the files of all layers and, after them, the manifest.
 
     Args:
@@ -42,17 +43,17 @@ def write(folder: Path, values: Mapping[str, Any], layers: Sequence[ExportedLaye
         OSError: if a file cannot be written.
     """
     lines = _lines({"format": _FORMAT, **values})
-    for number, layer in enumerate(layers):
-        file = f"layer-{number}.weights"
-        (folder / file).write_bytes(layer.content)
-        table = {
+    for layer in layers:
+        table: dict[str, Any] = {
             "name": layer.name,
             "input": list(layer.inputs),
             "output": list(layer.outputs),
-            "file": file,
-            "bytes": len(layer.content),
-            "sha256": hashlib.sha256(layer.content).hexdigest(),
         }
+        for prefix, (name, content) in layer.files.items():
+            (folder / name).write_bytes(content)
+            table[f"{prefix}file"] = name
+            table[f"{prefix}bytes"] = len(content)
+            table[f"{prefix}sha256"] = hashlib.sha256(content).hexdigest()
         lines += ["", "[[layers]]", *_lines({**table, **layer.values})]
     (folder / NAME).write_text("\n".join([*lines, ""]), encoding="utf-8")
 

@@ -14,9 +14,9 @@ from vigmpi.datasets.listing import list_images
 from vigmpi.errors import InputError
 from vigmpi.host import num_cores
 from vigmpi.phase import Phase
-from vigmpi.prepare.decoder_pool import decoder_pool
 from vigmpi.prepare.members import members
 from vigmpi.prepare.source import ImageBatch, Source
+from vigmpi.worker_pool import worker_pool
 
 _BATCH_FILES = 64  # limits of the batch that a worker decodes at a time
 _BATCH_BYTES = 2**22
@@ -67,7 +67,9 @@ class ImageFiles(Source):
         batches = -(-sum(self.num_images.values()) // _BATCH_FILES)
         workers = min(num_cores(), batches)
         pending: deque[tuple[list[str], Future[list[_Decoded]]]] = deque()
-        with decoder_pool(workers) as pool:
+        # Decoding of small images is dominated by Python code: for 32x32 pixels, two threads
+        # reached 0.85 times and two processes 2.2 times the speed of one.
+        with worker_pool(workers, "decodes all images") as pool:
             for contents in self._contents():
                 if len(pending) > 2 * workers:
                     yield from self._decoded(*pending.popleft())

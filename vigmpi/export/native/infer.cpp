@@ -3,7 +3,6 @@
 #include <climits>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -13,8 +12,11 @@
 
 #include <mpi.h>
 
+#include "clock.hpp"
 #include "links.hpp"
 #include "npy.hpp"
+#include "options.hpp"
+#include "requests.hpp"
 
 extern "C" {
 #include "manifest.h"
@@ -23,35 +25,8 @@ extern "C" {
 
 namespace {
 
-const char USAGE[] =
-    "usage: mpiexec -n S*R vigmpi_infer EXPORT IMAGES.npy [--output LOGITS.npy]\n"
-    "           [--stages S] [--split N,N,...] [--batch-size N]\n"
-    "\n"
-    "Classify images with an export of vigmpi, on R replicas of a pipeline of S stages.\n"
-    "IMAGES.npy holds bytes [images, height, width, 3], or float32 values [images, 3, height,\n"
-    "width] that are normalised already. Without --output, a table is printed: the number of each\n"
-    "image, its most probable class, and that class's probability.\n"
-    "\n"
-    "  --stages S      number of stages (default: 1)\n"
-    "  --split N,N     number of blocks on each stage (default: even)\n"
-    "  --batch-size N  images that a stage processes at a time (default: 16)\n";
-
-constexpr int RESULT_TAG = 2, MAX_BATCH = 4096, RESULT_CHUNK = 1 << 20;
-
-// An error of which all ranks know, and the rank that prints it.
-struct UsageError : std::runtime_error {
-    explicit UsageError(const std::string &text, int speaker = 0)
-        : runtime_error(text), speaker(speaker)
-    {
-    }
-    int speaker;
-};
-
-struct Options {
-    std::string folder, images, output;
-    int stages = 1, batch_size = 16;
-    std::vector<int> split;
-};
+constexpr int RESULT_TAG = 2;
+constexpr std::size_t RESULT_CHUNK = 1 << 22;
 
 // Where a rank is: rank = replica * stages + stage.
 struct Place {
@@ -59,59 +34,13 @@ struct Place {
 
     bool is_first() const { return stage == 0; }
     bool is_last() const { return stage == stages - 1; }
+    // The number of requests of a replica: those of number replica, replica + replicas, ...
+    std::size_t share(std::size_t requests, int of_replica) const
+    {
+        auto r = static_cast<std::size_t>(of_replica), n = static_cast<std::size_t>(replicas);
+        return requests / n + (r < requests % n);
+    }
 };
-
-int whole_number(const std::string &option, const std::string &text, long maximum)
-{
-    char *end;
-    long number = std::strtol(text.c_str(), &end, 10);
-    if (text.empty() || text[0] < '0' || text[0] > '9' || *end || number < 1 || number > maximum)
-        throw UsageError("invalid value: " + option + " " + text + ". Use a number from 1 to " +
-                         std::to_string(maximum) + ".");
-    return static_cast<int>(number);
-}
-
-std::vector<int> whole_numbers(const std::string &option, const std::string &text)
-{
-    std::vector<int> numbers;
-    for (std::size_t start = 0, end; start != std::string::npos; start = end) {
-        end = text.find(',', start);
-        numbers.push_back(whole_number(option, text.substr(start, end - start), 1024));
-        end += end != std::string::npos;
-    }
-    return numbers;
-}
-
-Options parse(int argc, char **argv)
-{
-    Options options;
-    std::vector<std::string> paths;
-    for (int i = 1; i < argc; i++) {
-        std::string name = argv[i];
-        if (name.rfind("--", 0) != 0) {
-            paths.push_back(name);
-            continue;
-        }
-        if (name != "--output" && name != "--stages" && name != "--batch-size" && name != "--split")
-            throw UsageError("unknown option: " + name + ". See vigmpi_infer --help.");
-        if (++i == argc)
-            throw UsageError("value missing: " + name + ". See vigmpi_infer --help.");
-        if (name == "--output")
-            options.output = argv[i];
-        else if (name == "--stages")
-            options.stages = whole_number(name, argv[i], 1024);
-        else if (name == "--batch-size")
-            options.batch_size = whole_number(name, argv[i], MAX_BATCH);
-        else
-            options.split = whole_numbers(name, argv[i]);
-    }
-    if (paths.size() != 2)
-        throw UsageError("an export and a file of images are needed: " +
-                         std::to_string(paths.size()) + " paths were given. See vigmpi_infer --help.");
-    options.folder = paths[0];
-    options.images = paths[1];
-    return options;
-}
 
 Place place_of_this_rank(const Options &options)
 {
@@ -206,47 +135,58 @@ Model open_stage(const Options &options, const Place &place)
     return Model(model);
 }
 
-// The images, and the batches that a replica takes: number replica, replica + replicas, ...
-class Source {
+std::size_t value_bytes(const Model &model) { return static_cast<std::size_t>(vigmpi_value_bytes(model.get())); }
+
+std::size_t input_bytes(const Model &model)
+{
+    return static_cast<std::size_t>(vigmpi_input_values(model.get())) * value_bytes(model);
+}
+
+std::size_t output_bytes(const Model &model)
+{
+    return static_cast<std::size_t>(vigmpi_output_values(model.get())) * value_bytes(model);
+}
+
+// The images of the requests, in turn.
+class Images {
 public:
-    Source(const Options &options, const Place &place, const vigmpi_model *model)
-        : array_(options.images), model_(model), values_(static_cast<std::size_t>(vigmpi_input_values(model))),
-          batch_size_(static_cast<std::size_t>(options.batch_size)),
-          next_(static_cast<std::size_t>(place.replica) * batch_size_),
-          step_(static_cast<std::size_t>(place.replicas) * batch_size_)
+    Images(const Options &options, const Model &model)
+        : array_(options.images), model_(model.get()), image_bytes_(input_bytes(model))
     {
         int height, width;
-        vigmpi_image_size(model, &height, &width);
+        vigmpi_image_size(model_, &height, &width);
         auto rows = static_cast<std::size_t>(height), columns = static_cast<std::size_t>(width);
         const auto &shape = array_.shape();
         std::vector<std::size_t> image(shape.begin() + !shape.empty(), shape.end());
         std::vector<std::size_t> needed = {3, rows, columns};
-        if (array_.is_bytes())
+        if (is_pixels())
             needed = {rows, columns, 3};
         if (shape.empty() || image != needed)
-            throw InputError("images do not fit: " + options.images + " holds images of " + by(image) +
-                             " " + (array_.is_bytes() ? "bytes" : "floats") + ", the model needs " +
-                             by(needed) + ". Use images of this size.");
+            throw InputError("images do not fit: " + options.images + " holds images of " + by(image) + " " +
+                             (is_pixels() ? "pixels" : "values") + ", the model needs " + by(needed) +
+                             ". Use images of this size.");
+        if (!is_pixels() && array_.value_bytes() != value_bytes(model))
+            throw InputError("images do not fit: " + options.images + " holds values of " +
+                             std::to_string(array_.value_bytes()) + " bytes, the model needs " +
+                             std::to_string(value_bytes(model)) + ". Use another type, or uint8 pixels.");
     }
 
-    std::size_t num_images() const { return array_.shape()[0]; }
+    std::size_t count() const { return array_.shape()[0]; }
 
-    // Write the next batch's values, and return its number of images, or 0 at the end.
-    int next(float *values)
+    // Write the normalised values of a request's image.
+    void load(std::size_t request, unsigned char *values) const
     {
-        if (next_ >= num_images())
-            return 0;
-        int number = static_cast<int>(std::min(batch_size_, num_images() - next_));
-        const unsigned char *start = array_.values() + next_ * values_ * (array_.is_bytes() ? 1 : sizeof(float));
-        if (array_.is_bytes())
-            check(vigmpi_normalize(model_, start, number, values));
+        std::size_t size = is_pixels() ? image_bytes_ / static_cast<std::size_t>(vigmpi_value_bytes(model_)) : image_bytes_;
+        const unsigned char *image = array_.values() + request % count() * size;
+        if (is_pixels())
+            check(vigmpi_normalize(model_, image, 1, values));
         else
-            std::memcpy(values, start, static_cast<std::size_t>(number) * values_ * sizeof(float));
-        next_ += step_;
-        return number;
+            std::memcpy(values, image, size);
     }
 
 private:
+    bool is_pixels() const { return array_.value_bytes() == 1; }
+
     static std::string by(const std::vector<std::size_t> &sides)
     {
         std::string text;
@@ -257,152 +197,351 @@ private:
 
     NpyReader array_;
     const vigmpi_model *model_;
-    std::size_t values_, batch_size_, next_, step_;
+    std::size_t image_bytes_;
 };
 
-// The number of images that a replica processes.
-std::size_t share_of(int replica, const Options &options, const Place &place, std::size_t num_images)
+std::vector<double> read_arrivals(const std::string &path)
 {
-    auto batch = static_cast<std::size_t>(options.batch_size), count = std::size_t{0};
-    auto step = batch * static_cast<std::size_t>(place.replicas);
-    for (std::size_t start = static_cast<std::size_t>(replica) * batch; start < num_images; start += step)
-        count += std::min(batch, num_images - start);
-    return count;
+    NpyReader array(path);
+    if (array.value_bytes() != sizeof(double) || array.shape().size() != 1)
+        throw InputError("arrivals do not fit: " + path + ". Use float64 seconds [requests].");
+    std::vector<double> times(array.shape()[0]);
+    std::memcpy(times.data(), array.values(), times.size() * sizeof(double));
+    double before = 0;
+    for (double time : times) {
+        if (!(time >= before && time < 1e9))
+            throw InputError("arrivals are not in ascending order from 0 on: " + path + ". Sort them.");
+        before = time;
+    }
+    return times;
 }
 
-// Run all batches of this rank's replica through its stage, and return the logits of a last stage.
-std::vector<float> run_stage(const Options &options, const Place &place, vigmpi_model *model, Source *source,
-                             std::size_t num_images)
+// All requests of the run, as a first stage knows them.
+struct Load {
+    std::vector<double> arrivals; // for --arrivals
+    std::size_t requests = 0;
+};
+
+Load make_load(const Options &options, const Images &images)
 {
-    auto inputs = static_cast<std::size_t>(vigmpi_input_values(model));
-    auto outputs = static_cast<std::size_t>(vigmpi_output_values(model));
-    std::vector<float> own(source ? static_cast<std::size_t>(options.batch_size) * inputs : 0), results;
-    if (place.is_last())
-        results.reserve(share_of(place.replica, options, place, num_images) * outputs);
-    std::unique_ptr<Receiver> receiver;
-    std::unique_ptr<Sender> sender;
-    if (!place.is_first())
-        receiver = std::make_unique<Receiver>(place.rank - 1, options.batch_size, inputs);
-    if (!place.is_last())
-        sender = std::make_unique<Sender>(place.rank + 1, options.batch_size, outputs);
-    for (;;) {
+    Load load;
+    if (!options.arrivals.empty())
+        load.arrivals = read_arrivals(options.arrivals);
+    load.requests = options.arrivals.empty() ? images.count() : load.arrivals.size();
+    if (options.requests)
+        load.requests = static_cast<std::size_t>(options.requests);
+    if (load.requests && !images.count())
+        throw InputError("no images: " + options.images + " is empty. Use at least one.");
+    return load;
+}
+
+Requests requests_of(const Load &load, const Options &options, const Place &place)
+{
+    std::size_t own = place.share(load.requests, place.replica);
+    auto first = static_cast<std::size_t>(place.replica), step = static_cast<std::size_t>(place.replicas);
+    if (options.in_flight)
+        return Requests(own, static_cast<std::size_t>(options.in_flight), options.batch_size, options.batch_wait_s);
+    std::vector<double> arrivals(own);
+    for (std::size_t i = 0; i < own && !load.arrivals.empty(); i++)
+        arrivals[i] = load.arrivals[first + i * step];
+    return Requests(std::move(arrivals), options.batch_size, options.batch_wait_s);
+}
+
+// What a stage has done with a batch.
+struct Span {
+    double begin, end, requests;
+};
+
+// What a rank keeps for the end.
+struct Results {
+    std::vector<Span> spans;
+    std::vector<unsigned char> logits; // of a last stage
+    std::vector<double> arrivals;      // of a first stage
+};
+
+// The input of a stage: images on the first one, otherwise messages.
+class Input {
+public:
+    Input(const Options &options, const Place &place, const Model &model, const Images *images, const Load &load)
+        : images_(images), first_(static_cast<std::size_t>(place.replica)), step_(static_cast<std::size_t>(place.replicas))
+    {
+        std::size_t size = input_bytes(model);
+        if (!place.is_first()) {
+            receiver_ = std::make_unique<Receiver>(place.rank - 1, options.batch_size, size);
+            return;
+        }
+        requests_ = std::make_unique<Requests>(requests_of(load, options, place));
+        values_.resize(static_cast<std::size_t>(options.batch_size) * size);
+        image_bytes_ = size;
+        if (!place.is_last())
+            answers_ = std::make_unique<Answers>(place.rank + place.stages - 1);
+    }
+
+    // Wait for a batch, and return its number of images, or 0 at the end. `begin` is when it is there.
+    int next(const Clock &clock, const void *&values, double &begin)
+    {
         int number;
-        const float *batch = own.data();
-        if (source)
-            number = source->next(own.data());
-        else
-            batch = receiver->receive(number);
+        if (receiver_) {
+            values = receiver_->receive(number);
+            begin = clock.now();
+            return number;
+        }
+        number = requests_->next(clock, answers_.get());
+        begin = clock.now();
+        for (int i = 0; i < number; i++, taken_++)
+            images_->load(first_ + taken_ * step_, values_.data() + static_cast<std::size_t>(i) * image_bytes_);
+        values = values_.data();
+        return number;
+    }
+
+    void release()
+    {
+        if (receiver_)
+            receiver_->release();
+    }
+
+    // Take the answers of a stage that is the last one, too.
+    void answered(int number, double time)
+    {
+        if (requests_)
+            requests_->answered(number, time);
+    }
+
+    // Return the requests' arrivals, after the end.
+    std::vector<double> finish()
+    {
+        if (answers_)
+            answers_->take_all(taken_);
+        return requests_ ? requests_->arrivals() : std::vector<double>();
+    }
+
+private:
+    const Images *images_;
+    std::size_t first_, step_, taken_ = 0, image_bytes_ = 0;
+    std::vector<unsigned char> values_;
+    std::unique_ptr<Receiver> receiver_;
+    std::unique_ptr<Requests> requests_;
+    std::unique_ptr<Answers> answers_;
+};
+
+// Run all batches of this rank's replica through its stage.
+Results run_stage(const Place &place, const Model &model, Input &input, Sender *sender, const Clock &clock,
+                  bool keeps_logits)
+{
+    Results results;
+    std::vector<unsigned char> logits;
+    std::unique_ptr<AnswerSender> answers;
+    if (place.is_last() && !place.is_first())
+        answers = std::make_unique<AnswerSender>(place.rank - place.stages + 1);
+    for (;;) {
+        const void *values;
+        Span span;
+        void *output = sender ? sender->buffer() : nullptr; // waits while too many are under way
+        int number = input.next(clock, values, span.begin);
         if (number == 0)
             break;
-        if (sender) {
-            check(vigmpi_run(model, batch, number, sender->buffer()));
-            sender->send(number);
-        } else {
-            std::size_t before = results.size();
-            results.resize(before + static_cast<std::size_t>(number) * outputs);
-            check(vigmpi_run(model, batch, number, results.data() + before));
+        if (!sender) {
+            logits.resize(static_cast<std::size_t>(number) * output_bytes(model));
+            output = logits.data();
         }
-        if (receiver)
-            receiver->release();
+        check(vigmpi_run(model.get(), values, number, output));
+        span.end = clock.now();
+        span.requests = number;
+        results.spans.push_back(span);
+        input.release();
+        if (sender)
+            sender->send(number);
+        else if (keeps_logits)
+            results.logits.insert(results.logits.end(), logits.begin(), logits.end());
+        if (answers)
+            answers->send(number, span.end);
+        else if (!sender)
+            input.answered(number, span.end);
     }
     if (sender) {
         sender->send(0);
         sender->finish();
     }
+    if (answers)
+        answers->finish();
+    results.arrivals = input.finish();
     return results;
 }
 
-void send_results(const std::vector<float> &results)
+// Send bytes to rank 0, or receive them there; a message holds at most 2^31 of them.
+void transfer(void *bytes, std::size_t size, int sender, int rank)
 {
-    for (std::size_t start = 0; start < results.size(); start += RESULT_CHUNK)
-        MPI_Send(results.data() + start, static_cast<int>(std::min<std::size_t>(RESULT_CHUNK, results.size() - start)),
-                 MPI_FLOAT, 0, RESULT_TAG, MPI_COMM_WORLD);
+    auto *next = static_cast<unsigned char *>(bytes);
+    for (std::size_t left = size; left && sender != 0;) {
+        std::size_t part = std::min(left, RESULT_CHUNK);
+        if (rank == 0)
+            MPI_Recv(next, static_cast<int>(part), MPI_BYTE, sender, RESULT_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+        else
+            MPI_Send(next, static_cast<int>(part), MPI_BYTE, 0, RESULT_TAG, MPI_COMM_WORLD);
+        next += part;
+        left -= part;
+    }
 }
 
-// Collect the logits of all replicas on rank 0, in the order of the images.
-std::vector<float> collect(const Options &options, const Place &place, std::size_t num_images,
-                           std::size_t classes, const std::vector<float> &own)
+// Return a vector of the sender on rank 0.
+template <typename T> std::vector<T> collect_from(int sender, const Place &place, std::vector<T> own)
 {
-    std::vector<float> all(num_images * classes), replica;
-    auto batch = static_cast<std::size_t>(options.batch_size);
-    auto step = batch * static_cast<std::size_t>(place.replicas);
-    for (int r = 0; r < place.replicas; r++) {
-        std::size_t count = share_of(r, options, place, num_images) * classes;
-        std::size_t first = static_cast<std::size_t>(r) * batch;
-        int rank = r * place.stages + place.stages - 1;
-        const float *next = own.data();
-        if (rank != 0) {
-            replica.resize(count);
-            for (std::size_t start = 0; start < count; start += RESULT_CHUNK)
-                MPI_Recv(replica.data() + start, static_cast<int>(std::min<std::size_t>(RESULT_CHUNK, count - start)),
-                         MPI_FLOAT, rank, RESULT_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-            next = replica.data();
-        }
-        for (std::size_t start = first; start < num_images; start += step) {
-            std::size_t values = std::min(batch, num_images - start) * classes;
-            std::copy(next, next + values, all.data() + start * classes);
-            next += values;
-        }
+    unsigned long long count = own.size();
+    if (sender != 0)
+        transfer(&count, sizeof count, sender, place.rank);
+    if (place.rank == 0 && sender != 0)
+        own.resize(count);
+    transfer(own.data(), own.size() * sizeof(T), sender, place.rank);
+    return own;
+}
+
+// Put the rows of a replica's requests where they belong.
+void place_rows(const Place &place, int replica, const unsigned char *rows, std::size_t row_bytes,
+                std::vector<unsigned char> &all)
+{
+    auto step = static_cast<std::size_t>(place.replicas), request = static_cast<std::size_t>(replica);
+    for (; request * row_bytes < all.size(); request += step, rows += row_bytes)
+        std::memcpy(all.data() + request * row_bytes, rows, row_bytes);
+}
+
+// Return the logits of all requests on rank 0. Collective.
+std::vector<unsigned char> collect_logits(const Place &place, std::size_t requests, std::size_t row_bytes,
+                                          const Results &own)
+{
+    std::vector<unsigned char> all(place.rank == 0 ? requests * row_bytes : 0);
+    for (int replica = 0; replica < place.replicas; replica++) {
+        int sender = replica * place.stages + place.stages - 1;
+        if (place.rank != sender && place.rank != 0)
+            continue;
+        std::vector<unsigned char> rows = collect_from(sender, place, place.rank == sender ? own.logits : std::vector<unsigned char>());
+        if (place.rank == 0)
+            place_rows(place, replica, rows.data(), row_bytes, all);
     }
     return all;
 }
 
-void print_table(const vigmpi_model *model, const std::vector<float> &logits, std::size_t classes)
+// Return the arrivals and spans of all requests on rank 0, doubles [requests, 1 + 2 S]. Collective.
+std::vector<unsigned char> collect_times(const Place &place, std::size_t requests, const Results &own)
 {
-    for (std::size_t image = 0; image * classes < logits.size(); image++) {
-        const float *row = logits.data() + image * classes;
-        std::size_t best = static_cast<std::size_t>(std::max_element(row, row + classes) - row);
-        double sum = 0;
+    auto columns = static_cast<std::size_t>(1 + 2 * place.stages);
+    std::vector<unsigned char> all(place.rank == 0 ? requests * columns * sizeof(double) : 0);
+    for (int replica = 0; replica < place.replicas; replica++) {
+        std::vector<double> rows(place.share(requests, replica) * columns);
+        for (int stage = 0; stage < place.stages; stage++) {
+            int sender = replica * place.stages + stage;
+            if (place.rank != sender && place.rank != 0)
+                continue;
+            bool is_own = place.rank == sender;
+            auto spans = collect_from(sender, place, is_own ? own.spans : std::vector<Span>());
+            if (stage == 0) {
+                auto arrivals = collect_from(sender, place, is_own ? own.arrivals : std::vector<double>());
+                for (std::size_t i = 0; place.rank == 0 && i < arrivals.size(); i++)
+                    rows[i * columns] = arrivals[i];
+            }
+            std::size_t request = 0, column = static_cast<std::size_t>(1 + 2 * stage);
+            for (const Span &span : spans)
+                for (int i = 0; place.rank == 0 && i < static_cast<int>(span.requests); i++, request++) {
+                    rows[request * columns + column] = span.begin;
+                    rows[request * columns + column + 1] = span.end;
+                }
+        }
+        if (place.rank == 0)
+            place_rows(place, replica, reinterpret_cast<unsigned char *>(rows.data()), columns * sizeof(double), all);
+    }
+    return all;
+}
+
+double value_at(const std::vector<unsigned char> &values, std::size_t index, std::size_t bytes)
+{
+    double wide;
+    float narrow;
+    if (bytes == sizeof wide) {
+        std::memcpy(&wide, values.data() + index * bytes, bytes);
+        return wide;
+    }
+    std::memcpy(&narrow, values.data() + index * bytes, bytes);
+    return narrow;
+}
+
+void print_table(const Model &model, const std::vector<unsigned char> &logits, std::size_t classes)
+{
+    std::size_t bytes = value_bytes(model), rows = logits.size() / (classes * bytes);
+    for (std::size_t image = 0; image < rows; image++) {
+        std::vector<double> row(classes);
         for (std::size_t k = 0; k < classes; k++)
-            sum += std::exp(static_cast<double>(row[k]) - static_cast<double>(row[best]));
-        std::printf("%zu  %s  %.1f%%\n", image, vigmpi_class_name(model, static_cast<int>(best)), 100 / sum);
+            row[k] = value_at(logits, image * classes + k, bytes);
+        auto best = std::max_element(row.begin(), row.end());
+        double sum = 0;
+        for (double logit : row)
+            sum += std::exp(logit - *best);
+        const char *name = vigmpi_class_name(model.get(), static_cast<int>(best - row.begin()));
+        std::printf("%zu  %s  %.1f%%\n", image, name ? name : "?", 100 / sum);
     }
     if (std::fflush(stdout) || std::ferror(stdout))
         throw std::runtime_error("cannot write to standard output: the table. Use another file or reader.");
 }
 
+// Run a whole batch and a single image, so that the first of the requests are not slower than others.
+void warm_up(const Options &options, const Model &model)
+{
+    auto images = static_cast<std::size_t>(options.batch_size);
+    std::vector<unsigned char> zeros(images * input_bytes(model)), ignored(images * output_bytes(model));
+    for (int number : {options.batch_size, 1, options.batch_size, 1})
+        check(vigmpi_run(model.get(), zeros.data(), number, ignored.data()));
+}
+
 void run(const Options &options, const Place &place)
 {
     Model model;
-    std::unique_ptr<Source> source;
-    unsigned long long num_images = 0, num_classes = 0;
+    std::unique_ptr<Images> images;
+    Load load;
+    bool needs_table = options.output.empty() && options.times.empty();
     together(place, [&] {
         model = open_stage(options, place);
-        if (place.is_first())
-            source = std::make_unique<Source>(options, place, model.get());
-        if (place.rank == 0 && !options.output.empty())
-            check_writable(options.output);
-        if (static_cast<long long>(vigmpi_input_values(model.get())) * options.batch_size > INT_MAX)
+        if (place.is_first()) {
+            images = std::make_unique<Images>(options, model);
+            load = make_load(options, *images);
+        }
+        for (const std::string &path : {options.output, options.times})
+            if (place.rank == 0 && !path.empty())
+                check_writable(path);
+        if (std::max(input_bytes(model), output_bytes(model)) * static_cast<std::size_t>(options.batch_size) > INT_MAX)
             throw InputError("batch too large: --batch-size " + std::to_string(options.batch_size) +
-                             ". Use a smaller one, since a message holds at most 2^31 values.");
+                             ". Use a smaller one, since a message holds at most 2^31 bytes.");
+        warm_up(options, model);
     });
-    num_classes = static_cast<unsigned long long>(vigmpi_output_values(model.get()));
-    num_images = source ? source->num_images() : 0;
-    MPI_Bcast(&num_images, 1, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
-    MPI_Bcast(&num_classes, 1, MPI_UNSIGNED_LONG_LONG, place.stages - 1, MPI_COMM_WORLD);
+    unsigned long long sizes[] = {load.requests, images ? images->count() : 0}, first[] = {sizes[0], sizes[1]};
+    unsigned long long row_bytes = output_bytes(model);
+    MPI_Bcast(first, 2, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
+    MPI_Bcast(&row_bytes, 1, MPI_UNSIGNED_LONG_LONG, place.stages - 1, MPI_COMM_WORLD);
     together(place, [&] {
-        if (source && source->num_images() != num_images)
-            throw InputError("images differ between ranks: " + options.images + ". Use the same file on all hosts.");
+        if (images && (sizes[0] != first[0] || sizes[1] != first[1]))
+            throw InputError("images differ between ranks: " + options.images + ". Use the same files on all hosts.");
     });
-    std::vector<float> zeros(static_cast<std::size_t>(vigmpi_input_values(model.get())));
-    std::vector<float> ignored(static_cast<std::size_t>(vigmpi_output_values(model.get())));
-    check(vigmpi_run(model.get(), zeros.data(), 1, ignored.data())); // touches all memory
-    MPI_Barrier(MPI_COMM_WORLD);
-    double begun = MPI_Wtime();
-    std::vector<float> results = run_stage(options, place, model.get(), source.get(), num_images);
-    double own_s = MPI_Wtime() - begun, longest_s = 0;
+    Input input(options, place, model, images.get(), load);
+    std::unique_ptr<Sender> sender;
+    if (!place.is_last())
+        sender = std::make_unique<Sender>(place.rank + 1, options.batch_size, output_bytes(model));
+    Clock clock;
+    Results results = run_stage(place, model, input, sender.get(), clock, needs_table || !options.output.empty());
+    double own_s = clock.now(), longest_s = 0;
     MPI_Reduce(&own_s, &longest_s, 1, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
-    if (place.is_last() && place.rank > 0)
-        send_results(results);
+    std::vector<unsigned char> logits, times;
+    if (needs_table || !options.output.empty())
+        logits = collect_logits(place, first[0], row_bytes, results);
+    if (!options.times.empty())
+        times = collect_times(place, first[0], results);
     if (place.rank > 0)
         return;
-    std::vector<float> logits = collect(options, place, num_images, num_classes, results);
-    if (options.output.empty())
-        print_table(model.get(), logits, num_classes);
-    else
-        write_npy(options.output, logits, num_classes);
-    std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", num_images, longest_s,
-                 static_cast<double>(num_images) / longest_s, place.stages, place.replicas);
+    std::size_t bytes = value_bytes(model), classes = row_bytes / bytes;
+    if (needs_table)
+        print_table(model, logits, classes);
+    if (!options.output.empty())
+        write_npy(options.output, logits, classes, bytes);
+    if (!options.times.empty())
+        write_npy(options.times, times, static_cast<std::size_t>(1 + 2 * place.stages), sizeof(double));
+    std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", first[0], longest_s,
+                 static_cast<double>(first[0]) / longest_s, place.stages, place.replicas);
 }
 
 // Print a message of one line, whatever the names in it are.
@@ -412,13 +551,6 @@ void print_error(std::string text)
         if (static_cast<unsigned char>(c) < ' ')
             c = ' ';
     std::fprintf(stderr, "vigmpi_infer: error: %s\n", text.c_str());
-}
-
-bool asks_for_help(int argc, char **argv)
-{
-    return std::any_of(argv + 1, argv + argc, [](const char *argument) {
-        return !std::strcmp(argument, "--help") || !std::strcmp(argument, "-h");
-    });
 }
 
 } // namespace

@@ -255,33 +255,32 @@ int vigmpi_manifest_whole(const struct vigmpi_manifest *manifest, int layer, con
     return (double)*value == numbers[0] ? VIGMPI_OK : damaged(manifest, layer, key);
 }
 
-int vigmpi_manifest_file(struct vigmpi_manifest *manifest, int layer, unsigned char **content,
-                         size_t *size)
+int vigmpi_manifest_file(struct vigmpi_manifest *manifest, int layer, const char *prefix, char **path,
+                         unsigned char **content, size_t *size)
 {
     const char *name = "", *expected = "";
-    char *path, digest[65];
+    char key[64], digest[65];
     int count, size_bytes;
-    int status = vigmpi_manifest_strings(manifest, layer, "file", &name, 1, &count);
+    *path = NULL;
+    *content = NULL;
+    snprintf(key, sizeof key, "%sfile", prefix);
+    int status = vigmpi_manifest_strings(manifest, layer, key, &name, 1, &count);
     if (!status && (strchr(name, '/') || *name == '.'))
-        status = damaged(manifest, layer, "file");
+        status = damaged(manifest, layer, key);
+    snprintf(key, sizeof key, "%ssha256", prefix);
     if (!status)
-        status = vigmpi_manifest_strings(manifest, layer, "sha256", &expected, 1, &count);
+        status = vigmpi_manifest_strings(manifest, layer, key, &expected, 1, &count);
+    snprintf(key, sizeof key, "%sbytes", prefix);
     if (!status)
-        status = vigmpi_manifest_whole(manifest, layer, "bytes", &size_bytes);
+        status = vigmpi_manifest_whole(manifest, layer, key, &size_bytes);
     if (!status)
-        status = join(manifest->folder, name, &path);
+        status = join(manifest->folder, name, path);
+    if (!status)
+        status = read_file(*path, (size_t)size_bytes, content, size);
     if (status)
         return status;
-    status = read_file(path, (size_t)size_bytes, content, size);
-    if (!status) {
-        vigmpi_sha256(*content, *size, digest);
-        if (*size != (size_t)size_bytes || strcmp(digest, expected) != 0) {
-            free(*content);
-            *content = NULL;
-            status = vigmpi_fail(VIGMPI_INPUT, "changed file: %s is not the one exported. %s.", path,
-                                 REMEDY);
-        }
-    }
-    free(path);
+    vigmpi_sha256(*content, *size, digest);
+    if (*size != (size_t)size_bytes || strcmp(digest, expected) != 0)
+        status = vigmpi_fail(VIGMPI_INPUT, "changed file: %s is not the one exported. %s.", *path, REMEDY);
     return status;
 }

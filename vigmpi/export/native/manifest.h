@@ -32,9 +32,9 @@ int vigmpi_manifest_numbers(const struct vigmpi_manifest *manifest, int layer, c
 int vigmpi_manifest_whole(const struct vigmpi_manifest *manifest, int layer, const char *key,
                           int *value);
 
-/* Read the file that a layer's table names with `file`, `bytes` and `sha256`, and compare it with
-   these. The content is to be freed. */
-int vigmpi_manifest_file(struct vigmpi_manifest *manifest, int layer, unsigned char **content,
-                         size_t *size);
+/* Read the file that a layer's table names with `file`, `bytes` and `sha256`, each behind this
+   prefix, and compare it with these. Path and content are to be freed, after failures too. */
+int vigmpi_manifest_file(struct vigmpi_manifest *manifest, int layer, const char *prefix, char **path,
+                         unsigned char **content, size_t *size);
 
 #endif

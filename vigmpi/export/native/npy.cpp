@@ -10,14 +10,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "options.hpp"
+
 namespace {
 
 const char MAGIC[] = "\x93NUMPY";
 
+struct Type {
+    const char *name;
+    std::size_t bytes;
+};
+const Type TYPES[] = {{"'|u1'", 1}, {"'<f4'", sizeof(float)}, {"'<f8'", sizeof(double)}};
+
 InputError problem(const std::string &path, const std::string &reason)
 {
     return InputError("cannot read array: " + path + " (" + reason +
-                      "). Use a .npy file of bytes or float32 in C order.");
+                      "). Use a .npy file of uint8, float32 or float64 in C order.");
 }
 
 std::string unwritable(const std::string &path, int error)
@@ -82,12 +90,14 @@ NpyReader::NpyReader(const std::string &path)
 void NpyReader::parse(const std::string &header)
 {
     std::string type = value_of(header, "descr"), shape = value_of(header, "shape");
-    is_bytes_ = type == "'|u1'";
-    if (!is_bytes_ && type != "'<f4'")
+    for (const Type &known : TYPES)
+        if (type == known.name)
+            value_bytes_ = known.bytes;
+    if (!value_bytes_)
         throw std::invalid_argument("its values are " + type);
     if (value_of(header, "fortran_order") != "False")
         throw std::invalid_argument("it is in Fortran order");
-    std::size_t count = is_bytes_ ? 1 : sizeof(float);
+    std::size_t count = value_bytes_;
     const auto *bytes = static_cast<const unsigned char *>(mapping_.memory);
     std::size_t available = mapping_.size - static_cast<std::size_t>(values_ - bytes);
     for (std::size_t at = 1; at < shape.size();) {
@@ -115,10 +125,12 @@ void check_writable(const std::string &path)
     std::remove((path + ".part").c_str());
 }
 
-void write_npy(const std::string &path, const std::vector<float> &values, std::size_t columns)
+void write_npy(const std::string &path, const std::vector<unsigned char> &values, std::size_t columns,
+               std::size_t value_bytes)
 {
-    std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
-                         std::to_string(values.size() / columns) + ", " +
+    std::string header = "{'descr': '<f" + std::to_string(value_bytes) +
+                         "', 'fortran_order': False, 'shape': (" +
+                         std::to_string(values.size() / (columns * value_bytes)) + ", " +
                          std::to_string(columns) + "), }";
     header.append(63 - (header.size() + 10) % 64, ' ');
     header += '\n';
@@ -131,7 +143,7 @@ void write_npy(const std::string &path, const std::vector<float> &values, std::s
     std::FILE *file = std::fopen(unfinished.c_str(), "wb");
     bool written = file && std::fwrite(start, 1, 10, file) == 10 &&
                    std::fwrite(header.data(), 1, header.size(), file) == header.size() &&
-                   std::fwrite(values.data(), sizeof(float), values.size(), file) == values.size();
+                   std::fwrite(values.data(), 1, values.size(), file) == values.size();
     int error = errno;
     if (file && std::fclose(file) != 0 && written) {
         written = false;

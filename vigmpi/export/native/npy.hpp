@@ -3,21 +3,15 @@
 #define VIGMPI_NPY_HPP
 
 #include <cstddef>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
-// An error of input that this rank has found.
-struct InputError : std::runtime_error {
-    using runtime_error::runtime_error;
-};
-
 class NpyReader {
 public:
-    // Map a file into memory, whose values are bytes (|u1) or floats (<f4).
+    // Map a file into memory, whose values are pixels (|u1), floats (<f4) or doubles (<f8).
     explicit NpyReader(const std::string &path);
 
-    bool is_bytes() const { return is_bytes_; }
+    std::size_t value_bytes() const { return value_bytes_; }
     const std::vector<std::size_t> &shape() const { return shape_; }
     const unsigned char *values() const { return values_; }
 
@@ -31,7 +25,7 @@ private:
     };
 
     Mapping mapping_;
-    bool is_bytes_ = false;
+    std::size_t value_bytes_ = 0;
     std::vector<std::size_t> shape_;
     const unsigned char *values_ = nullptr;
 };
@@ -39,7 +33,8 @@ private:
 // Throw InputError if a file cannot be written at a path.
 void check_writable(const std::string &path);
 
-// Write floats [rows, columns]; the file gets its name when it is complete.
-void write_npy(const std::string &path, const std::vector<float> &values, std::size_t columns);
+// Write floats or doubles [rows, columns]; the file gets its name when it is complete.
+void write_npy(const std::string &path, const std::vector<unsigned char> &values, std::size_t columns,
+               std::size_t value_bytes);
 
 #endif

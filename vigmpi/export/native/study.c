@@ -10,11 +10,10 @@
 
 #include "error.h"
 #include "gelu.h"
-#include "manifest.h"
-#include "processor.h"
+#include "model.h"
 
 enum {
-    CHANNELS = 3,
+    CHANNELS = VIGMPI_CHANNELS,
     WIDTH = 2 * CHANNELS + 1, /* features of a Grapher */
     NODES = 256,              /* processed at a time */
     UNITS = 4,                /* hidden units processed at a time; 8 divides their number */
@@ -39,14 +38,13 @@ struct layer {
     unsigned char *content; /* holds the arrays */
 };
 
-struct vigmpi_model {
-    struct vigmpi_manifest manifest;
-    int height, width, num_classes, num_layers;
-    const char **class_names;
-    float mean[CHANNELS], scale[CHANNELS];
-    struct layer *layers;
+struct vigmpi_layers {
+    int height, width, count; /* layers that are open */
     float *planes; /* the image's features, their sums along rows, the output and the degrees */
+    struct layer layers[];
 };
+
+const char VIGMPI_FORM[] = "c";
 
 /* y[o] += sum over hidden units of v gelu(a x + b), for a block of nodes. */
 static inline __attribute__((always_inline)) void
@@ -95,13 +93,13 @@ static void sum_rows(const float *restrict x, int height, int width, float *rest
     }
 }
 
-static void run_half(const struct vigmpi_model *model, const struct half_block *half,
+static void run_half(const struct vigmpi_layers *layers, const struct half_block *half,
                      float *x, float *sums, float *out, const float *degrees)
 {
-    int width = model->width, num_nodes = model->height * width, is_grapher = half->features == WIDTH;
-    size_t stride = (size_t)(model->height + 2) * (size_t)width;
+    int width = layers->width, num_nodes = layers->height * width, is_grapher = half->features == WIDTH;
+    size_t stride = (size_t)(layers->height + 2) * (size_t)width;
     for (int c = 0; is_grapher && c < CHANNELS; c++)
-        sum_rows(x + c * num_nodes, model->height, width, sums + c * stride);
+        sum_rows(x + c * num_nodes, layers->height, width, sums + c * stride);
     for (int start = 0; start < num_nodes; start += NODES) {
         float f[WIDTH][NODES] __attribute__((aligned(ALIGNMENT)));
         float y[CHANNELS][NODES] __attribute__((aligned(ALIGNMENT)));
@@ -154,33 +152,27 @@ static void run_head(const struct head *head, const float *x, int num_nodes, flo
     }
 }
 
-static int no_images(int num_images)
+int vigmpi_layers_run(struct vigmpi_model *model, const void *input, int num_images, void *output)
 {
-    return vigmpi_fail(VIGMPI_INPUT, "no images: num_images is %d. Pass at least 1.", num_images);
-}
-
-int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *output)
-{
-    int num_nodes = model->height * model->width;
+    const struct vigmpi_layers *layers = model->layers;
+    int num_nodes = layers->height * layers->width;
     size_t plane = (size_t)CHANNELS * (size_t)num_nodes;
-    size_t padded = (size_t)CHANNELS * (size_t)(model->height + 2) * (size_t)model->width;
-    float *x = model->planes, *out = x + plane, *sums = out + plane, *degrees = sums + padded;
+    size_t padded = (size_t)CHANNELS * (size_t)(layers->height + 2) * (size_t)layers->width;
+    float *x = layers->planes, *out = x + plane, *sums = out + plane, *degrees = sums + padded;
     float *values = output;
-    if (num_images < 1)
-        return no_images(num_images);
     for (int image = 0; image < num_images; image++) {
         memcpy(x, (const float *)input + (size_t)image * plane, plane * sizeof *x);
-        for (int l = 0; l < model->num_layers; l++) {
-            const struct layer *layer = &model->layers[l];
+        for (int l = 0; l < layers->count; l++) {
+            const struct layer *layer = &layers->layers[l];
             if (layer->is_head) {
                 run_head(&layer->head, x, num_nodes, values);
                 values += layer->head.classes;
                 break;
             }
-            run_half(model, &layer->halves[0], x, sums, out, degrees);
-            run_half(model, &layer->halves[1], x, sums, out, degrees);
+            run_half(layers, &layer->halves[0], x, sums, out, degrees);
+            run_half(layers, &layer->halves[1], x, sums, out, degrees);
         }
-        if (!model->layers[model->num_layers - 1].is_head) {
+        if (!layers->layers[layers->count - 1].is_head) {
             memcpy(values, x, plane * sizeof *x);
             values += plane;
         }
@@ -217,9 +209,11 @@ static int open_layer(vigmpi_model *model, int index, struct layer *layer)
     double hidden[VIGMPI_MAX_NUMBERS];
     int count, is_mean = 0;
     size_t size;
+    char *path = NULL;
     int status = vigmpi_manifest_numbers(&model->manifest, index, "hidden", hidden, &count);
     if (!status)
-        status = vigmpi_manifest_file(&model->manifest, index, &layer->content, &size);
+        status = vigmpi_manifest_file(&model->manifest, index, "", &path, &layer->content, &size);
+    free(path);
     if (!status && count == 1)
         status = vigmpi_manifest_whole(&model->manifest, index, "mean_of_nodes", &is_mean);
     if (status)
@@ -268,159 +262,55 @@ static void count_neighbours(int height, int width, float *degrees)
         }
 }
 
-static int allocate_planes(vigmpi_model *model)
+static int allocate_planes(struct vigmpi_layers *layers)
 {
-    size_t nodes = (size_t)model->height * (size_t)model->width;
-    size_t padded = (size_t)(model->height + 2) * (size_t)model->width;
+    size_t nodes = (size_t)layers->height * (size_t)layers->width;
+    size_t padded = (size_t)(layers->height + 2) * (size_t)layers->width;
     size_t size = ((2 * CHANNELS + 1) * nodes + CHANNELS * padded) * sizeof(float);
     size = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    model->planes = aligned_alloc(ALIGNMENT, size);
-    if (!model->planes)
+    layers->planes = aligned_alloc(ALIGNMENT, size);
+    if (!layers->planes)
         return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %zu bytes. Close a model.", size);
-    memset(model->planes, 0, size);
-    count_neighbours(model->height, model->width, model->planes + 2 * CHANNELS * nodes + CHANNELS * padded);
+    memset(layers->planes, 0, size);
+    count_neighbours(layers->height, layers->width, layers->planes + 2 * CHANNELS * nodes + CHANNELS * padded);
     return VIGMPI_OK;
 }
 
-static int read_header(vigmpi_model *model)
+int vigmpi_layers_open(struct vigmpi_model *model, int first, int num_layers)
 {
-    struct vigmpi_manifest *manifest = &model->manifest;
-    const char *kind = "";
-    double size[VIGMPI_MAX_NUMBERS], mean[VIGMPI_MAX_NUMBERS], std[VIGMPI_MAX_NUMBERS];
-    int count = 0, num_means = 0, num_stds = 0, classes;
-    int status = vigmpi_manifest_strings(manifest, -1, "kind", &kind, 1, &count);
-    if (!status && strcmp(kind, "c") != 0)
-        return vigmpi_fail(VIGMPI_INPUT, "export of another kind: %s in %s. Use the library for it.", kind,
-                           manifest->folder);
-    if (!status)
-        status = vigmpi_manifest_numbers(manifest, -1, "image_size", size, &count);
-    if (!status)
-        status = vigmpi_manifest_numbers(manifest, -1, "mean", mean, &num_means);
-    if (!status)
-        status = vigmpi_manifest_numbers(manifest, -1, "std", std, &num_stds);
-    if (!status)
-        status = vigmpi_manifest_whole(manifest, -1, "num_classes", &model->num_classes);
-    if (status)
-        return status;
-    if (count != 2 || num_means != CHANNELS || num_stds != CHANNELS || model->num_classes < 1 ||
-        !(size[0] >= 1 && size[1] >= 1 && size[0] * size[1] <= 1 << 28))
-        return vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml. Run vigmpi export again.",
-                           manifest->folder);
-    model->height = (int)size[0];
-    model->width = (int)size[1];
-    for (int c = 0; c < CHANNELS; c++) {
-        model->mean[c] = (float)mean[c];
-        model->scale[c] = (float)(1 / (std[c] > 0 ? std[c] : 1));
-    }
-    model->class_names = calloc((size_t)model->num_classes, sizeof *model->class_names);
-    if (!model->class_names)
-        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d classes. Close a model.",
-                           model->num_classes);
-    status = vigmpi_manifest_strings(manifest, -1, "classes", model->class_names, model->num_classes,
-                                     &classes);
-    if (!status && classes != model->num_classes)
-        status = vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (classes). Run vigmpi "
-                             "export again.", manifest->folder);
-    return status;
-}
-
-static int open_layers(vigmpi_model *model, int first, int num_layers)
-{
-    int all = model->manifest.num_layers;
-    if (!all)
-        return vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (no layers). Run vigmpi "
-                           "export again.", model->manifest.folder);
-    if (first < 0 || num_layers < 0 || first >= all || num_layers > all - first)
-        return vigmpi_fail(VIGMPI_INPUT, "no such layers: %d from %d on. Use those of 0 to %d.", num_layers,
-                           first, all - 1);
-    model->num_layers = num_layers ? num_layers : all - first;
-    model->layers = calloc((size_t)model->num_layers, sizeof *model->layers);
-    if (!model->layers)
+    if (model->value_bytes != sizeof(float))
+        return vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (dtype). Run vigmpi export "
+                           "again.", model->manifest.folder);
+    struct vigmpi_layers *layers =
+        calloc(1, sizeof *layers + (size_t)num_layers * sizeof *layers->layers);
+    if (!layers)
         return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: %d layers. Close a model.", num_layers);
-    for (int l = 0; l < model->num_layers; l++) {
-        int status = open_layer(model, first + l, &model->layers[l]);
-        if (!status && model->layers[l].is_head && first + l < all - 1)
+    model->layers = layers;
+    layers->height = model->height;
+    layers->width = model->width;
+    for (; layers->count < num_layers; layers->count++) {
+        struct layer *layer = &layers->layers[layers->count];
+        int status = open_layer(model, first + layers->count, layer);
+        if (!status && layer->is_head && first + layers->count < model->manifest.num_layers - 1)
             status = vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (layers behind the "
                                  "head). Run vigmpi export again.", model->manifest.folder);
-        if (status)
+        if (status) {
+            free(layer->content);
             return status;
+        }
     }
-    return allocate_planes(model);
+    const struct layer *last = &layers->layers[num_layers - 1];
+    model->input_values = (size_t)CHANNELS * (size_t)model->height * (size_t)model->width;
+    model->output_values = last->is_head ? (size_t)last->head.classes : model->input_values;
+    return allocate_planes(layers);
 }
 
-int vigmpi_open(const char *folder, int first, int num_layers, vigmpi_model **opened)
+void vigmpi_layers_close(struct vigmpi_layers *layers)
 {
-    int status = vigmpi_check_processor();
-    *opened = NULL;
-    if (status)
-        return status;
-    vigmpi_model *model = calloc(1, sizeof *model);
-    if (!model)
-        return vigmpi_fail(VIGMPI_FAILURE, "not enough memory: a model. Close another one.");
-    status = vigmpi_manifest_read(folder, &model->manifest);
-    if (!status)
-        status = read_header(model);
-    if (!status)
-        status = open_layers(model, first, num_layers);
-    if (status)
-        vigmpi_close(model);
-    else
-        *opened = model;
-    return status;
-}
-
-void vigmpi_close(vigmpi_model *model)
-{
-    if (!model)
+    if (!layers)
         return;
-    for (int l = 0; model->layers && l < model->num_layers; l++)
-        free(model->layers[l].content);
-    free(model->layers);
-    free(model->class_names);
-    free(model->planes);
-    vigmpi_manifest_free(&model->manifest);
-    free(model);
-}
-
-int vigmpi_input_values(const vigmpi_model *model)
-{
-    return CHANNELS * model->height * model->width;
-}
-
-int vigmpi_output_values(const vigmpi_model *model)
-{
-    const struct layer *last = &model->layers[model->num_layers - 1];
-    return last->is_head ? last->head.classes : vigmpi_input_values(model);
-}
-
-void vigmpi_image_size(const vigmpi_model *model, int *height, int *width)
-{
-    *height = model->height;
-    *width = model->width;
-}
-
-int vigmpi_num_layers(const vigmpi_model *model)
-{
-    return model->manifest.num_layers;
-}
-
-int vigmpi_normalize(const vigmpi_model *model, const unsigned char *pixels, int num_images,
-                     void *values)
-{
-    int num_nodes = model->height * model->width;
-    float *out = values;
-    if (num_images < 1)
-        return no_images(num_images);
-    for (int image = 0; image < num_images; image++)
-        for (int c = 0; c < CHANNELS; c++)
-            for (int i = 0; i < num_nodes; i++) {
-                size_t node = (size_t)image * (size_t)num_nodes + (size_t)i;
-                *out++ = (pixels[CHANNELS * node + (size_t)c] / 255.0f - model->mean[c]) * model->scale[c];
-            }
-    return VIGMPI_OK;
-}
-
-const char *vigmpi_class_name(const vigmpi_model *model, int index)
-{
-    return index >= 0 && index < model->num_classes ? model->class_names[index] : NULL;
+    for (int l = 0; l < layers->count; l++)
+        free(layers->layers[l].content);
+    free(layers->planes);
+    free(layers);
 }

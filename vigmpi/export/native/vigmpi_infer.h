@@ -23,7 +23,7 @@ typedef struct vigmpi_model vigmpi_model;
    The files are compared with their digests. */
 int vigmpi_open(const char *folder, int first, int num_layers, vigmpi_model **model);
 
-/* Run the layers on num_images images.
+/* Run the layers on num_images images, at least 1 and at most the export's largest batch.
    input:  [num_images, values of the first layer's input], as the manifest describes them
    output: [num_images, values of the last layer's output] */
 int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *output);
@@ -31,9 +31,10 @@ int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *out
 /* Free a handle; NULL is allowed. */
 void vigmpi_close(vigmpi_model *model);
 
-/* Numbers of an image's values, which are floats. */
+/* Numbers of an image's values, and the bytes of each: 4 for floats, 8 for doubles. */
 int vigmpi_input_values(const vigmpi_model *model);
 int vigmpi_output_values(const vigmpi_model *model);
+int vigmpi_value_bytes(const vigmpi_model *model);
 
 /* Height and width of the model's images, in pixels. */
 void vigmpi_image_size(const vigmpi_model *model, int *height, int *width);

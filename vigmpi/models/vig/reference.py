@@ -37,13 +37,16 @@ def nearest(
     nodes: Tensor, candidates: Tensor, k: int, dilation: int, offsets: Tensor | None = None
 ) -> Tensor:
     """Return what `graphs.neighbours.nearest` does."""
+    return _smallest(distances(nodes, candidates, offsets), k * dilation)[..., ::dilation]
+
+
+def distances(nodes: Tensor, candidates: Tensor, offsets: Tensor | None = None) -> Tensor:
+    """Return squared distances [images, nodes, candidates] without a term that changes no order."""
     x, y = (F.normalize(features.flatten(2).mT, dim=2) for features in (nodes, candidates))
-    # |x|^2 is left out: it changes no order.
     squares = y.square().sum(dim=2)[:, None]
     if offsets is not None:
         squares = squares + offsets
-    distances = torch.baddbmm(squares, x, y.mT, alpha=-2)
-    return _smallest(distances, k * dilation)[..., ::dilation]
+    return torch.baddbmm(squares, x, y.mT, alpha=-2)
 
 
 def _smallest(distances: Tensor, count: int) -> Tensor:

@@ -13,28 +13,29 @@ _PR_SET_PDEATHSIG = 1  # from prctl.h
 
 
 @contextmanager
-def decoder_pool(workers: int) -> Iterator[Executor]:
+def worker_pool(workers: int, work: str) -> Iterator[Executor]:
     """Context of worker processes; if the system has no semaphores, this process does the work.
 
-    Processes are used because decoding of small images is dominated by Python code: for 32x32
-    pixels, two threads reached 0.85 times and two processes 2.2 times the speed of one.
+    Args:
+        workers: number of processes.
+        work: what they do, for the warning that one process does it.
     """
-    with _executor(workers) as pool:
+    with _executor(workers, work) as pool:
         try:
             yield pool
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _executor(workers: int) -> Executor:
+def _executor(workers: int, work: str) -> Executor:
     try:
         return ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
         )
     except OSError as error:  # semaphores are files in /dev/shm
         show(
-            f"vigmpi: warning: one process decodes all images, because no semaphores can be made "
-            f"in /dev/shm ({error_reason(error)}).\n"
+            f"vigmpi: warning: one process {work}, because no semaphores can be made in /dev/shm "
+            f"({error_reason(error)}).\n"
         )
         return _ThisProcess()
 

@@ -1,0 +1,148 @@
+"""Compilation of layers to packages of AOTInductor."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vigmpi.errors import InputError, RunError
+from vigmpi.export.compiler import telling_line
+from vigmpi.export.torch_form import ExportableLayer
+from vigmpi.worker_pool import worker_pool
+
+_MIN_BATCH = 2  # torch.export makes a constant of a batch of 0 or 1 images
+# Levels of x86 by what they need and the manifest names, and the bits of their vectors.
+_V3 = ("avx2", "fma", "bmi", "bmi2")
+_V4 = (*_V3, "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl")
+_LEVELS = (("x86-64-v3", _V3, 256), ("x86-64-v4", _V4, 512))
+_TOLERANCE = 1e-3  # of the largest value; a compiler's error is larger
+_DEVIATING = 0.05  # share of the values that may differ, where rounding chose another neighbour
+
+
+@dataclass(frozen=True)
+class Target:
+    """What packages are compiled for.
+
+    Attributes:
+        max_batch_size: number of images in the largest batch, at least 2.
+        threads: number of threads that each operation uses.
+        instructions: sets of instructions that the code may use (`compiler.py` names them).
+    """
+
+    max_batch_size: int
+    threads: int
+    instructions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    layer: ExportableLayer
+    name: str
+    single: bool
+    target: Target
+    path: Path
+
+
+def compile_layers(
+    layers: Mapping[str, ExportableLayer], target: Target, folder: Path, workers: int
+) -> Iterator[tuple[bytes, bytes]]:
+    """Compile each layer for batches and for a single image, and compare the results.
+
+    Args:
+        layers: the layers by their names.
+        folder: where files may be written; they are removed.
+        workers: number of processes.
+
+    Yields:
+        The contents of both packages of a layer.
+
+    Raises:
+        InputError: if there is no compiler, or it fails.
+        RunError: if a package computes something else than its layer.
+        OSError: if a file cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        jobs = [
+            [
+                _Job(layer, name, single, target, Path(scratch, f"{index}-{int(single)}.pt2"))
+                for single in (False, True)
+            ]
+            for index, (name, layer) in enumerate(layers.items())
+        ]
+        with worker_pool(workers, "compiles all layers") as pool:
+            pending = [[pool.submit(_compile, job) for job in pair] for pair in jobs]
+            for batch, single in pending:
+                yield batch.result(), single.result()
+
+
+def _compile(job: _Job) -> bytes:
+    """Return the content of a package that has been compared with its layer."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # noqa: PLC0415 (seconds)
+
+    warnings.simplefilter("ignore")  # torch's own
+    torch.set_num_threads(job.target.threads)
+    try:
+        with torch.no_grad():
+            _write_package(job)
+            _compare(job)
+    except InvalidCxxCompiler as error:
+        raise InputError(
+            "no compiler for C++: g++ was not found. Install it or set CXX to another one."
+        ) from error
+    except CppCompileError as error:
+        raise InputError(
+            f"the compiler failed: {job.name} ({telling_line(str(error))}). Set CXX to another one."
+        ) from error
+    return job.path.read_bytes()
+
+
+def _write_package(job: _Job) -> None:
+    from torch._inductor import aoti_compile_and_package  # noqa: PLC0415 (takes seconds)
+
+    largest = job.target.max_batch_size
+    images = torch.export.Dim("images", min=_MIN_BATCH, max=largest)
+    program = torch.export.export(
+        job.layer,
+        (_random_input(job, 1 if job.single else largest),),
+        dynamic_shapes=None if job.single else {"values": {0: images}},
+        strict=False,
+    )
+    aoti_compile_and_package(program, package_path=str(job.path), inductor_configs=_options(job))
+
+
+def _options(job: _Job) -> dict[str, Any]:
+    """Return options with which the code needs no instructions but those of the target."""
+    march, width = "", None
+    for level, needed, bits in _LEVELS:
+        if set(needed) <= set(job.target.instructions):
+            march, width = level, bits
+    return {"cpp.threads": job.target.threads, "cpp.march": march, "cpp.simdlen": width}
+
+
+def _compare(job: _Job) -> None:
+    from torch._inductor import aoti_load_package  # noqa: PLC0415 (takes seconds)
+
+    package = aoti_load_package(str(job.path))
+    values = _random_input(job, 1 if job.single else job.target.max_batch_size)
+    expected, actual = job.layer(values), package(values)
+    if not expected.isfinite().all():
+        raise InputError(
+            f"weights without finite features: {job.name} of the checkpoint. Use another "
+            f"checkpoint."
+        )
+    deviating = (actual - expected).abs() > _TOLERANCE * expected.abs().max()
+    if not deviating.double().mean() <= _DEVIATING:
+        raise RunError(
+            f"the package differs from the layer: {job.name}. Set CXX to another compiler."
+        )
+
+
+def _random_input(job: _Job, images: int) -> Tensor:
+    stream = torch.Generator().manual_seed(0)
+    shape = job.layer.inputs.memory_shape
+    return torch.randn(images, *shape, generator=stream, dtype=job.layer.dtype)
