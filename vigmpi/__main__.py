@@ -128,6 +128,10 @@ def _run_on_ranks(
     with watchdog(group.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
         roll_call.end()  # from now on, the watchdog notices missing ranks
         with garbage_collection_paused():
+            if command == "infer":
+                from vigmpi.commands.infer import infer  # noqa: PLC0415
+
+                return infer(group, activity)
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
         return (train if command == "train" else evaluate)(group, activity, stop)

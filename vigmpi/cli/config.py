@@ -72,14 +72,16 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
-_layout, _model, _data, _training, _record, _checkpoints, _failures, _terminal = (
+_layout, _model, _data, _training, _record, _checkpoints, _failures, _terminal, _requests = (
     partial(_option, group)
     for group in (
         *("layout", "model", "data", "training"),
-        *("record", "checkpoints", "failures", "terminal"),
+        *("record", "checkpoints", "failures", "terminal", "requests"),
     )
 )
 _TRAIN = ("train",)
+_INFER = ("infer",)
+_ALL = ("train", "evaluate", "infer")
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,19 @@ class RunConfig:
         start: the checkpoint that `resume` or `checkpoint` names; not an option itself.
     """
 
-    stages: int = _layout(1, "number of pipeline stages", whole_number(1), metavar="S")
+    stages: int = _layout(
+        1,
+        "number of pipeline stages",
+        whole_number(1),
+        metavar="S",
+        commands=_ALL,
+    )
     replicas: int = _layout(
         1,
         "number of copies of the pipeline, each with its own share of the data",
         whole_number(1),
         metavar="R",
+        commands=_ALL,
     )
     chunks: int = _layout(
         1,
@@ -189,6 +198,7 @@ class RunConfig:
         "minimize the time of the slowest stage (default: as even as possible)",
         split,
         metavar="N,N|measured",
+        commands=_ALL,
     )
     split_after: tuple[str, ...] | None = _layout(
         None,
@@ -196,6 +206,7 @@ class RunConfig:
         '"block 2,block 5"',
         comma_separated,
         metavar="NAME,NAME",
+        commands=_ALL,
     )
     schedule: str = _layout(
         "gpipe",
@@ -212,12 +223,21 @@ class RunConfig:
         "of the available cores)",
         whole_number(1, MAX_THREADS),
         metavar="N",
+        commands=_ALL,
     )
     model: str = _model(
-        "study", "model to use; vigmpi models lists all of them", choices=MODELS, metavar="NAME"
+        "study",
+        "model to use; vigmpi models lists all of them",
+        choices=MODELS,
+        metavar="NAME",
+        commands=_ALL,
     )
     blocks: int = _model(
-        8, "number of blocks of the study's model", whole_number(1, MAX_BLOCKS), metavar="N"
+        8,
+        "number of blocks of the study's model",
+        whole_number(1, MAX_BLOCKS),
+        metavar="N",
+        commands=_ALL,
     )
     conv: str = _model(
         "mr",
@@ -225,6 +245,7 @@ class RunConfig:
         "(GraphSAGE) or gin (GIN)",
         choices=CONVOLUTIONS,
         metavar="NAME",
+        commands=_ALL,
     )
     drop_path: float = _model(
         0.0,
@@ -240,6 +261,7 @@ class RunConfig:
         "loss and gradient sums stay fp32); not for the study's model",
         choices=PRECISIONS,
         metavar="NAME",
+        commands=_ALL,
     )
     matmul: str | None = _model(
         None,
@@ -247,6 +269,7 @@ class RunConfig:
         "the fastest); not for the study's model",
         choices=MATMULS,
         metavar="NAME",
+        commands=_ALL,
     )
     backend: str = _model(
         "fast",
@@ -254,12 +277,14 @@ class RunConfig:
         "compute the same function",
         choices=BACKENDS,
         metavar="NAME",
+        commands=_ALL,
     )
     readout: str = _model(
         ModelConfig.readout,
         "pooling of an image's nodes in the head of the study's model: sum or mean",
         choices=READOUTS,
         metavar="NAME",
+        commands=_ALL,
     )
     dataset: str | None = _data(
         None,
@@ -421,11 +446,11 @@ class RunConfig:
     trace: bool = _record(False, "record the start and end of every action on every rank")
     checkpoint: str | None = _checkpoints(
         None,
-        "what to evaluate (required): a checkpoint, a folder of checkpoints, a file of weights, "
+        "what to use (required): a checkpoint, a folder of checkpoints, a file of weights, "
         "or 'latest' in the current folder; the options of the run that wrote it, except its "
         "layout, apply unless given here or in the TOML file",
         str,
-        ("evaluate",),
+        ("evaluate", "infer"),
         metavar="PATH",
     )
     resume: str | None = _checkpoints(
@@ -438,7 +463,7 @@ class RunConfig:
         _TRAIN,
         metavar="PATH",
     )
-    no_ema: bool = _checkpoints(False, NO_EMA_HELP, commands=("evaluate",))
+    no_ema: bool = _checkpoints(False, NO_EMA_HELP, commands=("evaluate", "infer"))
     replace_head: bool = _checkpoints(
         False,
         "start a new run from the weights of --resume with a newly initialized head, for example "
@@ -487,6 +512,7 @@ class RunConfig:
         "abort if a rank sends no heartbeat for this many seconds",
         seconds(MIN_TIMEOUT_S),
         metavar="SECONDS",
+        commands=_ALL,
     )
     stall_timeout: float | None = _failures(
         None,
@@ -494,6 +520,7 @@ class RunConfig:
         "mini-batches, whichever is longer; ten times that before the first mini-batch ends)",
         seconds(MIN_TIMEOUT_S),
         metavar="SECONDS",
+        commands=_ALL,
     )
     progress: str = _terminal(
         "auto",
@@ -567,3 +594,89 @@ class RunConfig:
                 f"{self.batch_size}. Use --chunks {self.batch_size} or fewer, or a larger "
                 f"--batch-size."
             )
+
+
+@dataclass(frozen=True)
+class InferConfig(RunConfig):
+    """Options of `vigmpi infer`."""
+
+    batch_size: int = _requests(
+        16,
+        "largest number of images that a stage processes at a time",
+        whole_number(1),
+        _INFER,
+        metavar="N",
+    )
+    images: Path | None = _requests(
+        None,
+        "images to classify (required): a .npy file of uint8 pixels [images, height, width, 3], or "
+        "of normalized float32 values [images, 3, height, width]",
+        file_path,
+        _INFER,
+        metavar="FILE",
+    )
+    output: Path | None = _requests(
+        None,
+        ".npy file of the logits to write, [requests, classes] (default: without --times, a table "
+        "of the most probable classes is printed)",
+        file_path,
+        _INFER,
+        metavar="FILE",
+    )
+    arrivals: Path | None = _requests(
+        None,
+        ".npy file of the seconds at which requests for an image each arrive, ascending float64; "
+        "they take the images and the replicas in turn (default: one for each image, all at once)",
+        file_path,
+        _INFER,
+        metavar="FILE",
+    )
+    in_flight: int = _requests(
+        0,
+        "number of requests that each replica has at any time: one arrives when another is "
+        "answered; 0 for no limit",
+        whole_number(0),
+        _INFER,
+        metavar="K",
+    )
+    requests: int = _requests(
+        0,
+        "number of requests for --in-flight; 0 for one for each image",
+        whole_number(0),
+        _INFER,
+        metavar="N",
+    )
+    batch_wait_ms: float = _requests(
+        0.0,
+        "milliseconds that a request waits for others in its batch",
+        non_negative_number,
+        _INFER,
+        metavar="X",
+    )
+    times: Path | None = _requests(
+        None,
+        ".npy file to write, [requests, 1 + 2 S]: the arrival of each request, and the begin and "
+        "the end of its batch on each stage, in seconds",
+        file_path,
+        _INFER,
+        metavar="FILE",
+    )
+
+    def check(self) -> None:
+        """Raise InputError if options contradict each other."""
+        super().check()
+        if self.images is None:
+            raise InputError("no images: --images is missing. Use vigmpi infer --images FILE.npy.")
+        if self.arrivals and self.in_flight:
+            raise InputError("two kinds of load: --arrivals and --in-flight. Use one of them.")
+        if self.requests and not self.in_flight:
+            raise InputError(
+                "option without another: --requests without --in-flight. Use both or none."
+            )
+
+
+CONFIGS: dict[str, type[RunConfig]] = {
+    "train": RunConfig,
+    "evaluate": RunConfig,
+    "infer": InferConfig,
+}

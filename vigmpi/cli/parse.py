@@ -10,7 +10,14 @@ from typing import Any
 from vigmpi.checkpoint import search
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli import parsers
-from vigmpi.cli.config import ExportConfig, ModelsConfig, PredictConfig, PrepareConfig, RunConfig
+from vigmpi.cli.config import (
+    CONFIGS,
+    ExportConfig,
+    ModelsConfig,
+    PredictConfig,
+    PrepareConfig,
+    RunConfig,
+)
 from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
 from vigmpi.launch import restarted
@@ -33,7 +40,7 @@ class RunFlags:
     """The flags of a training run or an evaluation.
 
     Attributes:
-        command: train or evaluate.
+        command: train, evaluate or infer.
         given: values of the options that were given, by the fields of `RunConfig`, and `config`.
         start_timeout: seconds until all ranks must have met.
     """
@@ -44,7 +51,7 @@ class RunFlags:
 
 
 def parse_flags(arguments: Sequence[str], command: str) -> RunFlags:
-    """Return the flags of a training run or an evaluation, and check them without any file.
+    """Return the flags of a command that runs on several ranks, and check them without any file.
 
     Raises:
         InputError: if an option is unknown or invalid.
@@ -82,7 +89,7 @@ def read_config(flags: RunFlags) -> RunConfig:
         settings = _inheritable(start.manifest, command, given)
         settings = {name: value for name, value in settings.items() if name in known}
         inherited = parsers.parse(parser, _as_flags(settings, str(start.path), known), known)
-    config = RunConfig(**{**inherited, **given}, start=start)
+    config = CONFIGS[command](**{**inherited, **given}, start=start)
     config.check()
     if start and start.continued:
         _check_held_out(config, start.continued)
@@ -140,7 +147,8 @@ def parse_prepare(arguments: Sequence[str]) -> PrepareConfig:
 
 
 def _options(command: str) -> dict[str, Field]:
-    return {f.name: f for f in fields(RunConfig) if command in f.metadata.get("commands", ())}
+    options = fields(CONFIGS[command])
+    return {f.name: f for f in options if command in f.metadata.get("commands", ())}
 
 
 def _check_held_out(config: RunConfig, manifest: Manifest) -> None:
@@ -163,7 +171,8 @@ def _find_checkpoint(command: str, given: Mapping[str, Any]) -> search.Checkpoin
         return search.find(given["resume"], _checkpoint_folders(given))
     if "checkpoint" not in given:
         raise InputError(
-            "nothing to evaluate: no checkpoint was given. Use vigmpi evaluate --checkpoint PATH."
+            f"nothing to {command}: no checkpoint was given. Use vigmpi {command} --checkpoint "
+            f"PATH."
         )
     return _find_required(given["checkpoint"])
 
@@ -199,7 +208,9 @@ def _inheritable(manifest: Manifest, command: str, given: Mapping[str, Any]) -> 
         excluded.add("test_share")
     if given.get("model", manifest.model) != manifest.model:
         excluded.update(OPTIONS, ("split", "split_after"))
-    if command == "evaluate":
+    if command == "infer":
+        excluded |= _NOT_FOR_EVALUATION | {"batch_size"}
+    elif command == "evaluate":
         excluded |= _NOT_FOR_EVALUATION
     elif {"stages", "blocks", "split", "split_after"} & given.keys():
         excluded |= {"split", "split_after"}

@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "train a model (the default command)",
     "evaluate": "measure the loss and accuracy of a trained model on the test images",
     "predict": "classify image files with a trained model",
+    "infer": "classify a file of images on a pipeline, or answer requests that arrive over time",
     "export": "write a trained model as a library that runs without Python",
     "models": "list the models, or the layers of one",
     "prepare": "convert an archive or a folder of images to a data file",
@@ -46,6 +47,11 @@ _DESCRIPTIONS = {
         + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
     ),
     "evaluate": "Measure the loss and accuracy of a trained model on the test images.",
+    "infer": (
+        "Classify images on MPI ranks: R replicas of a pipeline of S stages.\n\n"
+        "A request is one image. Those that wait are grouped into batches, which a first stage "
+        "begins\nas soon as fewer than three are on their way to the next one."
+    ),
 }
 _EXAMPLES = {
     "train": (
@@ -64,6 +70,12 @@ _EXAMPLES = {
     "evaluate": (
         ("one rank", "vigmpi evaluate --checkpoint run.h5.checkpoints"),
         ("a pipeline", "mpirun -n 2 vigmpi evaluate --checkpoint run.h5.checkpoints --stages 2"),
+    ),
+    "infer": (
+        (
+            "a pipeline",
+            "mpirun -n 2 vigmpi infer --checkpoint run.h5.checkpoints --images a.npy --stages 2",
+        ),
     ),
     "models": (
         ("all models", "vigmpi models"),
@@ -131,7 +143,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentParser:
-    """Return the parser of `train` or `evaluate`, whose result holds only the options given."""
+    """Return the parser of a command on ranks, whose result holds only the options given."""
     parser = _Parser(
         command,
         usage=_USAGE.format(command),

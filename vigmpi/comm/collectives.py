@@ -15,6 +15,24 @@ def allgather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
     return rows
 
 
+def gather_arrays(comm: MPI.Comm, values: np.ndarray) -> list[np.ndarray] | None:
+    """Return every rank's values [any number] on rank 0, in rank order. Collective.
+
+    Args:
+        values: of the same data type on all ranks.
+    """
+    if comm.rank > 0:
+        wait(comm.Isend(np.array([len(values)]), 0), comm.Isend(np.ascontiguousarray(values), 0))
+        return None
+    gathered, size = [values], np.empty(1, int)
+    for rank in range(1, comm.size):
+        wait(comm.Irecv(size, rank))
+        received = np.empty(int(size[0]), values.dtype)
+        wait(comm.Irecv(received, rank))
+        gathered.append(received)
+    return gathered
+
+
 def allgather_bytes(comm: MPI.Comm, content: bytes) -> list[bytes]:
     """Return every rank's bytes, of any length, in rank order. Collective."""
     sizes = allgather_rows(comm, np.array([len(content)])).ravel()

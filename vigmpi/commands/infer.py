@@ -1,0 +1,237 @@
+"""`vigmpi infer`: a trained model on a stream of requests, as a pipeline of forward passes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from vigmpi.checkpoint.loading import check_configuration
+from vigmpi.checkpoint.starting import start_from
+from vigmpi.checkpoint.state import state_by_layer
+from vigmpi.cli.config import InferConfig
+from vigmpi.comm.clock import compare_clocks
+from vigmpi.comm.collectives import allgather_rows, allgather_strings, gather_arrays
+from vigmpi.comm.collectives import raise_collectively as together
+from vigmpi.comm.progress_thread import progress_thread
+from vigmpi.comm.stream import AnswerReceiver, StreamReceiver
+from vigmpi.comm.topology import Topology, make_topology
+from vigmpi.commands.image_arrays import ImageArray, read_arrivals, save_array
+from vigmpi.commands.rank_group import RankGroup
+from vigmpi.commands.run_layers import build_stage, divide_layers, make_run_layers
+from vigmpi.commands.threads import set_threads
+from vigmpi.datasets.cifar10 import Cifar10
+from vigmpi.datasets.file_tree import printable
+from vigmpi.errors import InputError, RunError
+from vigmpi.host import matmul_library
+from vigmpi.models.config import ModelConfig
+from vigmpi.models.model import Model
+from vigmpi.monitor.activity import Activity
+from vigmpi.pipeline.inference import MessageSource, RequestSource, Served, serve, warm_up
+from vigmpi.pipeline.requests import Requests
+from vigmpi.standard_streams import print_result, show
+
+_LEAD_S = 0.01  # all ranks know the start before it comes
+
+
+class _Load(NamedTuple):
+    """The images and requests, as a first stage knows them."""
+
+    images: ImageArray
+    arrivals: np.ndarray | None  # of all replicas' requests
+    num_requests: int
+
+
+def infer(group: RankGroup, activity: Activity) -> int:
+    """Answer all requests on all ranks and return the exit status.
+
+    Raises:
+        InputError: if the checkpoint, the images or the arrivals cannot be used (on all ranks).
+        RunError: if the results cannot be written (on all ranks).
+    """
+    topology = make_topology(group.world, group.config.layout)
+    model = _open_model(group, topology)
+    config, world = group.config, topology.world
+    assert isinstance(config, InferConfig)
+    load = None
+    with together(world):
+        if topology.place.stage == 0:
+            load = _open_load(config, model)
+        for path in filter(None, (config.output, config.times)):
+            if world.rank == 0:
+                save_array(path, None)
+    sizes = (load.num_requests, len(load.images)) if load else (-1, -1)
+    all_sizes = allgather_rows(world, np.array(sizes))
+    if any(row[0] >= 0 and (row != all_sizes[0]).any() for row in all_sizes):
+        raise InputError(
+            f"images differ between ranks: {config.images}. Use the same files on all hosts."
+        )
+    num_requests = int(all_sizes[0, 0])
+    keeps_logits = config.output is not None or config.times is None
+    warm_up(model, config.batch_size)
+    source = _source(config, topology, model, load, activity)
+    with progress_thread(world):
+        clock = _shared_clock(topology)
+        arguments = topology, model, source, config.batch_size, clock, activity
+        served = serve(*arguments, keeps_logits=keeps_logits)
+        seconds = allgather_rows(world, np.array([clock()])).max()
+        logits = _collect_logits(topology, served, num_requests) if keeps_logits else None
+        times = _collect_times(topology, served, num_requests) if config.times else None
+    problem = ""
+    if world.rank == 0:
+        try:
+            _write(config, logits, times)
+        except RunError as error:
+            problem = str(error)
+        show(
+            f"{num_requests} images in {seconds:.3f} s: {num_requests / seconds:.1f} images/s on "
+            f"{config.stages} stages x {config.replicas} replicas\n"
+        )
+    if problem := allgather_strings(world, problem)[0]:
+        raise RunError(problem)
+    return 0
+
+
+def _open_model(group: RankGroup, topology: Topology) -> Model:
+    """Build the layers of this rank and load their weights. Collective."""
+    group.comms = topology.comms
+    set_threads(group.config, topology)
+    start = group.config.start
+    trained = start.manifest.model_config if start and start.manifest else ModelConfig()
+    options = group.config.model_options
+    if "matmul" in options and not group.config.matmul:
+        options["matmul"] = allgather_strings(topology.world, matmul_library())[0]
+    model_config = ModelConfig(trained.num_classes, trained.image_size, **options)
+    layers = make_run_layers(group.config, model_config, topology)
+    pipeline_config = divide_layers(group, layers, topology, training=False)
+    model, _ = build_stage(topology, pipeline_config, layers, averages=False)
+    group.config = _with_checkpoint(group, topology, model, model_config)
+    return model
+
+
+def _with_checkpoint(
+    group: RankGroup, topology: Topology, model: Model, model_config: ModelConfig
+) -> InferConfig:
+    checkpoint = start_from(group.config.start, topology, state_by_layer(model))
+    if checkpoint:
+        check_configuration(checkpoint, group.config.model, model_config)
+    config = replace(group.config, start=checkpoint)
+    assert isinstance(config, InferConfig)
+    return config
+
+
+def _open_load(config: InferConfig, model: Model) -> _Load:
+    manifest = config.start.manifest if config.start else None
+    normalization = manifest.normalization if manifest else ()
+    assert config.images
+    images = ImageArray(config.images, model.layers[0].inputs.shape, normalization)
+    arrivals = read_arrivals(config.arrivals) if config.arrivals else None
+    num_requests = len(images) if arrivals is None else len(arrivals)
+    if config.requests:
+        num_requests = config.requests
+    if num_requests and not len(images):
+        raise InputError(f"no images: {config.images} is empty. Use at least one.")
+    return _Load(images, arrivals, num_requests)
+
+
+def _source(
+    config: InferConfig,
+    topology: Topology,
+    model: Model,
+    load: _Load | None,
+    activity: Activity,
+) -> RequestSource | MessageSource:
+    inputs, comm, place = model.layers[0].inputs, topology.pipeline, topology.place
+    if load is None:
+        shape, dtype = inputs.memory_shape, inputs.numpy_dtype
+        up = topology.previous_stage
+        return MessageSource(StreamReceiver(comm, up, shape, dtype, config.batch_size))
+    own = range(place.replica, load.num_requests, config.replicas)
+    if config.in_flight:
+        arrivals = np.zeros(min(len(own), config.in_flight))
+    else:
+        arrivals = np.zeros(len(own)) if load.arrivals is None else load.arrivals[own]
+    wait_s = config.batch_wait_ms / 1000
+    requests = Requests(arrivals.tolist(), len(own), config.batch_size, wait_s)
+    answers = AnswerReceiver(comm, comm.size - 1) if comm.size > 1 else None
+    images = load.images
+
+    def waiting() -> None:
+        with activity("data"):  # the watchdog sees that this rank is alive
+            pass
+
+    return RequestSource(
+        requests, lambda batch: images[own[batch.start : batch.stop]], answers, waiting
+    )
+
+
+def _shared_clock(topology: Topology) -> Callable[[], float]:
+    """Return a clock that all ranks share, once it shows 0. Collective."""
+    offset = compare_clocks(topology.world).offset[topology.world.rank]
+    start = allgather_rows(topology.world, np.array([time.perf_counter() + _LEAD_S]))[0, 0] + offset
+    time.sleep(max(0.0, start - time.perf_counter()))
+    return partial(_seconds_since, start)
+
+
+def _seconds_since(start: float) -> float:
+    return time.perf_counter() - start
+
+
+def _collect_logits(topology: Topology, served: Served, num_requests: int) -> np.ndarray | None:
+    """Return the logits of all requests on rank 0, [requests, classes]. Collective."""
+    own = np.concatenate(served.logits) if served.logits else np.empty((0, 0), np.float32)
+    widths = allgather_rows(topology.world, np.array([own.shape[1]]))
+    gathered = gather_arrays(topology.world, own.ravel())
+    if gathered is None:
+        return None
+    stages, replicas, classes = topology.pipeline.size, topology.replicas.size, int(widths.max())
+    logits = np.empty((num_requests, classes), np.float32)
+    for replica in range(replicas):
+        rows = gathered[replica * stages + stages - 1]
+        logits[replica::replicas] = rows.reshape(-1, classes)
+    return logits
+
+
+def _collect_times(topology: Topology, served: Served, num_requests: int) -> np.ndarray | None:
+    """Return arrivals and spans on rank 0, [requests, 1 + 2 stages]. Collective."""
+    begin, end, counts = np.array(served.spans).reshape(-1, 3).T
+    repeats = counts.astype(int)
+    columns = [np.array(served.arrivals), np.repeat(begin, repeats), np.repeat(end, repeats)]
+    gathered = [gather_arrays(topology.world, column) for column in columns]
+    stages, replicas = topology.pipeline.size, topology.replicas.size
+    if gathered[0] is None:
+        return None
+    times = np.empty((num_requests, 1 + 2 * stages))
+    for replica in range(replicas):
+        ranks = range(replica * stages, (replica + 1) * stages)
+        times[replica::replicas, 0] = gathered[0][ranks[0]]
+        for stage, rank in enumerate(ranks):
+            for side in (0, 1):
+                column = gathered[1 + side]
+                assert column is not None
+                times[replica::replicas, 1 + 2 * stage + side] = column[rank]
+    return times
+
+
+def _write(config: InferConfig, logits: np.ndarray | None, times: np.ndarray | None) -> None:
+    """Write what was asked for, or print a table.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    manifest = config.start.manifest if config.start else None
+    for path, array in ((config.output, logits), (config.times, times)):
+        if path and array is not None:
+            try:
+                save_array(path, array)
+            except InputError as error:
+                raise RunError(str(error)) from error
+    if config.output or config.times or logits is None:
+        return
+    names = manifest.class_names if manifest else Cifar10.class_names
+    for number, row in enumerate(logits.astype(float)):
+        shares = np.exp(row - row.max())
+        best = int(row.argmax())
+        print_result(f"{number}  {printable(names[best])}  {1 / shares.sum():.1%}")
