@@ -9,10 +9,17 @@ from traceback import format_exception
 from typing import TYPE_CHECKING, NoReturn
 
 from vigmpi import launch
-from vigmpi.cli.config import ExportConfig, ModelsConfig, PredictConfig, PrepareConfig
+from vigmpi.cli.config import (
+    ExportConfig,
+    LoadTestConfig,
+    ModelsConfig,
+    PredictConfig,
+    PrepareConfig,
+)
 from vigmpi.cli.parse import (
     parse_export,
     parse_flags,
+    parse_load_test,
     parse_models,
     parse_predict,
     parse_prepare,
@@ -41,6 +48,7 @@ _ERROR_PATIENCE_S = 60.0
 _SERIAL_PARSERS = {
     "predict": parse_predict,
     "export": parse_export,
+    "load-test": parse_load_test,
     "models": parse_models,
     "prepare": parse_prepare,
 }
@@ -163,6 +171,10 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
         with garbage_collection_paused():
             from vigmpi.commands.export import export  # noqa: PLC0415
         export(config)
+    elif isinstance(config, LoadTestConfig):
+        from vigmpi.commands.load_test import load_test  # noqa: PLC0415
+
+        load_test(config)
     elif isinstance(config, ModelsConfig):
         with garbage_collection_paused():
             from vigmpi.commands.models import models  # noqa: PLC0415

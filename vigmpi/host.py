@@ -4,6 +4,7 @@ import ctypes
 import gc
 import math
 import os
+import platform
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -88,6 +89,11 @@ def has_bfloat16_instructions() -> bool:
     """Return whether the processor multiplies bfloat16 numbers in hardware."""
     flags = f"{_processor('flags')} {_processor('Features')}".split()
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+def processor_name() -> str:
+    """Return the name of this host's processor, or its architecture."""
+    return _processor("model name") or platform.machine()
 
 
 def _processor(key: str) -> str:

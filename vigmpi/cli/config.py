@@ -163,6 +163,33 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class LoadTestConfig:
+    """Options of `vigmpi load-test`.
+
+    Attributes:
+        command: the program with its arguments, to which the load and `--times` are appended.
+        output: HDF5 file to write.
+        in_flight: numbers of requests in flight on each replica, for closed loops.
+        rates: rates of Poisson arrivals per second, for open loops.
+        bound_ms: bound of p99 for which the largest rate is searched; 0 for no search.
+        requests: number of requests of each load.
+        warm_up: number of requests at the begin that do not count.
+        seed: seed of the arrivals.
+        overwrite: whether to replace an existing file.
+    """
+
+    command: tuple[str, ...]
+    output: Path
+    in_flight: tuple[int, ...]
+    rates: tuple[float, ...]
+    bound_ms: float
+    requests: int
+    warm_up: int
+    seed: int
+    overwrite: bool
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Options of `vigmpi train` and `vigmpi evaluate`.
 

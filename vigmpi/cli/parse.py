@@ -13,6 +13,7 @@ from vigmpi.cli import parsers
 from vigmpi.cli.config import (
     CONFIGS,
     ExportConfig,
+    LoadTestConfig,
     ModelsConfig,
     PredictConfig,
     PrepareConfig,
@@ -118,6 +119,23 @@ def parse_export(arguments: Sequence[str]) -> ExportConfig:
     given = vars(parsers.export_parser().parse_args(arguments))
     start = _find_required(given.pop("checkpoint"))
     return ExportConfig(replace(start, use_averages=not given.pop("no_ema")), **given)
+
+
+def parse_load_test(arguments: Sequence[str]) -> LoadTestConfig:
+    """Return the configuration of `vigmpi load-test`.
+
+    Raises:
+        InputError: if an option is unknown or invalid.
+        SystemExit: after `--help`.
+    """
+    given = vars(parsers.load_test_parser().parse_args(arguments))
+    config = LoadTestConfig(**given | {"command": tuple(given["command"])})
+    if config.warm_up >= config.requests:
+        raise InputError(
+            f"nothing left to measure: --warm-up {config.warm_up} for --requests "
+            f"{config.requests}. Use more requests."
+        )
+    return config
 
 
 def parse_models(arguments: Sequence[str]) -> ModelsConfig:

@@ -15,11 +15,14 @@ from vigmpi.cli.config import (
 )
 from vigmpi.cli.values import (
     MAX_EXPORTED_BATCH,
+    MAX_SEED,
     MAX_SIDE,
     MAX_THREADS,
     file_path,
     image_size,
+    list_of,
     path,
+    positive_number,
     proper_fraction,
     seconds,
     whole_number,
@@ -34,6 +37,7 @@ COMMANDS = {
     "evaluate": "measure the loss and accuracy of a trained model on the test images",
     "predict": "classify image files with a trained model",
     "infer": "classify a file of images on a pipeline, or answer requests that arrive over time",
+    "load-test": "measure the latencies and rates of a program that answers requests",
     "export": "write a trained model as a library that runs without Python",
     "models": "list the models, or the layers of one",
     "prepare": "convert an archive or a folder of images to a data file",
@@ -75,6 +79,18 @@ _EXAMPLES = {
         (
             "a pipeline",
             "mpirun -n 2 vigmpi infer --checkpoint run.h5.checkpoints --images a.npy --stages 2",
+        ),
+    ),
+    "load-test": (
+        (
+            "capacity, and latency at two rates",
+            "vigmpi load-test --output load.h5 --rates 100,200 -- mpirun -n 2 vigmpi infer "
+            "--checkpoint run.h5.checkpoints --images a.npy --stages 2",
+        ),
+        (
+            "an exported pipeline",
+            "vigmpi load-test --output load.h5 --bound-ms 50 -- mpiexec -n 2 model/vigmpi_infer "
+            "model a.npy --stages 2",
         ),
     ),
     "models": (
@@ -247,6 +263,65 @@ def export_parser() -> argparse.ArgumentParser:
         "results, and compile the MPI program vigmpi_infer with mpicxx",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing export")
+    return parser
+
+
+def load_test_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        "load-test",
+        description="Run a program that answers requests under several loads, each of which starts "
+        "it anew.\nLatency counts from the scheduled arrival of a request, even if the program is "
+        "late.",
+        usage="vigmpi load-test --output FILE [options] -- COMMAND...",
+    )
+    parser.add_argument(
+        "command",
+        nargs="+",
+        metavar="COMMAND",
+        help="command of vigmpi infer or of an exported vigmpi_infer, behind --",
+    )
+    parser.add_argument(
+        "--output", required=True, type=file_path, metavar="FILE", help="HDF5 file to write"
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=list_of(whole_number(1)),
+        default=(1, 64),
+        metavar="K,K",
+        help="closed loops: numbers of requests in flight on each replica (default: 1,64)",
+    )
+    parser.add_argument(
+        "--rates",
+        type=list_of(positive_number),
+        default=(),
+        metavar="X,X",
+        help="open loops: rates of Poisson arrivals, in requests per second",
+    )
+    parser.add_argument(
+        "--bound-ms",
+        type=positive_number,
+        default=0.0,
+        metavar="X",
+        help="search for the largest rate whose 99th percentile of latencies is within X ms",
+    )
+    parser.add_argument(
+        "--requests",
+        type=whole_number(2),
+        default=1000,
+        metavar="N",
+        help="number of requests of each load (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=whole_number(0),
+        default=100,
+        metavar="N",
+        help="number of requests at the begin that do not count (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, MAX_SEED), default=0, metavar="N", help="of the arrivals"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser
 
 

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**63 - 1
@@ -26,6 +27,11 @@ def whole_number(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]
         raise argparse.ArgumentTypeError(f"expected an integer of {bound}, not {text[:40]!r}")
 
     return parse
+
+
+def list_of(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """Return a parser for values between commas."""
+    return lambda text: tuple(parse(part) for part in text.split(","))
 
 
 def path(text: str) -> Path:

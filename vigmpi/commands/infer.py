@@ -20,12 +20,11 @@ from vigmpi.comm.stream import AnswerReceiver, StreamReceiver
 from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.image_arrays import ImageArray, read_arrivals, save_array
 from vigmpi.commands.rank_group import RankGroup
-from vigmpi.commands.run_layers import build_stage, divide_layers, make_run_layers
+from vigmpi.commands.run_layers import build_stage, choose_library, divide_layers, make_run_layers
 from vigmpi.commands.threads import set_threads
 from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.file_tree import printable
 from vigmpi.errors import InputError, RunError
-from vigmpi.host import matmul_library
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.model import Model
 from vigmpi.monitor.activity import Activity
@@ -98,28 +97,20 @@ def _open_model(group: RankGroup, topology: Topology) -> Model:
     """Build the layers of this rank and load their weights. Collective."""
     group.comms = topology.comms
     set_threads(group.config, topology)
-    start = group.config.start
-    trained = start.manifest.model_config if start and start.manifest else ModelConfig()
-    options = group.config.model_options
-    if "matmul" in options and not group.config.matmul:
-        options["matmul"] = allgather_strings(topology.world, matmul_library())[0]
-    model_config = ModelConfig(trained.num_classes, trained.image_size, **options)
-    layers = make_run_layers(group.config, model_config, topology)
+    group.config = config = choose_library(group.config, topology)
+    trained = ModelConfig()  # of a file of the study's weights
+    if config.start and config.start.manifest:
+        trained = config.start.manifest.model_config
+    model_config = ModelConfig(trained.num_classes, trained.image_size, **config.model_options)
+    layers = make_run_layers(config, model_config, topology)
     pipeline_config = divide_layers(group, layers, topology, training=False)
     model, _ = build_stage(topology, pipeline_config, layers, averages=False)
-    group.config = _with_checkpoint(group, topology, model, model_config)
-    return model
-
-
-def _with_checkpoint(
-    group: RankGroup, topology: Topology, model: Model, model_config: ModelConfig
-) -> InferConfig:
-    checkpoint = start_from(group.config.start, topology, state_by_layer(model))
+    checkpoint = start_from(config.start, topology, state_by_layer(model))
     if checkpoint:
-        check_configuration(checkpoint, group.config.model, model_config)
-    config = replace(group.config, start=checkpoint)
-    assert isinstance(config, InferConfig)
-    return config
+        # Another readout changes no tensor, but is another function.
+        check_configuration(checkpoint, config.model, model_config)
+    group.config = replace(group.config, start=checkpoint)
+    return model
 
 
 def _open_load(config: InferConfig, model: Model) -> _Load:

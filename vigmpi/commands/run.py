@@ -5,19 +5,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vigmpi.cli.config import RunConfig
-from vigmpi.comm.collectives import allgather_strings
 from vigmpi.comm.topology import Topology, make_topology
 from vigmpi.commands.micro_batches import check_micro_batches
 from vigmpi.commands.provenance import rank_columns
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run_data import make_augmentation, open_data
-from vigmpi.commands.run_layers import build_stage, divide_layers, make_run_layers
+from vigmpi.commands.run_layers import build_stage, choose_library, divide_layers, make_run_layers
 from vigmpi.commands.threads import set_threads
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.soft_labels import SoftLabels
-from vigmpi.host import matmul_library
-from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
 from vigmpi.monitor.activity import Activity
 from vigmpi.phase import Phase
@@ -100,14 +97,8 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
 def _resolved(
     config: RunConfig, dataset: Dataset, topology: Topology, *, training: bool
 ) -> RunConfig:
-    """Choose the settings that depend on the data or the machine, the same on all ranks.
-
-    The library of matrix products is rank 0's choice: processors may differ, and a run that is
-    resumed keeps it. Collective.
-    """
-    library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
-    if "matmul" in MODELS[config.model].options:
-        config = replace(config, matmul=library)
+    """Choose the settings that depend on the data or the machine. Collective."""
+    config = choose_library(config, topology)
     if training and not config.epochs:
         epochs = default_epochs(dataset.num_images[Phase.TRAIN], config.global_batch_size)
         config = replace(config, epochs=epochs)

@@ -8,9 +8,10 @@ import numpy as np
 
 from vigmpi.cli.config import RunConfig
 from vigmpi.cli.values import MEASURED
-from vigmpi.comm.collectives import allgather_rows, raise_collectively
+from vigmpi.comm.collectives import allgather_rows, allgather_strings, raise_collectively
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.rank_group import RankGroup
+from vigmpi.host import matmul_library
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
 from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
@@ -40,6 +41,15 @@ class RunLayers(NamedTuple):
     full: list[Layer]
     measured: list[Layer]
     subject: str
+
+
+def choose_library(config: RunConfig, topology: Topology) -> RunConfig:
+    """Choose the library of matrix products, if the model has a choice. Collective.
+
+    It is rank 0's choice: processors may differ, and a run that is resumed keeps it.
+    """
+    library = allgather_strings(topology.world, config.matmul or matmul_library())[0]
+    return replace(config, matmul=library) if "matmul" in MODELS[config.model].options else config
 
 
 def make_run_layers(config: RunConfig, model_config: ModelConfig, topology: Topology) -> RunLayers:
