@@ -38,6 +38,11 @@ def study(size: tuple[int, int] = (32, 32), blocks: int = 3, readout: str = "mea
     config = ModelConfig(len(CLASSES), size, blocks=blocks, readout=readout)
     random = random_generator()
     model = make_model("study", config, seed=int(random.integers(2**31))).eval()
+    return with_statistics(model, random)
+
+
+def with_statistics(model: Model, random: np.random.Generator) -> Model:
+    """Give the norms of a model random statistics and weights."""
     for module in model.modules():
         if isinstance(module, MicroBatchNorm):
             assert module.running_mean is not None

@@ -95,6 +95,7 @@ class PrepareConfig:
         test_share: fraction of each class's images to test on; 0 if the source tells.
         skip_unreadable: whether to leave out images that cannot be read.
         preview: PNG file to write; None for no preview.
+        npy: file of NumPy's format to write with the test images; None for none.
         overwrite: whether to replace existing files.
     """
 
@@ -104,6 +105,7 @@ class PrepareConfig:
     test_share: float
     skip_unreadable: bool
     preview: Path | None
+    npy: Path | None
     overwrite: bool
 
 

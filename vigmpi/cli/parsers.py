@@ -393,6 +393,12 @@ def prepare_parser() -> argparse.ArgumentParser:
         metavar="FILE.png",
         help="also write a picture of a few images of each class as the network will see them",
     )
+    parser.add_argument(
+        "--npy",
+        type=file_path,
+        metavar="FILE.npy",
+        help="also write the test images for vigmpi infer and exported programs",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser
 

@@ -1,5 +1,6 @@
 """`vigmpi infer`: a trained model on a stream of requests, as a pipeline of forward passes."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,7 +77,7 @@ def infer(group: RankGroup, activity: Activity) -> int:
         arguments = topology, model, source, config.batch_size, clock, activity
         served = serve(*arguments, keeps_logits=keeps_logits)
         seconds = allgather_rows(world, np.array([clock()])).max()
-        logits = _collect_logits(topology, served, num_requests) if keeps_logits else None
+        logits = _collect_logits(topology, model, served, num_requests) if keeps_logits else None
         times = _collect_times(topology, served, num_requests) if config.times else None
     problem = ""
     if world.rank == 0:
@@ -170,14 +171,17 @@ def _seconds_since(start: float) -> float:
     return time.perf_counter() - start
 
 
-def _collect_logits(topology: Topology, served: Served, num_requests: int) -> np.ndarray | None:
+def _collect_logits(
+    topology: Topology, model: Model, served: Served, num_requests: int
+) -> np.ndarray | None:
     """Return the logits of all requests on rank 0, [requests, classes]. Collective."""
-    own = np.concatenate(served.logits) if served.logits else np.empty((0, 0), np.float32)
-    widths = allgather_rows(topology.world, np.array([own.shape[1]]))
-    gathered = gather_arrays(topology.world, own.ravel())
+    own = np.concatenate([*served.logits, np.empty(0, np.float32)], axis=None)
+    values = np.array([math.prod(model.layers[-1].outputs.shape)])
+    classes = int(allgather_rows(topology.pipeline, values)[-1, 0])
+    gathered = gather_arrays(topology.world, own)
     if gathered is None:
         return None
-    stages, replicas, classes = topology.pipeline.size, topology.replicas.size, int(widths.max())
+    stages, replicas = topology.pipeline.size, topology.replicas.size
     logits = np.empty((num_requests, classes), np.float32)
     for replica in range(replicas):
         rows = gathered[replica * stages + stages - 1]

@@ -13,6 +13,7 @@ from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.prepare.cifar10_archive import Cifar10Archive, is_cifar10_archive
 from vigmpi.prepare.image_files import ImageFiles
 from vigmpi.prepare.members import members
+from vigmpi.prepare.pixel_array import save_pixels
 from vigmpi.prepare.preview import preview
 from vigmpi.prepare.source import Source
 from vigmpi.prepare.writer import PreparedFileWriter
@@ -23,12 +24,12 @@ _ARCHIVE_SUFFIXES = (".tar", ".zip", ".gz", ".bz2", ".xz", ".tgz")
 
 
 def prepare(config: PrepareConfig) -> None:
-    """Write the prepared file, describe it, and save its preview.
+    """Write the prepared file, describe it, and save its preview and its test images.
 
     Raises:
         InputError: if the source is missing, damaged or not laid out as expected, or if a file
             cannot be written.
-        RunError: if the preview cannot be written after the prepared file was.
+        RunError: if one of the latter cannot be written after the prepared file was.
     """
     try:
         config.source.stat()
@@ -37,7 +38,8 @@ def prepare(config: PrepareConfig) -> None:
             f"cannot read source: {config.source} ({error_reason(error)}). Use the path of an "
             f"archive or a folder."
         ) from error
-    _check_preview(config)
+    for option, path in _further_outputs(config).items():
+        _check_further_output(option, path, overwrite=config.overwrite)
     source, name = _open_source(config)
     output = config.output or Path("data") / f"{name}.h5"
     _check_outputs(config, output)
@@ -47,42 +49,49 @@ def prepare(config: PrepareConfig) -> None:
     dataset = PreparedFile(output, "folder")
     dataset.load(images=True, labels=True)
     print_result(summary(source, dataset, output))
-    if config.preview:
+    for option, path in _further_outputs(config).items():
         try:
-            preview(dataset).save(config.preview, "png")
+            if option == "--preview":
+                preview(dataset).save(path, "png")
+            else:
+                save_pixels(path, dataset)
         except OSError as error:
             raise RunError(
-                f"cannot write the preview: {config.preview} ({error_reason(error)}); {output} is "
-                f"complete. Use --preview FILE.png --overwrite to write elsewhere."
+                f"cannot write a file: {option} {path} ({error_reason(error)}); {output} is "
+                f"complete. Use {option} with another path and --overwrite."
             ) from error
 
 
-def _check_preview(config: PrepareConfig) -> None:
-    picture = config.preview
-    if not picture:
-        return
+def _further_outputs(config: PrepareConfig) -> dict[str, Path]:
+    """Return the paths of the files beside the prepared one, by their options."""
+    paths = {"--preview": config.preview, "--npy": config.npy}
+    return {option: path for option, path in paths.items() if path}
+
+
+def _check_further_output(option: str, path: Path, *, overwrite: bool) -> None:
     try:
-        exists, has_folder = picture.exists(), picture.parent.is_dir()
+        exists, has_folder = path.exists(), path.parent.is_dir()
     except OSError:
         exists, has_folder = False, False
     if not has_folder:
-        raise InputError(f"cannot write the preview: {picture}. Use --preview with another path.")
-    if exists and not config.overwrite:
-        raise InputError(f"preview exists: {picture}. Use --overwrite or another --preview.")
+        raise InputError(f"cannot write a file: {option} {path}. Use {option} with another path.")
+    if exists and not overwrite:
+        raise InputError(f"file exists: {path}. Use --overwrite or another {option}.")
 
 
 def _check_outputs(config: PrepareConfig, output: Path) -> None:
     """Raise InputError if an output would become a part of the source, or replace the other."""
     source = _real(config.source)
-    outputs = {"--output": output} | ({"--preview": config.preview} if config.preview else {})
+    outputs = {"--output": output, **_further_outputs(config)}
     for option, path in outputs.items():
         if source.is_dir() and _real(path).is_relative_to(source):
             raise InputError(
                 f"output within the source: {path} in {config.source}. Use {option} to write "
                 f"elsewhere."
             )
-    if config.preview and _real(config.preview) == _real(output):
-        raise InputError(f"two outputs in one file: {output}. Use --preview with another path.")
+        others = [_real(other) for name, other in outputs.items() if name != option]
+        if option != "--output" and _real(path) in others:
+            raise InputError(f"two outputs in one file: {path}. Use {option} with another path.")
 
 
 def _real(path: Path) -> Path:

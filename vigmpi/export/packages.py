@@ -1,5 +1,6 @@
 """Compilation of layers to packages of AOTInductor."""
 
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -82,7 +83,7 @@ def compile_layers(
 
 def _compile(job: _Job) -> bytes:
     """Return the content of a package that has been compared with its layer."""
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # noqa: PLC0415 (seconds)
+    from torch._inductor.exc import InductorError  # noqa: PLC0415 (takes seconds)
 
     warnings.simplefilter("ignore")  # torch's own
     torch.set_num_threads(job.target.threads)
@@ -90,15 +91,25 @@ def _compile(job: _Job) -> bytes:
         with torch.no_grad():
             _write_package(job)
             _compare(job)
-    except InvalidCxxCompiler as error:
-        raise InputError(
-            "no compiler for C++: g++ was not found. Install it or set CXX to another one."
-        ) from error
-    except CppCompileError as error:
-        raise InputError(
-            f"the compiler failed: {job.name} ({telling_line(str(error))}). Set CXX to another one."
-        ) from error
+    except InductorError as error:
+        raise _described(error.inner_exception, job.name) from error
     return job.path.read_bytes()
+
+
+def _described(error: Exception, layer: str) -> Exception:
+    """Return the InputError that describes an error of the compilation, or the error itself."""
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler  # noqa: PLC0415
+
+    if isinstance(error, InvalidCxxCompiler):
+        compiler = os.environ.get("CXX", "g++")
+        return InputError(
+            f"no compiler for C++: {compiler} cannot be used. Install it, or set CXX to another "
+            f"one."
+        )
+    if isinstance(error, CppCompileError):
+        line = telling_line(str(error))
+        return InputError(f"the compiler failed: {layer} ({line}). Set CXX to another one.")
+    return error
 
 
 def _write_package(job: _Job) -> None:
