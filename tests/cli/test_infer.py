@@ -129,6 +129,14 @@ def test_requests_are_answered_after_they_arrive(folder: Path, tmp_path: Path) -
     np.testing.assert_allclose(logits[23:], logits[:7], rtol=1e-4, atol=1e-4)
 
 
+def test_a_closed_loop_keeps_its_number_in_flight(folder: Path, tmp_path: Path) -> None:
+    flags = ["--in-flight", 3, "--requests", 40, "--batch-size", 2, "--stages", 2]
+    infer(folder, *flags, "--times", tmp_path / "t.npy", ranks=2)
+    times = np.load(tmp_path / "t.npy")
+    assert len(times) == 40
+    np.testing.assert_array_equal(times[3:, 0], times[:-3, -1])  # one arrives for each answer
+
+
 def test_no_image_is_no_request(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((0, SIZE, SIZE, 3), np.uint8))
     flags = ["--images", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--stages", 2]

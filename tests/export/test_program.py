@@ -75,9 +75,59 @@ def test_bytes_are_normalized_and_a_table_names_the_classes(folder: Path, tmp_pa
     assert lines == expected
 
 
+@pytest.mark.parametrize(("stages", "replicas"), [(1, 1), (2, 1), (2, 2)])
+def test_requests_are_answered_after_they_arrive(
+    folder: Path, tmp_path: Path, stages: int, replicas: int
+) -> None:
+    x, arrivals = images(study((8, 6), 4), 7), np.arange(20) * 0.005
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "a.npy", arrivals)
+    flags = ["--stages", stages, "--arrivals", tmp_path / "a.npy", "--batch-wait-ms", 12.5]
+    files = ["--times", tmp_path / "t.npy", "--output", tmp_path / "y.npy", "--batch-size", 4]
+    done = infer(folder, folder, tmp_path / "x.npy", *flags, *files, ranks=stages * replicas)
+    assert done.stdout == ""
+    times = np.load(tmp_path / "t.npy")
+    assert times.shape == (20, 1 + 2 * stages)
+    np.testing.assert_array_equal(times[:, 0], arrivals)
+    assert (np.diff(times, axis=1) > -1e-3).all()  # clocks of ranks differ by less
+    for replica in range(replicas):
+        own = times[replica::replicas]
+        sizes = np.unique(own[:, 1], return_counts=True)[1]
+        assert 1 < sizes.max() <= 4  # those that wait are grouped
+    with NativeModel(folder) as native:
+        np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), native.run(x[np.arange(20) % 7]))
+
+
+def test_a_closed_loop_keeps_its_number_in_flight(folder: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", images(study((8, 6), 4), 7))
+    flags = ["--stages", 3, "--in-flight", 5, "--requests", 203, "--times", tmp_path / "t.npy"]
+    infer(folder, folder, tmp_path / "x.npy", *flags, "--batch-size", 2, ranks=3)
+    times = np.load(tmp_path / "t.npy")
+    assert len(times) == 203
+    assert (times[:5, 0] == 0).all()
+    np.testing.assert_array_equal(times[5:, 0], times[:-5, -1])  # one arrives for each answer
+
+
+def test_batches_wait_at_the_source(folder: Path, tmp_path: Path) -> None:
+    """Two messages are under way on a link, so that the others wait where they can be seen."""
+    np.save(tmp_path / "x.npy", images(study((8, 6), 4), 64))
+    flags = ["--stages", 2, "--split", "1,3", "--batch-size", 1, "--times", tmp_path / "t.npy"]
+    infer(folder, folder, tmp_path / "x.npy", *flags, ranks=2)
+    times = np.load(tmp_path / "t.npy")
+    assert (times[5:, 1] > times[:-5, 3] - 1e-3).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "ranks", "message"),
     [
+        (["{export}", "{images}", "--arrivals", "{images}"], 2, "rank 0: arrivals do not fit: "),
+        (["{export}", "{images}", "--requests", "3"], 1, "option without another: --requests with"),
+        (
+            ["{export}", "{images}", "--arrivals", "a", "--in-flight", "2"],
+            1,
+            "two kinds of load: --arrivals and --in-flight. Use one",
+        ),
+        (["{export}", "{images}", "--batch-wait-ms", "-1"], 1, "invalid value: --batch-wait-ms -1"),
         (["{export}"], 2, "an export and a file of images are needed: 1 paths were given. See"),
         (
             ["{export}", "{images}", "--stages", "3"],
