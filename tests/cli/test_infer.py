@@ -201,6 +201,14 @@ def test_a_load_test_records_all_times(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(open_loop["times"][:, 0], arrivals)
         begun = one["times"][1:, 1]
         assert (begun >= one["times"][:-1, 2]).all()  # one after the other
+    picture = tmp_path / "latency.png"
+    drawing = [sys.executable, "-m", "analysis.latency", str(output), "--output", str(picture)]
+    assert finish(start(drawing), timeout=60).returncode == 0
+    with Image.open(picture) as drawn:
+        assert drawn.width > 600
+    done = finish(start([*drawing[:3], str(folder / "a.h5")]), timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no open loops: " in done.stderr
     refused = run("load-test", *flags, "--", *program, status=2)
     assert f"cannot write the record: {output} (it exists). Use --overwrite" in refused.stderr
 
