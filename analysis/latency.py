@@ -38,7 +38,7 @@ def read_curve(path: Path) -> Curve:
     """Return the curve of a file.
 
     Raises:
-        InputError: if the file cannot be read, or is none of a load test.
+        InputError: if the file cannot be read, or is not one of a load test.
     """
     try:
         with h5py.File(path, locking=False) as file:

@@ -136,12 +136,11 @@ def _run_on_ranks(
     with watchdog(group.world, config.layout, activity, *timeouts, mpi_reports_failures=tolerant):
         roll_call.end()  # from now on, the watchdog notices missing ranks
         with garbage_collection_paused():
-            if command == "infer":
-                from vigmpi.commands.infer import infer  # noqa: PLC0415
-
-                return infer(group, activity)
             from vigmpi.commands.evaluate import evaluate  # noqa: PLC0415
+            from vigmpi.commands.infer import infer  # noqa: PLC0415
             from vigmpi.commands.train import train  # noqa: PLC0415
+        if command == "infer":
+            return infer(group, activity, stop)
         return (train if command == "train" else evaluate)(group, activity, stop)
 
 
@@ -158,6 +157,11 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
             f"too many ranks: {command} runs on one rank, but {tasks} were started. Use vigmpi "
             f"{command} without mpirun or srun."
         )
+    if isinstance(config, LoadTestConfig):
+        from vigmpi.commands.load_test import load_test  # noqa: PLC0415
+
+        load_test(config)  # in the environment that the program would have without it
+        return 0
     _prepare_process()
     if isinstance(config, PrepareConfig):
         from vigmpi.commands.prepare import prepare  # noqa: PLC0415
@@ -171,10 +175,6 @@ def _run_serial(command: str, flags: Sequence[str]) -> int:
         with garbage_collection_paused():
             from vigmpi.commands.export import export  # noqa: PLC0415
         export(config)
-    elif isinstance(config, LoadTestConfig):
-        from vigmpi.commands.load_test import load_test  # noqa: PLC0415
-
-        load_test(config)
     elif isinstance(config, ModelsConfig):
         with garbage_collection_paused():
             from vigmpi.commands.models import models  # noqa: PLC0415

@@ -20,6 +20,10 @@ class StopSignal:
         self._speaks = False
         signal.signal(signal.SIGUSR1, self._set_received)
 
+    def disarm(self) -> None:
+        """Let SIGUSR1 end the process, as other signals do."""
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+
     def listen(self, *, speaks: bool) -> None:
         """Handle Ctrl-C and SIGTERM from now on, too; until then, they end the process.
 

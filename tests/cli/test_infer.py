@@ -116,11 +116,15 @@ def test_bfloat16_features_travel_between_the_stages(folder: Path, tmp_path: Pat
     np.testing.assert_array_equal(*outputs)
 
 
-def test_requests_are_answered_after_they_arrive(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_requests_are_answered_after_they_arrive(
+    folder: Path, tmp_path: Path, replicas: int
+) -> None:
     arrivals = np.arange(30) * 0.02
     np.save(tmp_path / "a.npy", arrivals)
     flags = ["--arrivals", tmp_path / "a.npy", "--times", tmp_path / "t.npy", "--stages", 2]
-    infer(folder, *flags, "--output", tmp_path / "y.npy", ranks=2)
+    flags += ["--replicas", replicas]
+    infer(folder, *flags, "--output", tmp_path / "y.npy", ranks=2 * replicas)
     times = np.load(tmp_path / "t.npy")
     np.testing.assert_array_equal(times[:, 0], arrivals)
     assert (times[:, 1] >= arrivals).all()
@@ -137,6 +141,13 @@ def test_a_closed_loop_keeps_its_number_in_flight(folder: Path, tmp_path: Path) 
     np.testing.assert_array_equal(times[3:, 0], times[:-3, -1])  # one arrives for each answer
 
 
+def test_more_replicas_than_requests(folder: Path, logits: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.load(folder / "x.npy")[:1])
+    output = ["--images", tmp_path / "x.npy", "--output", tmp_path / "y.npy"]
+    infer(folder, *output, "--replicas", 2, "--stages", 2, ranks=4)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), logits[:1], rtol=1e-5, atol=1e-6)
+
+
 def test_no_image_is_no_request(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((0, SIZE, SIZE, 3), np.uint8))
     flags = ["--images", tmp_path / "x.npy", "--output", tmp_path / "y.npy", "--stages", 2]
@@ -151,8 +162,12 @@ def test_no_image_is_no_request(folder: Path, tmp_path: Path) -> None:
         (["--images", "nowhere.npy"], "cannot read array: nowhere.npy (No such file or directory)"),
         (["--images", "{a}"], "cannot use array: {a} (its values are float64). Use"),
         (["--arrivals", "{a}", "--in-flight", "2"], "two kinds of load: --arrivals and --in-"),
-        (["--arrivals", "{a}"], "arrivals are not in ascending order from 0 on: {a}. Sort"),
-        (["--arrivals", "{x}"], "arrivals do not fit: {x}. Use float64 seconds"),
+        (["--arrivals", "{a}"], "arrivals do not fit: {a} (request 1 at 1). Use seconds from"),
+        (["--arrivals", "{x}"], "arrivals do not fit: {x} (uint8, shape (1, 9, 8, 3)). Use float"),
+        (["--images", "{b}"], "cannot use array: {b} (its values are >f4). Use"),
+        (["--images", "{c}"], "cannot read array: {c} ("),
+        (["--output", "{x}", "--times", "{x}"], "two uses of one file: {x}. Use another"),
+        (["--output", "{d}"], "cannot write array: {d} (a folder). Use another"),
         (["--requests", "2"], "option without another: --requests without --in-flight. Use"),
         (["--output", "no/y.npy"], "cannot write array: no/y.npy (No such file or directory). Use"),
         (["--batch-size", "0"], "expected an integer of at least 1, not '0'"),
@@ -161,9 +176,11 @@ def test_no_image_is_no_request(folder: Path, tmp_path: Path) -> None:
 def test_unusable_input_is_one_line(
     folder: Path, tmp_path: Path, flags: list[str], message: str
 ) -> None:
-    names = {"x": tmp_path / "x.npy", "a": tmp_path / "a.npy"}
+    names = {"d": tmp_path, **{name: tmp_path / f"{name}.npy" for name in "xabc"}}
     np.save(names["x"], np.zeros((1, 9, 8, 3), np.uint8))
     np.save(names["a"], np.array([2.0, 1.0]))
+    np.save(names["b"], np.zeros((1, 3, SIZE, SIZE), ">f4"))
+    names["c"].write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'\n\n")
     filled = [flag.format(**names) for flag in flags]
     source = ["--checkpoint", str(folder_of(folder / "a.h5")), "--images", str(folder / "x.npy")]
     done = run("infer", *source, "--stages", 2, *filled, ranks=2, status=2)
@@ -210,7 +227,7 @@ def test_a_load_test_records_all_times(folder: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "no open loops: " in done.stderr
     refused = run("load-test", *flags, "--", *program, status=2)
-    assert f"cannot write the record: {output} (it exists). Use --overwrite" in refused.stderr
+    assert f"record exists: {output}. Use --overwrite" in refused.stderr
 
 
 def test_the_largest_rate_within_a_bound_is_found(folder: Path, tmp_path: Path) -> None:
@@ -223,6 +240,8 @@ def test_the_largest_rate_within_a_bound_is_found(folder: Path, tmp_path: Path) 
         with h5py.File(output) as file:
             assert len(file) == 7
             assert (file.attrs["goodput_per_s"] > 0) == reachable
+            capacity = next(iter(file.values())).attrs["images_per_s"]
+            assert file.attrs["goodput_per_s"] < capacity
         assert f"largest rate with a p99 of {bound:g} ms: " in out
 
 
@@ -233,6 +252,7 @@ def test_a_program_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
         [line] = done.stderr.splitlines()
         return line
 
+    assert "no times of 1000 requests: the program ignored" in refusal("true", status=2)
     assert "cannot start the program: nowhere (No such file" in refusal("nowhere", status=2)
     line = refusal(sys.executable, "-m", "vigmpi", "infer", status=2)
     assert "status 2 (vigmpi: error: " in line

@@ -35,9 +35,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder_of(record))
 
 
-@pytest.mark.parametrize("weights", ["averages", "raw"])
+@pytest.mark.parametrize(
+    ("weights", "form"), [("averages", "c"), ("raw", "c"), ("averages", "packages")]
+)
 def test_the_library_gives_the_probabilities_of_predict(
-    checkpoint: str, tmp_path: Path, weights: str
+    checkpoint: str, tmp_path: Path, weights: str, form: str
 ) -> None:
     digits = Digits(tmp_path, 0)
     digits.load(images=True, labels=False)
@@ -48,7 +50,8 @@ def test_the_library_gives_the_probabilities_of_predict(
         Image.fromarray(image).save(path)
     source = ["--checkpoint", checkpoint, *(["--no-ema"] if weights == "raw" else [])]
     folder = tmp_path / "export"
-    out = run("export", *source, "--format", "c", "--output", str(folder), "--build")
+    flags = ["--format", "c"] if form == "c" else ["--max-batch-size", "3", "--dtype", "float64"]
+    out = run("export", *source, *flags, "--output", str(folder), "--build")
     assert out == f"exported: {folder} (3 layers)\n"
     with NativeModel(folder) as native:
         logits = native.run(native.normalized(pixels))
@@ -63,6 +66,8 @@ def test_the_library_gives_the_probabilities_of_predict(
     assert done.returncode == 0, done.stderr
     for number, (line, row) in enumerate(zip(done.stdout.splitlines(), shares, strict=True)):
         assert line == f"{number}  {row.argmax()}  {row.max():.1%}"
+    load = ["--output", str(tmp_path / "load.h5"), "--requests", "40", "--warm-up", "10"]
+    assert "2 in flight" in run("load-test", *load, "--in-flight", "2", "--", *program)
     assert [layer["name"] for layer in values["layers"]] == ["block 0", "block 1", "head"]
     assert values["classes"] == list("0123456789")
 
@@ -100,10 +105,12 @@ def test_what_cannot_be_exported_is_refused_in_one_line(checkpoint: str, tmp_pat
     record = tmp_path / "vig.h5"
     limits = ["--batch-size", "4", "--steps", "1", "--test-steps", "1", "--epochs", "1"]
     run("--model", "vig_cifar", "--dataset", "digits", *limits, "--record", str(record))
-    other = ["--checkpoint", str(folder_of(record)), "--format", "c"]
-    model = run("export", *other, "--output", str(tmp_path / "a"), status=2)
+    vig = ["--checkpoint", str(folder_of(record)), "--format", "c"]
+    model = run("export", *vig, "--output", str(tmp_path / "a"), status=2)
     assert "no C form of this model: --format c for --model vig_cifar. Use" in model
-    for error in (nowhere, compiler, model):
+    other = run("export", *source, "--output", str(tmp_path / "a"), "--threads", "2", status=2)
+    assert "option of another form: --threads 2 with --format c. Omit --threads, or" in other
+    for error in (nowhere, compiler, model, other):
         assert error.count("\n") == 1
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "a").exists()

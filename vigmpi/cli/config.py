@@ -157,11 +157,11 @@ class ExportConfig:
     start: Checkpoint
     format: str
     output: Path
-    dtype: str
-    max_batch_size: int
-    threads: int
-    build: bool
-    overwrite: bool
+    dtype: str = DTYPES[0]
+    max_batch_size: int = 256
+    threads: int = 1
+    build: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class LoadTestConfig:
         rates: rates of Poisson arrivals per second, for open loops.
         bound_ms: bound of p99 for which the largest rate is searched; 0 for no search.
         requests: number of requests of each load.
-        warm_up: number of requests at the begin that do not count.
+        warm_up: number of requests at the start that do not count.
         seed: seed of the arrivals.
         overwrite: whether to replace an existing file.
     """
@@ -684,8 +684,8 @@ class InferConfig(RunConfig):
     )
     times: Path | None = _requests(
         None,
-        ".npy file to write, [requests, 1 + 2 S]: the arrival of each request, and the begin and "
-        "the end of its batch on each stage, in seconds",
+        ".npy file to write, [requests, 1 + 2 S]: the arrival of each request, and the start and "
+        "end of its batch on each stage, in seconds",
         file_path,
         _INFER,
         metavar="FILE",

@@ -12,6 +12,7 @@ from vigmpi.cli.config import (
     FORMATS,
     MIN_TIMEOUT_S,
     NO_EMA_HELP,
+    ExportConfig,
 )
 from vigmpi.cli.values import (
     MAX_EXPORTED_BATCH,
@@ -244,8 +245,8 @@ def export_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-batch-size",
-        type=whole_number(2, MAX_EXPORTED_BATCH),
-        default=256,
+        type=whole_number(3, MAX_EXPORTED_BATCH),
+        default=ExportConfig.max_batch_size,
         metavar="N",
         help="largest number of images that the packages take at a time (default: %(default)s)",
     )
@@ -316,7 +317,7 @@ def load_test_parser() -> argparse.ArgumentParser:
         type=whole_number(0),
         default=100,
         metavar="N",
-        help="number of requests at the begin that do not count (default: %(default)s)",
+        help="number of requests at the start that do not count (default: %(default)s)",
     )
     parser.add_argument(
         "--seed", type=whole_number(0, MAX_SEED), default=0, metavar="N", help="of the arrivals"

@@ -31,7 +31,7 @@ def whole_number(minimum: int, maximum: int = MAX_COUNT) -> Callable[[str], int]
 
 def list_of(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     """Return a parser for values between commas."""
-    return lambda text: tuple(parse(part) for part in text.split(","))
+    return lambda text: tuple(parse(part.strip()) for part in text.split(","))
 
 
 def path(text: str) -> Path:

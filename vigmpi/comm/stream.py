@@ -41,8 +41,7 @@ class StreamReceiver:
         status = MPI.Status()
         wait(self._requests[self._slot], statuses=[status])
         buffer = self._buffers[self._slot]
-        num_images = status.Get_count(MPI.BYTE) * len(buffer) // buffer.nbytes
-        return buffer[:num_images]
+        return buffer[: status.Get_count(MPI.BYTE) // buffer[:1].nbytes]
 
     def release(self) -> None:
         """Free the buffer of the last message for a later one."""

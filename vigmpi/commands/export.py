@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from vigmpi.export.compiler import (
 )
 from vigmpi.export.manifest import ExportedLayer
 from vigmpi.export.native_library import NativeModel
+from vigmpi.export.torch_form import ExportableLayer
 from vigmpi.host import num_cores
 from vigmpi.models.model import Model
 from vigmpi.standard_streams import print_result, show
@@ -60,9 +61,10 @@ def _check_c_form(config: ExportConfig, model: str) -> None:
         raise InputError(
             f"no C form of this model: --format c for --model {model}. Use --format packages."
         )
-    options = {"--dtype": (config.dtype, "float32"), "--threads": (config.threads, 1)}
-    for flag, (value, only) in options.items():
-        if value != only:
+    defaults = ExportConfig(config.start, config.format, config.output)
+    for name in ("dtype", "threads", "max_batch_size"):
+        if (value := getattr(config, name)) != getattr(defaults, name):
+            flag = f"--{name.replace('_', '-')}"
             raise InputError(
                 f"option of another form: {flag} {value} with --format c. Omit {flag}, or use "
                 f"--format packages."
@@ -86,7 +88,7 @@ def _write_c_form(config: ExportConfig, name: str, folder: Path) -> int:
 
 
 def _write_packages(config: ExportConfig, name: str, folder: Path) -> int:
-    # The study's fast backend has the collapsed weights, the others' has no standard operations.
+    # The fast backend collapses the study's model; that of the others cannot be exported.
     backend = "fast" if name == _STUDY else "reference"
     model, manifest = load_trained_model(config.start, backend)
     instructions = processor_instructions()
@@ -101,21 +103,22 @@ def _write_packages(config: ExportConfig, name: str, folder: Path) -> int:
     }
     target = packages.Target(config.max_batch_size, config.threads, tuple(instructions))
     dtype = {"float32": torch.float32, "float64": torch.float64}[config.dtype]
-    export_manifest.write(folder, values, _packages(model, dtype, target, folder))
+    exportable = torch_form.exportable_layers(model, dtype)
+    layers = _packages(model, exportable, target, folder)
+    export_manifest.write(folder, values, layers)
     if config.build:
         build_packages(folder, instructions)
-        with NativeModel(folder) as native:  # the packages have been compared one by one
-            native.run(np.zeros((2, *model.layers[0].inputs.shape)))
+        _compare_layers(exportable, folder)
     return len(model.layers)
 
 
 def _packages(
-    model: Model, dtype: torch.dtype, target: packages.Target, folder: Path
+    model: Model, exportable: Sequence[ExportableLayer], target: packages.Target, folder: Path
 ) -> Iterator[ExportedLayer]:
     """Compile all layers, and show each that is ready."""
     names = [layer.name for layer in model.layers]
-    exportable = dict(zip(names, torch_form.exportable_layers(model, dtype), strict=True))
-    compiled = packages.compile_layers(exportable, target, folder, num_cores())
+    by_name = dict(zip(names, exportable, strict=True))
+    compiled = packages.compile_layers(by_name, target, folder, num_cores())
     for number, (layer, (batch, single)) in enumerate(zip(model.layers, compiled, strict=True)):
         show(f"compiled: {layer.name} ({number + 1} of {len(names)})\n")
         yield ExportedLayer(
@@ -188,6 +191,22 @@ def _description(name: str, model: Model, manifest: Manifest | None) -> dict[str
         "mean": list(mean),
         "std": list(std),
     }
+
+
+@torch.no_grad()
+def _compare_layers(layers: Sequence[ExportableLayer], folder: Path) -> None:
+    """Compare each layer that the library runs with the layer itself."""
+    for number, layer in enumerate(layers):
+        with NativeModel(folder, number, 1) as native:
+            for images in (1, _NUM_IMAGES):
+                values = layer.random_input(images)
+                expected = layer(values)
+                actual = torch.from_numpy(native.run(values.numpy())).view_as(expected)
+                if not packages.agree(actual, expected, has_neighbours=layer.has_neighbours):
+                    raise RunError(
+                        f"the library differs from the model: in layer {number}, for {images} "
+                        f"images. Set CXX to another compiler."
+                    )
 
 
 @torch.no_grad()

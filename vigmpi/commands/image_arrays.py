@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -9,6 +10,8 @@ from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Images, scaled
 from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
+
+_MAX_SECONDS = 1e9
 
 
 class ImageArray:
@@ -27,8 +30,8 @@ class ImageArray:
     ) -> None:
         self._array = _opened(path)
         channels, height, width = shape
-        expected = {"uint8": (height, width, channels), "float32": shape}
-        kind = self._array.dtype.name
+        expected = {np.dtype(np.uint8): (height, width, channels), np.dtype(np.float32): shape}
+        kind = self._array.dtype
         if kind not in expected:
             raise InputError(
                 f"cannot use array: {path} (its values are {kind}). Use a .npy file of uint8 or "
@@ -64,9 +67,17 @@ def read_arrivals(path: Path) -> np.ndarray:
     """
     times = np.array(_opened(path))
     if times.dtype != np.float64 or times.ndim != 1:
-        raise InputError(f"arrivals do not fit: {path}. Use float64 seconds [requests].")
-    if len(times) and not (times[0] >= 0 and times[-1] < 1e9 and (np.diff(times) >= 0).all()):
-        raise InputError(f"arrivals are not in ascending order from 0 on: {path}. Sort them.")
+        raise InputError(
+            f"arrivals do not fit: {path} ({times.dtype}, shape {times.shape}). Use float64 "
+            f"seconds [requests]."
+        )
+    before = np.concatenate([np.zeros(1), times[:-1]])
+    wrong = np.flatnonzero(~((times >= before) & (times < _MAX_SECONDS)))
+    if len(wrong):
+        raise InputError(
+            f"arrivals do not fit: {path} (request {wrong[0]} at {times[wrong[0]]:g}). Use seconds "
+            f"from the start in ascending order."
+        )
     return times
 
 
@@ -76,6 +87,8 @@ def save_array(path: Path, array: np.ndarray | None) -> None:
     Raises:
         InputError: if it cannot be written.
     """
+    if path.is_dir():
+        raise InputError(f"cannot write array: {path} (a folder). Use another path.")
     unfinished = path.with_name(f"{path.name}.part")
     try:
         with unfinished.open("wb") as file:
@@ -94,9 +107,9 @@ def save_array(path: Path, array: np.ndarray | None) -> None:
 def _opened(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise InputError(
-            f"cannot read array: {path} ({error_reason(error)}). Use a .npy file."
+            f"cannot read array: {path} ({error_reason(error):.200}). Use a .npy file."
         ) from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"cannot read array: {path} (an archive). Use a .npy file.")

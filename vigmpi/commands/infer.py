@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +13,12 @@ from vigmpi.checkpoint.starting import start_from
 from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.cli.config import InferConfig
 from vigmpi.comm.clock import compare_clocks
-from vigmpi.comm.collectives import allgather_rows, allgather_strings, gather_arrays
+from vigmpi.comm.collectives import (
+    allgather_bytes,
+    allgather_rows,
+    allgather_strings,
+    gather_arrays,
+)
 from vigmpi.comm.collectives import raise_collectively as together
 from vigmpi.comm.progress_thread import progress_thread
 from vigmpi.comm.stream import AnswerReceiver, StreamReceiver
@@ -32,46 +36,34 @@ from vigmpi.monitor.activity import Activity
 from vigmpi.pipeline.inference import MessageSource, RequestSource, Served, serve, warm_up
 from vigmpi.pipeline.requests import Requests
 from vigmpi.standard_streams import print_result, show
+from vigmpi.stop_signal import StopSignal
 
+_MAX_MESSAGE_BYTES = 2**31 - 1
 _LEAD_S = 0.01  # all ranks know the start before it comes
 
 
-class _Load(NamedTuple):
-    """The images and requests, as a first stage knows them."""
-
-    images: ImageArray
-    arrivals: np.ndarray | None  # of all replicas' requests
-    num_requests: int
-
-
-def infer(group: RankGroup, activity: Activity) -> int:
+def infer(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     """Answer all requests on all ranks and return the exit status.
 
     Raises:
         InputError: if the checkpoint, the images or the arrivals cannot be used (on all ranks).
         RunError: if the results cannot be written (on all ranks).
     """
+    stop.disarm()  # there is nothing to save
     topology = make_topology(group.world, group.config.layout)
     model = _open_model(group, topology)
     config, world = group.config, topology.world
     assert isinstance(config, InferConfig)
-    load = None
     with together(world):
-        if topology.place.stage == 0:
-            load = _open_load(config, model)
-        for path in filter(None, (config.output, config.times)):
-            if world.rank == 0:
-                save_array(path, None)
-    sizes = (load.num_requests, len(load.images)) if load else (-1, -1)
-    all_sizes = allgather_rows(world, np.array(sizes))
-    if any(row[0] >= 0 and (row != all_sizes[0]).any() for row in all_sizes):
-        raise InputError(
-            f"images differ between ranks: {config.images}. Use the same files on all hosts."
-        )
-    num_requests = int(all_sizes[0, 0])
+        if world.rank == 0:
+            _check_outputs(config)
+        _check_batch(config, model)
+    images = _open_images(config, topology, model)
+    arrivals = _arrivals(config, topology, images)
+    num_requests = len(arrivals)
     keeps_logits = config.output is not None or config.times is None
     warm_up(model, config.batch_size)
-    source = _source(config, topology, model, load, activity)
+    source = _source(config, topology, model, images, arrivals, activity)
     with progress_thread(world):
         clock = _shared_clock(topology)
         arguments = topology, model, source, config.batch_size, clock, activity
@@ -97,7 +89,9 @@ def infer(group: RankGroup, activity: Activity) -> int:
 def _open_model(group: RankGroup, topology: Topology) -> Model:
     """Build the layers of this rank and load their weights. Collective."""
     group.comms = topology.comms
-    set_threads(group.config, topology)
+    threads = set_threads(group.config, topology)
+    if threads.warning and topology.world.rank == 0:
+        show(f"{threads.warning}\n")
     group.config = config = choose_library(group.config, topology)
     trained = ModelConfig()  # of a file of the study's weights
     if config.start and config.start.manifest:
@@ -114,49 +108,90 @@ def _open_model(group: RankGroup, topology: Topology) -> Model:
     return model
 
 
-def _open_load(config: InferConfig, model: Model) -> _Load:
-    manifest = config.start.manifest if config.start else None
-    normalization = manifest.normalization if manifest else ()
-    assert config.images
-    images = ImageArray(config.images, model.layers[0].inputs.shape, normalization)
-    arrivals = read_arrivals(config.arrivals) if config.arrivals else None
-    num_requests = len(images) if arrivals is None else len(arrivals)
-    if config.requests:
-        num_requests = config.requests
-    if num_requests and not len(images):
-        raise InputError(f"no images: {config.images} is empty. Use at least one.")
-    return _Load(images, arrivals, num_requests)
+def _check_outputs(config: InferConfig) -> None:
+    outputs = [path for path in (config.output, config.times) if path]
+    used = [path.absolute() for path in (*outputs, config.images, config.arrivals) if path]
+    for path in outputs:
+        if used.count(path.absolute()) > 1:
+            raise InputError(f"two uses of one file: {path}. Use another path for the output.")
+        save_array(path, None)
+
+
+def _check_batch(config: InferConfig, model: Model) -> None:
+    """Raise InputError if a message would hold more bytes than MPI counts."""
+    boundaries = model.layers[0].inputs, model.layers[-1].outputs
+    if config.batch_size * max(each.image_bytes for each in boundaries) > _MAX_MESSAGE_BYTES:
+        raise InputError(
+            f"batch too large: --batch-size {config.batch_size}. Use a smaller one, since a "
+            f"message holds at most 2^31 bytes."
+        )
+
+
+def _open_images(config: InferConfig, topology: Topology, model: Model) -> ImageArray | None:
+    """Return the images on the first stages, which read them. Collective."""
+    images = None
+    with together(topology.world):
+        if topology.place.stage == 0:
+            manifest = config.start.manifest if config.start else None
+            normalization = manifest.normalization if manifest else ()
+            assert config.images
+            images = ImageArray(config.images, model.layers[0].inputs.shape, normalization)
+    numbers = allgather_rows(topology.replicas, np.array([len(images) if images else 0]))
+    with together(topology.world):
+        if (numbers != numbers[0]).any():
+            raise InputError(
+                f"images differ between ranks: {config.images}. Use the same file on all hosts."
+            )
+    return images
+
+
+def _arrivals(config: InferConfig, topology: Topology, images: ImageArray | None) -> np.ndarray:
+    """Return the arrivals of all requests, which rank 0 reads, [requests]. Collective.
+
+    Those of a closed loop are NaN but for the first ones of each replica.
+    """
+    arrivals = np.empty(0)
+    with together(topology.world):
+        if topology.world.rank == 0:
+            assert images
+            if config.arrivals:
+                arrivals = read_arrivals(config.arrivals)
+            else:
+                arrivals = np.zeros(config.requests or len(images))
+            if config.in_flight:
+                arrivals[config.in_flight * config.replicas :] = np.nan
+            if len(arrivals) and not len(images):
+                raise InputError(f"no images: {config.images} is empty. Use at least one.")
+    return np.frombuffer(allgather_bytes(topology.world, arrivals.tobytes())[0])
 
 
 def _source(
     config: InferConfig,
     topology: Topology,
     model: Model,
-    load: _Load | None,
+    images: ImageArray | None,
+    arrivals: np.ndarray,
     activity: Activity,
 ) -> RequestSource | MessageSource:
     inputs, comm, place = model.layers[0].inputs, topology.pipeline, topology.place
-    if load is None:
+    if images is None:
         shape, dtype = inputs.memory_shape, inputs.numpy_dtype
         up = topology.previous_stage
         return MessageSource(StreamReceiver(comm, up, shape, dtype, config.batch_size))
-    own = range(place.replica, load.num_requests, config.replicas)
-    if config.in_flight:
-        arrivals = np.zeros(min(len(own), config.in_flight))
-    else:
-        arrivals = np.zeros(len(own)) if load.arrivals is None else load.arrivals[own]
-    wait_s = config.batch_wait_ms / 1000
-    requests = Requests(arrivals.tolist(), len(own), config.batch_size, wait_s)
+    numbers = range(place.replica, len(arrivals), config.replicas)
+    own = arrivals[place.replica :: config.replicas]
+    known = own[~np.isnan(own)].tolist()
+    requests = Requests(known, len(own), config.batch_size, config.batch_wait_ms / 1000)
     answers = AnswerReceiver(comm, comm.size - 1) if comm.size > 1 else None
-    images = load.images
+
+    def load(batch: range) -> np.ndarray:
+        return images[numbers[batch.start : batch.stop]]
 
     def waiting() -> None:
         with activity("data"):  # the watchdog sees that this rank is alive
             pass
 
-    return RequestSource(
-        requests, lambda batch: images[own[batch.start : batch.stop]], answers, waiting
-    )
+    return RequestSource(requests, load, answers, waiting)
 
 
 def _shared_clock(topology: Topology) -> Callable[[], float]:
@@ -181,11 +216,9 @@ def _collect_logits(
     gathered = gather_arrays(topology.world, own)
     if gathered is None:
         return None
-    stages, replicas = topology.pipeline.size, topology.replicas.size
     logits = np.empty((num_requests, classes), np.float32)
-    for replica in range(replicas):
-        rows = gathered[replica * stages + stages - 1]
-        logits[replica::replicas] = rows.reshape(-1, classes)
+    for replica, ranks in enumerate(_ranks_by_replica(topology)):
+        logits[replica :: topology.replicas.size] = gathered[ranks[-1]].reshape(-1, classes)
     return logits
 
 
@@ -195,19 +228,23 @@ def _collect_times(topology: Topology, served: Served, num_requests: int) -> np.
     repeats = counts.astype(int)
     columns = [np.array(served.arrivals), np.repeat(begin, repeats), np.repeat(end, repeats)]
     gathered = [gather_arrays(topology.world, column) for column in columns]
-    stages, replicas = topology.pipeline.size, topology.replicas.size
-    if gathered[0] is None:
+    if topology.world.rank > 0:
         return None
+    replicas, stages = topology.replicas.size, topology.pipeline.size
     times = np.empty((num_requests, 1 + 2 * stages))
-    for replica in range(replicas):
-        ranks = range(replica * stages, (replica + 1) * stages)
-        times[replica::replicas, 0] = gathered[0][ranks[0]]
+    arrivals, begins, ends = (column or [] for column in gathered)
+    for replica, ranks in enumerate(_ranks_by_replica(topology)):
+        rows = times[replica::replicas]
+        rows[:, 0] = arrivals[ranks[0]]
         for stage, rank in enumerate(ranks):
-            for side in (0, 1):
-                column = gathered[1 + side]
-                assert column is not None
-                times[replica::replicas, 1 + 2 * stage + side] = column[rank]
+            rows[:, 1 + 2 * stage], rows[:, 2 + 2 * stage] = begins[rank], ends[rank]
     return times
+
+
+def _ranks_by_replica(topology: Topology) -> np.ndarray:
+    """Return the ranks of all stages, [replicas, stages]."""
+    shape = topology.replicas.size, topology.pipeline.size
+    return np.arange(topology.world.size).reshape(shape)
 
 
 def _write(config: InferConfig, logits: np.ndarray | None, times: np.ndarray | None) -> None:
@@ -217,12 +254,15 @@ def _write(config: InferConfig, logits: np.ndarray | None, times: np.ndarray | N
         RunError: if it cannot be written.
     """
     manifest = config.start.manifest if config.start else None
+    problems = []
     for path, array in ((config.output, logits), (config.times, times)):
         if path and array is not None:
             try:
                 save_array(path, array)
             except InputError as error:
-                raise RunError(str(error)) from error
+                problems.append(str(error))
+    if problems:
+        raise RunError(" ".join(problems))
     if config.output or config.times or logits is None:
         return
     names = manifest.class_names if manifest else Cifar10.class_names

@@ -5,9 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vigmpi.errors import InputError
+
 
 class Latency(NamedTuple):
-    """Summary of the requests after the first ones.
+    """Summary of the requests after the warm-up.
 
     Attributes:
         images_per_s: answered requests per second.
@@ -33,11 +35,20 @@ def summarize(times: NDArray[np.float64], warm_up: int) -> Latency:
 
     Args:
         times: arrival, and begin and end on each stage, in seconds, [requests, 1 + 2 stages].
-        warm_up: number of requests at the begin that do not count.
+        warm_up: number of requests at the start that do not count, nor do others that were
+            answered with them or before.
+
+    Raises:
+        InputError: if no request is left.
     """
-    counted = times[warm_up:]
+    first = times[:warm_up, -1].max() if warm_up else times[0, 0]
+    counted = times[times[:, -1] > first]
+    if not len(counted):
+        raise InputError(
+            f"nothing left to measure: all {len(times)} requests were answered with the first "
+            f"{warm_up}. Use --requests with more, or --warm-up with less."
+        )
     arrival, begin, answer = counted[:, 0], counted[:, 1], counted[:, -1]
-    first = times[:warm_up, -1].max() if warm_up else arrival.min()
     latency = answer - arrival
     batches = np.unique(counted[:, 1:], axis=0)
     busy = (batches[:, 1::2] - batches[:, 0::2]).mean(axis=0).max()

@@ -136,8 +136,8 @@ def _run(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, env=environ, check=False)
     except OSError as error:
         raise InputError(
-            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install it or set CC "
-            f"or CXX, or omit --build."
+            f"cannot run the compiler: {command[0]} ({error_reason(error)}). Install it, or set CC "
+            f"and CXX to others."
         ) from error
     if done.returncode:
         line = telling_line(done.stderr.decode(errors="backslashreplace"))

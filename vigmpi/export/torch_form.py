@@ -14,17 +14,30 @@ from vigmpi.models.model import Model
 from vigmpi.models.normalization import MicroBatchNorm
 from vigmpi.models.study import collapsed, head
 from vigmpi.models.vig.block import Block, Grapher
-from vigmpi.models.vig.ends import PerceptronHead
+from vigmpi.models.vig.ends import PerceptronHead, Stem
 from vigmpi.models.vig.reference import PlainConvNorm, distances
 
 
 class ExportableLayer(nn.Module):
-    """A layer without its `MicroBatch`, on which nothing depends in evaluation."""
+    """A layer without its `MicroBatch`, on which nothing depends in evaluation.
+
+    Attributes:
+        inputs, outputs: boundaries of the layer.
+        dtype: type of its values.
+        has_neighbours: whether it searches for neighbours.
+    """
 
     def __init__(self, layer: Layer, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.layer = module.to(dtype)
+        self.has_neighbours = isinstance(module, _Block)
         self.inputs, self.outputs, self.dtype = layer.inputs, layer.outputs, dtype
+
+    def random_input(self, images: int) -> Tensor:
+        """Return always the same values, [images, *inputs.memory_shape]."""
+        stream = torch.Generator().manual_seed(0)
+        shape = images, *self.inputs.memory_shape
+        return torch.randn(shape, generator=stream, dtype=self.dtype)
 
     def forward(self, values: Tensor) -> Tensor:
         """Map values [images, *inputs.memory_shape] to [images, *outputs.memory_shape]."""
@@ -53,6 +66,8 @@ def _exportable(module: nn.Module, height: int, width: int) -> nn.Module:
         return _StudyBlock(module, height, width)
     if isinstance(module, head.Head):
         return _StudyHead(module)
+    if isinstance(module, Stem):
+        module = _Stem(module)
     for child in module.modules():
         if isinstance(child, PlainConvNorm):
             child[0], child[1] = _folded(*child), nn.Identity()
@@ -76,6 +91,16 @@ class _AnyMicroBatch(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.module(features, None)
+
+
+class _Stem(nn.Module):
+    def __init__(self, stem: Stem) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(*stem.convolutions)
+        self.positions = stem.pos_embed
+
+    def forward(self, features: Tensor, micro_batch: None) -> Tensor:  # noqa: ARG002
+        return self.convolutions(features) + self.positions
 
 
 class _StudyBlock(nn.Module):
@@ -147,7 +172,7 @@ class _Grapher(nn.Module):
 
 
 class _Neighbours:
-    """What the reference backend's graph convolutions need of `graphs.neighbours.Neighbours`."""
+    """The part of `graphs.neighbours.Neighbours` that the reference backend uses."""
 
     def __init__(self, index: Tensor) -> None:
         self._index = index

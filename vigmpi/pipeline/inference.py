@@ -20,7 +20,7 @@ from vigmpi.schedule.action import Kind
 
 
 class Span(NamedTuple):
-    """Seconds at which a stage began and ended a batch, and its number of requests."""
+    """Start and end of a batch on a stage in seconds, and its number of requests."""
 
     begin: float
     end: float
@@ -29,7 +29,7 @@ class Span(NamedTuple):
 
 @dataclass
 class Served:
-    """What a rank keeps of the requests of its replica.
+    """Results that a rank keeps until the end.
 
     Attributes:
         spans: the batches, in order.
@@ -43,7 +43,7 @@ class Served:
 
 
 class Source(Protocol):
-    """What gives a stage its batches."""
+    """Source of a stage's batches."""
 
     def next(self, clock: Callable[[], float]) -> tuple[np.ndarray, float]:
         """Wait for a batch, and return its values [images, *memory_shape] and when it came."""
@@ -63,7 +63,7 @@ class RequestSource:
 
     Args:
         load: function that returns the values of the images of some requests of the replica.
-        waiting: function that is called while the stage waits for requests.
+        waiting: function that is called while the stage waits for arrivals.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class RequestSource:
         return self._requests.arrivals
 
     def _pause(self, seconds: float) -> None:
-        self._waiting()
+        if self._requests.expects_an_arrival:  # otherwise, a later stage must make progress
+            self._waiting()
         time.sleep(seconds)
 
 

@@ -11,8 +11,8 @@ _POLL_S = 50e-6  # between looks for answers
 class Requests:
     """Queue of requests, of which those that wait are grouped into batches.
 
-    A batch is complete if it has its full size, if no more requests can come, or if its first
-    request has waited for `batch_wait_s`.
+    A batch is complete if it has its full size, if no request can come before its answers, or if
+    its first request has waited for `batch_wait_s`.
 
     Args:
         arrivals: seconds at which the first requests arrive, in ascending order.
@@ -32,6 +32,12 @@ class Requests:
         self._batch_size = batch_size
         self._batch_wait_s = batch_wait_s
         self._taken = 0
+        self._answered = 0
+
+    @property
+    def expects_an_arrival(self) -> bool:
+        """True if the next event is an arrival or the end of a wait, and not an answer."""
+        return self._taken < len(self.arrivals)
 
     def next(
         self,
@@ -63,11 +69,13 @@ class Requests:
 
     def answered(self, number: int, time: float) -> None:
         """Take the answers to a batch of requests."""
+        self._answered += number
         new = min(number, self._total - len(self.arrivals))
         self.arrivals.extend([time] * new)
 
     def _is_complete(self, arrived: int, now: float) -> bool:
-        full = arrived - self._taken == self._batch_size or arrived == self._total
+        all_here = arrived == len(self.arrivals) and self._taken == self._answered
+        full = arrived - self._taken == self._batch_size or arrived == self._total or all_here
         return full or now >= self.arrivals[self._taken] + self._batch_wait_s
 
     def _next_event(self, arrived: int) -> float:

@@ -6,9 +6,11 @@
 
 #include <mpi.h>
 
+#include "links.hpp"
+
 namespace {
 
-constexpr int TAG = 4, ROUNDS = 20;
+constexpr int ROUNDS = 20;
 constexpr double LEAD_S = 0.01; // all ranks know the start before it comes
 
 double own_clock()
@@ -16,8 +18,8 @@ double own_clock()
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// What this rank's clock is ahead of that of rank 0, from the fastest of several round trips. Its
-// error is at most half of that.
+// By how much this rank's clock is ahead of that of rank 0, from the fastest of several round
+// trips, half of which bounds the error.
 double offset_of(int rank, int size)
 {
     double offset = 0;
@@ -25,13 +27,13 @@ double offset_of(int rank, int size)
         double shortest = std::numeric_limits<double>::infinity(), theirs = 0;
         for (int round = 0; round < ROUNDS; round++) {
             if (rank == 0) {
-                MPI_Recv(&theirs, 1, MPI_DOUBLE, other, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+                MPI_Recv(&theirs, 1, MPI_DOUBLE, other, CLOCK_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
                 theirs = own_clock();
-                MPI_Send(&theirs, 1, MPI_DOUBLE, other, TAG, MPI_COMM_WORLD);
+                MPI_Send(&theirs, 1, MPI_DOUBLE, other, CLOCK_TAG, MPI_COMM_WORLD);
             } else if (rank == other) {
                 double begin = own_clock();
-                MPI_Send(&begin, 1, MPI_DOUBLE, 0, TAG, MPI_COMM_WORLD);
-                MPI_Recv(&theirs, 1, MPI_DOUBLE, 0, TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+                MPI_Send(&begin, 1, MPI_DOUBLE, 0, CLOCK_TAG, MPI_COMM_WORLD);
+                MPI_Recv(&theirs, 1, MPI_DOUBLE, 0, CLOCK_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
                 double end = own_clock();
                 if (end - begin < shortest) {
                     shortest = end - begin;

@@ -24,6 +24,10 @@ module vigmpi_infer
          import
          type(c_ptr), value :: model
       end subroutine
+      integer(c_int) function vigmpi_value_bytes(model) bind(c)
+         import
+         type(c_ptr), value :: model
+      end function
       integer(c_int) function vigmpi_input_values(model) bind(c)
          import
          type(c_ptr), value :: model
@@ -67,6 +71,10 @@ program example
       error stop 2
    end if
    if (vigmpi_open(trim(folder) // c_null_char, 0_c_int, 0_c_int, model) /= 0) call fail()
+   if (vigmpi_value_bytes(model) /= c_sizeof(1.0_c_float)) then
+      write (*, "(a)") "an export with --dtype float32 is needed: " // trim(folder)
+      error stop 2
+   end if
    allocate (images(vigmpi_input_values(model), num_images))
    allocate (logits(vigmpi_output_values(model), num_images))
    open (newunit=unit, file=trim(file), access="stream", form="unformatted", status="old", &

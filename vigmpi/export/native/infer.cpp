@@ -210,28 +210,41 @@ std::vector<double> read_arrivals(const std::string &path)
     double before = 0;
     for (double time : times) {
         if (!(time >= before && time < 1e9))
-            throw InputError("arrivals are not in ascending order from 0 on: " + path + ". Sort them.");
+            throw InputError("arrivals do not fit: " + path + " (one at " + std::to_string(time) +
+                             "). Use seconds from the start in ascending order.");
         before = time;
     }
     return times;
 }
 
-// All requests of the run, as a first stage knows them.
+// All requests of the run.
 struct Load {
     std::vector<double> arrivals; // for --arrivals
-    std::size_t requests = 0;
+    unsigned long long requests = 0;
 };
 
-Load make_load(const Options &options, const Images &images)
+// Read the load on rank 0, and send it to all ranks. Collective.
+Load make_load(const Options &options, const Place &place, const Images *images)
 {
     Load load;
-    if (!options.arrivals.empty())
-        load.arrivals = read_arrivals(options.arrivals);
-    load.requests = options.arrivals.empty() ? images.count() : load.arrivals.size();
-    if (options.requests)
-        load.requests = static_cast<std::size_t>(options.requests);
-    if (load.requests && !images.count())
-        throw InputError("no images: " + options.images + " is empty. Use at least one.");
+    together(place, [&] {
+        if (place.rank > 0)
+            return;
+        if (!options.arrivals.empty())
+            load.arrivals = read_arrivals(options.arrivals);
+        load.requests = options.arrivals.empty() ? images->count() : load.arrivals.size();
+        if (options.requests)
+            load.requests = static_cast<unsigned long long>(options.requests);
+        if (load.requests && !images->count())
+            throw InputError("no images: " + options.images + " is empty. Use at least one.");
+        if (load.arrivals.size() > INT_MAX)
+            throw InputError("arrivals do not fit: " + options.arrivals + " holds more than 2^31. Use fewer.");
+    });
+    unsigned long long sizes[] = {load.requests, load.arrivals.size()};
+    MPI_Bcast(sizes, 2, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
+    load.requests = sizes[0];
+    load.arrivals.resize(sizes[1]);
+    MPI_Bcast(load.arrivals.data(), static_cast<int>(sizes[1]), MPI_DOUBLE, 0, MPI_COMM_WORLD);
     return load;
 }
 
@@ -249,7 +262,8 @@ Requests requests_of(const Load &load, const Options &options, const Place &plac
 
 // What a stage has done with a batch.
 struct Span {
-    double begin, end, requests;
+    double begin, end;
+    int requests;
 };
 
 // What a rank keeps for the end.
@@ -368,7 +382,7 @@ Results run_stage(const Place &place, const Model &model, Input &input, Sender *
     return results;
 }
 
-// Send bytes to rank 0, or receive them there; a message holds at most 2^31 of them.
+// Send bytes to rank 0, or receive them there, in several messages.
 void transfer(void *bytes, std::size_t size, int sender, int rank)
 {
     auto *next = static_cast<unsigned char *>(bytes);
@@ -383,7 +397,7 @@ void transfer(void *bytes, std::size_t size, int sender, int rank)
     }
 }
 
-// Return a vector of the sender on rank 0.
+// Return the sender's vector on rank 0.
 template <typename T> std::vector<T> collect_from(int sender, const Place &place, std::vector<T> own)
 {
     unsigned long long count = own.size();
@@ -426,7 +440,7 @@ std::vector<unsigned char> collect_times(const Place &place, std::size_t request
     auto columns = static_cast<std::size_t>(1 + 2 * place.stages);
     std::vector<unsigned char> all(place.rank == 0 ? requests * columns * sizeof(double) : 0);
     for (int replica = 0; replica < place.replicas; replica++) {
-        std::vector<double> rows(place.share(requests, replica) * columns);
+        std::vector<double> rows(place.rank == 0 ? place.share(requests, replica) * columns : 0);
         for (int stage = 0; stage < place.stages; stage++) {
             int sender = replica * place.stages + stage;
             if (place.rank != sender && place.rank != 0)
@@ -440,7 +454,7 @@ std::vector<unsigned char> collect_times(const Place &place, std::size_t request
             }
             std::size_t request = 0, column = static_cast<std::size_t>(1 + 2 * stage);
             for (const Span &span : spans)
-                for (int i = 0; place.rank == 0 && i < static_cast<int>(span.requests); i++, request++) {
+                for (int i = 0; place.rank == 0 && i < span.requests; i++, request++) {
                     rows[request * columns + column] = span.begin;
                     rows[request * columns + column + 1] = span.end;
                 }
@@ -490,47 +504,62 @@ void warm_up(const Options &options, const Model &model)
         check(vigmpi_run(model.get(), zeros.data(), number, ignored.data()));
 }
 
-void run(const Options &options, const Place &place)
+// Wait for all ranks without occupying a core.
+void wait_for_all()
+{
+    MPI_Request request;
+    MPI_Ibarrier(MPI_COMM_WORLD, &request);
+    wait_for(request);
+}
+
+void check_batch(const Options &options, const Model &model)
+{
+    auto images = static_cast<std::size_t>(options.batch_size);
+    if (std::max(input_bytes(model), output_bytes(model)) * images > INT_MAX)
+        throw InputError("batch too large: --batch-size " + std::to_string(options.batch_size) +
+                         ". Use a smaller one, since a message holds at most 2^31 bytes.");
+}
+
+void run(Options options, const Place &place)
 {
     Model model;
     std::unique_ptr<Images> images;
-    Load load;
-    bool needs_table = options.output.empty() && options.times.empty();
     together(place, [&] {
         model = open_stage(options, place);
-        if (place.is_first()) {
+        if (place.is_first())
             images = std::make_unique<Images>(options, model);
-            load = make_load(options, *images);
-        }
         for (const std::string &path : {options.output, options.times})
             if (place.rank == 0 && !path.empty())
                 check_writable(path);
-        if (std::max(input_bytes(model), output_bytes(model)) * static_cast<std::size_t>(options.batch_size) > INT_MAX)
-            throw InputError("batch too large: --batch-size " + std::to_string(options.batch_size) +
-                             ". Use a smaller one, since a message holds at most 2^31 bytes.");
+        if (!options.batch_size)
+            options.batch_size = std::min(DEFAULT_BATCH, vigmpi_max_images(model.get()));
+        check_batch(options, model);
         warm_up(options, model);
     });
-    unsigned long long sizes[] = {load.requests, images ? images->count() : 0}, first[] = {sizes[0], sizes[1]};
-    unsigned long long row_bytes = output_bytes(model);
-    MPI_Bcast(first, 2, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
+    Load load = make_load(options, place, images.get());
+    unsigned long long num_images = images ? images->count() : 0, row_bytes = output_bytes(model);
+    MPI_Bcast(&num_images, 1, MPI_UNSIGNED_LONG_LONG, 0, MPI_COMM_WORLD);
     MPI_Bcast(&row_bytes, 1, MPI_UNSIGNED_LONG_LONG, place.stages - 1, MPI_COMM_WORLD);
     together(place, [&] {
-        if (images && (sizes[0] != first[0] || sizes[1] != first[1]))
-            throw InputError("images differ between ranks: " + options.images + ". Use the same files on all hosts.");
+        if (images && images->count() != num_images)
+            throw InputError("images differ between ranks: " + options.images + ". Use the same file on all hosts.");
     });
+    bool needs_table = options.output.empty() && options.times.empty();
+    bool needs_logits = needs_table || !options.output.empty();
     Input input(options, place, model, images.get(), load);
     std::unique_ptr<Sender> sender;
     if (!place.is_last())
         sender = std::make_unique<Sender>(place.rank + 1, options.batch_size, output_bytes(model));
     Clock clock;
-    Results results = run_stage(place, model, input, sender.get(), clock, needs_table || !options.output.empty());
+    Results results = run_stage(place, model, input, sender.get(), clock, needs_logits);
     double own_s = clock.now(), longest_s = 0;
+    wait_for_all();
     MPI_Reduce(&own_s, &longest_s, 1, MPI_DOUBLE, MPI_MAX, 0, MPI_COMM_WORLD);
     std::vector<unsigned char> logits, times;
-    if (needs_table || !options.output.empty())
-        logits = collect_logits(place, first[0], row_bytes, results);
+    if (needs_logits)
+        logits = collect_logits(place, load.requests, row_bytes, results);
     if (!options.times.empty())
-        times = collect_times(place, first[0], results);
+        times = collect_times(place, load.requests, results);
     if (place.rank > 0)
         return;
     std::size_t bytes = value_bytes(model), classes = row_bytes / bytes;
@@ -540,8 +569,8 @@ void run(const Options &options, const Place &place)
         write_npy(options.output, logits, classes, bytes);
     if (!options.times.empty())
         write_npy(options.times, times, static_cast<std::size_t>(1 + 2 * place.stages), sizeof(double));
-    std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", first[0], longest_s,
-                 static_cast<double>(first[0]) / longest_s, place.stages, place.replicas);
+    std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", load.requests, longest_s,
+                 static_cast<double>(load.requests) / longest_s, place.stages, place.replicas);
 }
 
 // Print a message of one line, whatever the names in it are.

@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int TAG = 1, ANSWER_TAG = 3, TESTS = 1000;
+constexpr int TESTS = 1000;
 constexpr std::chrono::microseconds PAUSE(50);
 
 } // namespace
@@ -41,7 +41,7 @@ Receiver::~Receiver()
 
 void Receiver::post(int slot)
 {
-    MPI_Irecv(buffers_[slot].data(), capacity_, MPI_BYTE, source_, TAG, MPI_COMM_WORLD,
+    MPI_Irecv(buffers_[slot].data(), capacity_, MPI_BYTE, source_, BATCH_TAG, MPI_COMM_WORLD,
               &requests_[slot]);
 }
 
@@ -80,7 +80,7 @@ void Sender::send(int num_images)
 {
     int count = static_cast<int>(static_cast<std::size_t>(num_images) * image_bytes_);
     wait_for(requests_[slot_]);
-    MPI_Issend(buffers_[slot_].data(), count, MPI_BYTE, target_, TAG, MPI_COMM_WORLD,
+    MPI_Issend(buffers_[slot_].data(), count, MPI_BYTE, target_, BATCH_TAG, MPI_COMM_WORLD,
                &requests_[slot_]);
     slot_ = (slot_ + 1) % SLOTS;
 }

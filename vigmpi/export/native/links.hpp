@@ -15,6 +15,9 @@
 
 constexpr int SLOTS = 2;
 
+// Tags of all messages of the program.
+enum Tag { BATCH_TAG = 1, ANSWER_TAG, RESULT_TAG, CLOCK_TAG };
+
 // Wait without occupying a core, since waiting ranks may share it with others.
 void wait_for(MPI_Request &request, MPI_Status *status = MPI_STATUS_IGNORE);
 

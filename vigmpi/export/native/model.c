@@ -54,10 +54,10 @@ static int read_images(vigmpi_model *model)
     model->height = (int)size[0];
     model->width = (int)size[1];
     for (int c = 0; c < CHANNELS; c++) {
-        if (!(std[c] > 0))
+        if (!(std[c] >= 0))
             return damaged(model, "std");
         model->mean[c] = mean[c];
-        model->std[c] = std[c];
+        model->std[c] = std[c] > 0 ? std[c] : 1; /* a constant channel has nothing to scale */
     }
     return VIGMPI_OK;
 }
@@ -87,7 +87,9 @@ static int open_layers(vigmpi_model *model, int first, int num_layers)
         return vigmpi_fail(VIGMPI_INPUT, "no such layers: %d from %d on. Use those of 0 to %d.", num_layers,
                            first, all - 1);
     int status = vigmpi_layers_open(model, first, num_layers ? num_layers : all - first);
-    if (!status && (model->input_values > INT_MAX || model->output_values > INT_MAX))
+    size_t image = (size_t)CHANNELS * (size_t)model->height * (size_t)model->width;
+    if (!status && (model->input_values > INT_MAX || model->output_values > INT_MAX ||
+                    (first == 0 && model->input_values != image)))
         status = damaged(model, "shapes of layers");
     return status;
 }
@@ -134,7 +136,12 @@ static int no_images(int num_images)
 
 int vigmpi_run(vigmpi_model *model, const void *input, int num_images, void *output)
 {
-    return num_images < 1 ? no_images(num_images) : vigmpi_layers_run(model, input, num_images, output);
+    if (num_images < 1)
+        return no_images(num_images);
+    if (num_images > model->max_images)
+        return vigmpi_fail(VIGMPI_INPUT, "batch too large: %d images, and the export takes at most %d. Use "
+                           "smaller batches, or export with --max-batch-size.", num_images, model->max_images);
+    return vigmpi_layers_run(model, input, num_images, output);
 }
 
 int vigmpi_input_values(const vigmpi_model *model)
@@ -150,6 +157,11 @@ int vigmpi_output_values(const vigmpi_model *model)
 int vigmpi_value_bytes(const vigmpi_model *model)
 {
     return model->value_bytes;
+}
+
+int vigmpi_max_images(const vigmpi_model *model)
+{
+    return model->max_images;
 }
 
 void vigmpi_image_size(const vigmpi_model *model, int *height, int *width)

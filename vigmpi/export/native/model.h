@@ -19,6 +19,7 @@ struct vigmpi_model {
     double mean[VIGMPI_CHANNELS], std[VIGMPI_CHANNELS];
     /* Set by vigmpi_layers_open: */
     size_t input_values, output_values; /* of an image */
+    int max_images;
     struct vigmpi_layers *layers;
 };
 

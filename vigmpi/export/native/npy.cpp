@@ -31,7 +31,7 @@ InputError problem(const std::string &path, const std::string &reason)
 std::string unwritable(const std::string &path, int error)
 {
     return "cannot write array: " + path + " (" + std::strerror(error) +
-           "). Use --output with another path.";
+           "). Use another path.";
 }
 
 // The text of a key's value in the header, which is a dictionary of Python.
@@ -118,6 +118,9 @@ void NpyReader::parse(const std::string &header)
 
 void check_writable(const std::string &path)
 {
+    struct stat status;
+    if (stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode))
+        throw InputError(unwritable(path, EISDIR));
     std::FILE *file = std::fopen((path + ".part").c_str(), "wb");
     if (!file)
         throw InputError(unwritable(path, errno));

@@ -16,7 +16,8 @@ const char USAGE[] =
     "\n"
     "  --stages S          number of stages (default: 1)\n"
     "  --split N,N         number of blocks on each stage (default: even)\n"
-    "  --batch-size N      images that a stage processes at a time, at most (default: 16)\n"
+    "  --batch-size N      images that a stage processes at a time, at most (default: 16, or what\n"
+    "                      the export takes)\n"
     "  --output FILE.npy   write the logits, [requests, classes]\n"
     "\n"
     "Load tests. A request is one image; the images are taken in turn. Requests go to the replicas\n"
@@ -27,8 +28,8 @@ const char USAGE[] =
     "  --in-flight K        a request arrives when another is answered, so that each replica has K\n"
     "  --requests N         number of requests for --in-flight (default: one for each image)\n"
     "  --batch-wait-ms X    time that a request waits for others in its batch (default: 0)\n"
-    "  --times FILE.npy     write [requests, 1 + 2 S]: the arrival of each request, and the begin\n"
-    "                       and the end of its batch on each stage, in seconds\n";
+    "  --times FILE.npy     write [requests, 1 + 2 S]: the arrival of each request, and the start\n"
+    "                       and end of its batch on each stage, in seconds\n";
 
 namespace {
 
@@ -110,6 +111,10 @@ Options parse(int argc, char **argv)
                          " paths were given. See vigmpi_infer --help.");
     if (!options.arrivals.empty() && options.in_flight)
         throw UsageError("two kinds of load: --arrivals and --in-flight. Use one of them.");
+    for (const std::string *path : {&options.output, &options.times})
+        if (!path->empty() && (*path == options.arrivals || *path == paths[1] ||
+                               (path == &options.times && *path == options.output)))
+            throw UsageError("two uses of one file: " + *path + ". Use another path for the output.");
     if (options.requests && !options.in_flight)
         throw UsageError("option without another: --requests without --in-flight. Use both or none.");
     options.folder = paths[0];

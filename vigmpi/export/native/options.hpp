@@ -19,9 +19,11 @@ struct UsageError : std::runtime_error {
     int speaker;
 };
 
+constexpr int DEFAULT_BATCH = 16;
+
 struct Options {
     std::string folder, images, output, times, arrivals;
-    int stages = 1, batch_size = 16, requests = 0, in_flight = 0;
+    int stages = 1, batch_size = 0, requests = 0, in_flight = 0; // batch_size 0: DEFAULT_BATCH
     double batch_wait_s = 0;
     std::vector<int> split;
 };

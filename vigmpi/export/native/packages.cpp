@@ -93,7 +93,6 @@ std::size_t values_of(const Shape &shape)
 struct vigmpi_layers {
     std::vector<Layer> layers;
     Shape shape; // of the first layer's input
-    int max_images = 0;
 };
 
 const char VIGMPI_FORM[] = "packages";
@@ -105,10 +104,16 @@ int vigmpi_layers_open(vigmpi_model *model, int first, int num_layers)
         vigmpi_manifest &manifest = model->manifest;
         int threads;
         check(vigmpi_manifest_whole(&manifest, -1, "threads", &threads));
-        check(vigmpi_manifest_whole(&manifest, -1, "max_batch_size", &layers->max_images));
-        layers->shape = shape_of(manifest, first, "input");
+        check(vigmpi_manifest_whole(&manifest, -1, "max_batch_size", &model->max_images));
+        Shape shape = layers->shape = shape_of(manifest, first, "input");
+        for (int l = first; l < first + num_layers; l++) {
+            if (shape_of(manifest, l, "input") != shape)
+                throw Failure{vigmpi_fail(VIGMPI_INPUT, "damaged manifest: %s/manifest.toml (input of layer %d). Run "
+                                          "vigmpi export again.", manifest.folder, l)};
+            shape = shape_of(manifest, l, "output");
+        }
         model->input_values = values_of(layers->shape);
-        model->output_values = values_of(shape_of(manifest, first + num_layers - 1, "output"));
+        model->output_values = values_of(shape);
         at::set_num_threads(threads > 0 ? threads : 1);
         for (int l = first; l < first + num_layers; l++)
             layers->layers.push_back({load(manifest, l, ""), load(manifest, l, "single_")});
@@ -124,9 +129,6 @@ int vigmpi_layers_open(vigmpi_model *model, int first, int num_layers)
 int vigmpi_layers_run(vigmpi_model *model, const void *input, int num_images, void *output)
 {
     vigmpi_layers &layers = *model->layers;
-    if (num_images > layers.max_images)
-        return vigmpi_fail(VIGMPI_INPUT, "batch too large: %d images, and the export takes at most %d. Use smaller "
-                           "batches, or export with --max-batch-size.", num_images, layers.max_images);
     try {
         auto type = model->value_bytes == sizeof(double) ? at::kDouble : at::kFloat;
         layers.shape[0] = num_images;

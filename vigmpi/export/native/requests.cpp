@@ -33,7 +33,8 @@ int Requests::next(const Clock &clock, Answers *answers)
         time = clock.now();
         std::size_t count = waiting(time);
         bool is_last = taken_ + count == total_;
-        if (count && (count == batch_size_ || is_last || time >= arrivals_[taken_] + wait_s_)) {
+        bool is_all = taken_ + count == arrivals_.size() && taken_ == answered_;
+        if (count && (count == batch_size_ || is_last || is_all || time >= arrivals_[taken_] + wait_s_)) {
             taken_ += count;
             return static_cast<int>(count);
         }
@@ -63,6 +64,7 @@ double Requests::next_event(std::size_t waiting) const
 
 void Requests::answered(int number, double time)
 {
+    answered_ += static_cast<std::size_t>(number);
     for (; number && arrivals_.size() < total_; number--)
         arrivals_.push_back(time);
 }

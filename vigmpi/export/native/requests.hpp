@@ -15,8 +15,9 @@ public:
     // `total` requests, of which `in_flight` are there at first; the others arrive as some are answered.
     Requests(std::size_t total, std::size_t in_flight, int batch_size, double wait_s);
 
-    // Wait for the next batch, and return its number of requests, or 0 after the last one. A batch
-    // is complete if it has its full size, if no more can come, or if its first request has waited.
+    // Wait for the next batch, and return its number of requests, or 0 after the last one. A batch is
+    // complete if it has its full size, if no request can come before its answers, or if its first
+    // request has waited.
     int next(const Clock &clock, Answers *answers);
 
     // Take the answers to a batch.
@@ -32,7 +33,7 @@ private:
     double next_event(std::size_t waiting) const;
 
     std::vector<double> arrivals_;
-    std::size_t total_, taken_ = 0, batch_size_;
+    std::size_t total_, taken_ = 0, answered_ = 0, batch_size_;
     double wait_s_;
 };
 

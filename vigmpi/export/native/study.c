@@ -4,6 +4,7 @@
    the sum of the features over the neighbours, the features themselves and the number of
    neighbours; for the feed-forward network, the features alone. An image runs through all layers
    before the next one, so that its planes stay in the first-level cache. */
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,6 +302,7 @@ int vigmpi_layers_open(struct vigmpi_model *model, int first, int num_layers)
     }
     const struct layer *last = &layers->layers[num_layers - 1];
     model->input_values = (size_t)CHANNELS * (size_t)model->height * (size_t)model->width;
+    model->max_images = INT_MAX;
     model->output_values = last->is_head ? (size_t)last->head.classes : model->input_values;
     return allocate_planes(layers);
 }

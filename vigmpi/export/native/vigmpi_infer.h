@@ -36,6 +36,9 @@ int vigmpi_input_values(const vigmpi_model *model);
 int vigmpi_output_values(const vigmpi_model *model);
 int vigmpi_value_bytes(const vigmpi_model *model);
 
+/* Largest number of images that vigmpi_run takes. */
+int vigmpi_max_images(const vigmpi_model *model);
+
 /* Height and width of the model's images, in pixels. */
 void vigmpi_image_size(const vigmpi_model *model, int *height, int *width);
 

@@ -58,7 +58,7 @@ class Stem(nn.Module):
             name = "none" if last else activation
             layers.append(strided(inputs, outputs, stride, num_nodes * side**2, activation=name))
             inputs = outputs
-        self._layers = tuple(layers)  # registered by the names of the published code
+        self.convolutions = tuple(layers)  # registered by the names of the published code
         modules = {
             str(3 * index + offset): module
             for index, layer in enumerate(layers)
@@ -70,7 +70,7 @@ class Stem(nn.Module):
         """Map images [images, 3, height, width] to [images, channels, height, width] of nodes."""
         if self._bf16:
             features = features.bfloat16()
-        for layer in self._layers:
+        for layer in self.convolutions:
             features = layer(features)
         return features + self.pos_embed.to(features.dtype)
 
