@@ -4,8 +4,8 @@
 
 In each round, every program classifies the images on one rank, on a pipeline of two stages, on two
 copies of the model, and on one rank with two threads (`vigmpi infer`, and exports whose folder
-FOLDER-2 was compiled for two). A pipeline of S stages whose stages take t_s for a batch of B images
-classifies at most B / max t_s images a second; the times of the stages in the same run give this bound.
+FOLDER-2 was compiled for two). A pipeline of S stages that take t_s for a batch of B images
+classifies at most B / max t_s images a second; the stages' times in the same run give this bound.
 """
 
 import argparse
