@@ -41,7 +41,7 @@ def reference(model: Model, x: np.ndarray) -> np.ndarray:
     blocks = sum(layer.is_block for layer in model.layers)
     head = model.layer_modules[-1]
     config = ModelConfig(
-        len(CLASSES),
+        model.layers[-1].outputs.shape[0],
         (height, width),
         blocks=blocks,
         readout="mean" if getattr(head, "takes_mean", True) else "sum",

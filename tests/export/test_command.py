@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.export.exports import need_compilers
+from tests.export.test_c_library import reference
 from tests.launching import finish, mpiexec, start, vigmpi
-from vigmpi.checkpoint.search import folder_of
+from vigmpi.checkpoint.search import Checkpoint, find, folder_of
+from vigmpi.commands.trained_model import load_trained_model
 from vigmpi.datasets.digits import Digits
 from vigmpi.export import manifest
 from vigmpi.export.compiler import LIBRARY, PROGRAM
@@ -35,6 +38,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder_of(record))
 
 
+def search(checkpoint: str, *, raw: bool) -> Checkpoint:
+    found = find(checkpoint)
+    assert found
+    return replace(found, use_averages=not raw)
+
+
 @pytest.mark.parametrize(
     ("weights", "form"), [("averages", "c"), ("raw", "c"), ("averages", "packages")]
 )
@@ -50,11 +59,15 @@ def test_the_library_gives_the_probabilities_of_predict(
         Image.fromarray(image).save(path)
     source = ["--checkpoint", checkpoint, *(["--no-ema"] if weights == "raw" else [])]
     folder = tmp_path / "export"
-    flags = ["--format", "c"] if form == "c" else ["--max-batch-size", "3", "--dtype", "float64"]
+    flags = ["--format", "c"] if form == "c" else ["--max-batch-size", "3"]
     out = run("export", *source, *flags, "--output", str(folder), "--build")
     assert out == f"exported: {folder} (3 layers)\n"
     with NativeModel(folder) as native:
         logits = native.run(native.normalized(pixels))
+        assert logits.dtype == np.float32
+        model, _ = load_trained_model(search(checkpoint, raw=weights == "raw"))
+        exact = reference(model, native.normalized(pixels).reshape(images.shape))
+    assert np.abs(logits - exact).max() <= 5e-6 * np.abs(exact).max()
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     answers = json.loads(run("predict", *source, "--format", "json", *paths))
     expected = [list(answer["classes"].values()) for answer in answers]

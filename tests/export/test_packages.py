@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.export.exports import CLASSES, MEAN, STD, need_compilers, random_generator, study
-from tests.export.test_c_library import reference
 from tests.export.test_torch_form import small_vig
 from tests.launching import finish, mpiexec, start
 from vigmpi.errors import InputError
@@ -228,18 +227,6 @@ def test_a_full_temporary_folder_is_one_line(folder: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if "vigmpi_infer" in line]
     assert "cannot load package: " in line
-
-
-def test_logits_of_the_study_in_float32(library: Path, tmp_path: Path) -> None:
-    model = study((8, 6), 1)
-    x = random_generator().normal(size=(MAX_BATCH, 3, 8, 6)).astype(np.float32)
-    expected = reference(model, x)
-    folder = export_packages(model, torch.float32, tmp_path / "a", len(CLASSES))
-    shutil.copytree(library, folder, dirs_exist_ok=True)
-    with NativeModel(folder) as native:
-        for number in (1, MAX_BATCH):
-            error = np.abs(native.run(x[:number]) - expected[:number]).max()
-            assert error <= 5e-6 * np.abs(expected).max()
 
 
 def test_a_compiler_that_fails_or_is_missing_is_one_line(
