@@ -153,7 +153,7 @@ def _arrivals(config: InferConfig, topology: Topology, images: ImageArray | None
     arrivals = np.empty(0)
     with together(topology.world):
         if topology.world.rank == 0:
-            assert images
+            assert images is not None
             if config.arrivals:
                 arrivals = read_arrivals(config.arrivals)
             else:
