@@ -167,7 +167,9 @@ def test_no_image_is_no_request(folder: Path, tmp_path: Path) -> None:
         (["--images", "{b}"], "cannot use array: {b} (its values are >f4). Use"),
         (["--images", "{c}"], "cannot read array: {c} ("),
         (["--output", "{x}", "--times", "{x}"], "two uses of one file: {x}. Use another"),
-        (["--output", "{d}"], "cannot write array: {d} (a folder). Use another"),
+        (["--output", "{d}"], "cannot write array: {d} (Is a directory). Use another"),
+        (["--output", "{e}"], "cannot write array: {e} (File name too long). Use another"),
+        (["--images", "{z}"], "cannot read array: {z} ("),
         (["--requests", "2"], "option without another: --requests without --in-flight. Use"),
         (["--output", "no/y.npy"], "cannot write array: no/y.npy (No such file or directory). Use"),
         (["--batch-size", "0"], "expected an integer of at least 1, not '0'"),
@@ -180,6 +182,9 @@ def test_unusable_input_is_one_line(
     np.save(names["x"], np.zeros((1, 9, 8, 3), np.uint8))
     np.save(names["a"], np.array([2.0, 1.0]))
     np.save(names["b"], np.zeros((1, 3, SIZE, SIZE), ">f4"))
+    names["e"] = tmp_path / ("e" * 260)
+    names["z"] = tmp_path / "z.npz"
+    names["z"].write_bytes(b"PK\x03\x04" + bytes(60))
     names["c"].write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'descr': '<f4'\n\n")
     filled = [flag.format(**names) for flag in flags]
     source = ["--checkpoint", str(folder_of(folder / "a.h5")), "--images", str(folder / "x.npy")]

@@ -122,9 +122,14 @@ def test_batches_wait_at_the_source(folder: Path, tmp_path: Path) -> None:
     [
         (["{export}", "{images}", "--arrivals", "{images}"], 2, "rank 0: arrivals do not fit: "),
         (
-            ["{export}", "{images}", "--times", "a", "--output", "a"],
+            ["{export}", "{images}", "--times", "a", "--output", "./b/../a"],
             1,
             "two uses of one file: a. Use another",
+        ),
+        (
+            ["{export}", "{images}", "--output", "{images}"],
+            2,
+            "two uses of one file: ",
         ),
         (["{export}", "{images}", "--requests", "3"], 1, "option without another: --requests with"),
         (

@@ -10,6 +10,7 @@ from vigmpi.checkpoint.search import Checkpoint
 from vigmpi.cli.values import (
     MAX_BLOCKS,
     MAX_CHUNKS,
+    MAX_REQUESTS,
     MAX_SEED,
     MAX_THREADS,
     comma_separated,
@@ -671,7 +672,7 @@ class InferConfig(RunConfig):
     requests: int = _requests(
         0,
         "number of requests for --in-flight; 0 for one for each image",
-        whole_number(0),
+        whole_number(0, MAX_REQUESTS),
         _INFER,
         metavar="N",
     )

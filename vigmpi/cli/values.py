@@ -11,6 +11,7 @@ MAX_SEED = 2**63 - 1
 MAX_CHUNKS = 4096  # the message tags of 31 stages fit into the smallest bound of MPI libraries
 MAX_BLOCKS = MAX_THREADS = 1024
 MAX_EXPORTED_BATCH = 4096
+MAX_REQUESTS = 100_000_000
 MAX_SIDE = 2**20
 _MAX_DIGITS = 30
 _MAX_SECONDS = 1e8  # three years; the operating system takes no more than 9e9

@@ -1,8 +1,12 @@
 """Arrays in NumPy's format that `vigmpi infer` reads and writes."""
 
+import errno
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -12,6 +16,11 @@ from vigmpi.errors import InputError, error_reason
 from vigmpi.phase import Phase
 
 _MAX_SECONDS = 1e9
+# What np.load raises for files that are damaged, or of another format.
+_UNREADABLE = (
+    *(OSError, ValueError, EOFError, SyntaxError, TokenError),
+    *(BadZipFile, NotImplementedError, OverflowError),
+)
 
 
 class ImageArray:
@@ -87,10 +96,10 @@ def save_array(path: Path, array: np.ndarray | None) -> None:
     Raises:
         InputError: if it cannot be written.
     """
-    if path.is_dir():
-        raise InputError(f"cannot write array: {path} (a folder). Use another path.")
     unfinished = path.with_name(f"{path.name}.part")
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with unfinished.open("wb") as file:
             if array is not None:
                 np.save(file, array, allow_pickle=False)
@@ -99,6 +108,8 @@ def save_array(path: Path, array: np.ndarray | None) -> None:
         else:
             unfinished.rename(path)
     except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         raise InputError(
             f"cannot write array: {path} ({error_reason(error)}). Use another path."
         ) from error
@@ -107,7 +118,7 @@ def save_array(path: Path, array: np.ndarray | None) -> None:
 def _opened(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"cannot read array: {path} ({error_reason(error):.200}). Use a .npy file."
         ) from error

@@ -1,6 +1,7 @@
 """`vigmpi infer`: a trained model on a stream of requests, as a pipeline of forward passes."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -110,9 +111,11 @@ def _open_model(group: RankGroup, topology: Topology) -> Model:
 
 def _check_outputs(config: InferConfig) -> None:
     outputs = [path for path in (config.output, config.times) if path]
-    used = [path.absolute() for path in (*outputs, config.images, config.arrivals) if path]
-    for path in outputs:
-        if used.count(path.absolute()) > 1:
+    unfinished = [path.with_name(f"{path.name}.part") for path in outputs]
+    files = (*outputs, *unfinished, config.images, config.arrivals)
+    used = [os.path.realpath(path) for path in files if path]
+    for path, part in zip(outputs, unfinished, strict=True):
+        if max(used.count(os.path.realpath(each)) for each in (path, part)) > 1:
             raise InputError(f"two uses of one file: {path}. Use another path for the output.")
         save_array(path, None)
 

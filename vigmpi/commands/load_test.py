@@ -37,9 +37,8 @@ def load_test(config: LoadTestConfig) -> None:
         test.open_loop(rate)
     if config.bound_ms:
         goodput = test.largest_rate(capacity, config.bound_ms / 1000)
-        with h5py.File(config.output, "a") as file:
-            file.attrs["goodput_per_s"] = goodput
         print_result(f"largest rate with a p99 of {config.bound_ms:g} ms: {goodput:.4g} per s")
+        test.record_goodput(goodput)
     print_result(f"record: {config.output}")
 
 
@@ -73,7 +72,10 @@ class _LoadTest:
         arrivals = random.exponential(1 / rate, self._config.requests).cumsum()
         with self._folder() as folder:
             path = Path(folder, "arrivals.npy")
-            np.save(path, arrivals)
+            try:
+                np.save(path, arrivals)
+            except OSError as error:
+                raise _not_writable(path, error) from error
             return self._run(f"{rate:.4g} per s", ["--arrivals", str(path)], rate=rate)
 
     def largest_rate(self, capacity: float, bound_s: float) -> float:
@@ -89,6 +91,13 @@ class _LoadTest:
             else:
                 high = rate
         return low
+
+    def record_goodput(self, goodput: float) -> None:
+        try:
+            with h5py.File(self._config.output, "a") as file:
+                file.attrs["goodput_per_s"] = goodput
+        except OSError as error:
+            raise _not_writable(self._config.output, error) from error
 
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
         """Return a folder beside the record, which ranks on other hosts can read."""

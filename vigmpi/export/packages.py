@@ -144,7 +144,7 @@ def _write_package(job: _Job) -> None:
 
 def _options(job: _Job) -> dict[str, Any]:
     """Return options with which the code needs no instructions but those of the target."""
-    march, width = "", None
+    march, width = "", 1  # code without vectors, where the library checks no instructions
     for level, needed, bits in _LEVELS:
         if set(needed) <= set(job.target.instructions):
             march, width = level, bits

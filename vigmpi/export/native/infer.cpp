@@ -25,7 +25,6 @@ extern "C" {
 
 namespace {
 
-constexpr int RESULT_TAG = 2;
 constexpr std::size_t RESULT_CHUNK = 1 << 22;
 
 // Where a rank is: rank = replica * stages + stage.
@@ -565,10 +564,20 @@ void run(Options options, const Place &place)
     std::size_t bytes = value_bytes(model), classes = row_bytes / bytes;
     if (needs_table)
         print_table(model, logits, classes);
-    if (!options.output.empty())
-        write_npy(options.output, logits, classes, bytes);
-    if (!options.times.empty())
-        write_npy(options.times, times, static_cast<std::size_t>(1 + 2 * place.stages), sizeof(double));
+    std::string problem;
+    auto write = [&](const std::string &path, const std::vector<unsigned char> &values, std::size_t columns,
+                     std::size_t size) {
+        try {
+            if (!path.empty())
+                write_npy(path, values, columns, size);
+        } catch (const std::runtime_error &error) {
+            problem = error.what(); // the other file may be written
+        }
+    };
+    write(options.output, logits, classes, bytes);
+    write(options.times, times, static_cast<std::size_t>(1 + 2 * place.stages), sizeof(double));
+    if (!problem.empty())
+        throw std::runtime_error(problem);
     std::fprintf(stderr, "%llu images in %.3f s: %.1f images/s on %d stages x %d replicas\n", load.requests, longest_s,
                  static_cast<double>(load.requests) / longest_s, place.stages, place.replicas);
 }

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
+#include <system_error>
 
 const char USAGE[] =
     "usage: mpiexec -n S*R vigmpi_infer EXPORT IMAGES.npy [options]\n"
@@ -66,6 +69,21 @@ double milliseconds(const std::string &option, const std::string &text)
     return number / 1000;
 }
 
+// Throw UsageError if an output, or its name while it is written, is another file.
+void check_paths(const std::vector<std::string> &outputs, const std::vector<std::string> &inputs)
+{
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    std::set<fs::path> used;
+    auto real = [&](const std::string &path) { return fs::weakly_canonical(fs::absolute(path, ignored), ignored); };
+    for (const std::string &path : inputs)
+        if (!path.empty())
+            used.insert(real(path));
+    for (const std::string &path : outputs)
+        if (!path.empty() && (!used.insert(real(path)).second || !used.insert(real(path + ".part")).second))
+            throw UsageError("two uses of one file: " + path + ". Use another path for the output.");
+}
+
 } // namespace
 
 Options parse(int argc, char **argv)
@@ -111,10 +129,7 @@ Options parse(int argc, char **argv)
                          " paths were given. See vigmpi_infer --help.");
     if (!options.arrivals.empty() && options.in_flight)
         throw UsageError("two kinds of load: --arrivals and --in-flight. Use one of them.");
-    for (const std::string *path : {&options.output, &options.times})
-        if (!path->empty() && (*path == options.arrivals || *path == paths[1] ||
-                               (path == &options.times && *path == options.output)))
-            throw UsageError("two uses of one file: " + *path + ". Use another path for the output.");
+    check_paths({options.output, options.times}, {paths[1], options.arrivals});
     if (options.requests && !options.in_flight)
         throw UsageError("option without another: --requests without --in-flight. Use both or none.");
     options.folder = paths[0];

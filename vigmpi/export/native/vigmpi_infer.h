@@ -1,7 +1,8 @@
 /* Inference with the layers that `vigmpi export` has written.
 
    A handle runs consecutive layers of one model on images; several handles may exist at the same
-   time, and each may be used by one thread at a time. No function ends the process or prints.
+   time, and each may be used by one thread at a time. No function ends the process. None prints,
+   but torch may when a package fails.
    Functions that return an int return VIGMPI_OK or the kind of the error, which
    vigmpi_last_error() describes. */
 #ifndef VIGMPI_INFER_H
