@@ -1,7 +1,6 @@
 """Two checkouts timed in alternation: `python -m analysis.bench --against PATH`."""
 
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from analysis.bench.checkouts import STUDY, run
 from analysis.statistics import median_ratio
+from vigmpi.host import processor_name
 
 MIN_ROUNDS = 9
 MAX_WIDTH = 0.04  # of the 95 % interval of each ratio
@@ -79,13 +79,13 @@ def table(seconds: Mapping[str, np.ndarray]) -> str:
             f"| {low:.3f} to {high:.3f} | {verdict} |"
         )
     rounds = len(next(iter(seconds.values())))
-    return "\n".join([*lines, "", f"{rounds} rounds; {processor()}, {os.cpu_count()} cores"])
+    return "\n".join([*lines, "", f"{rounds} rounds; {processor_name()}, {os.cpu_count()} cores"])
 
 
 def write(path: Path, seconds: Mapping[str, np.ndarray], other: Path) -> None:
     """Write the seconds of every round to an HDF5 file."""
     with h5py.File(path, "w") as file:
-        file.attrs.update(processor=processor(), cores=os.cpu_count(), other=other.name)
+        file.attrs.update(processor=processor_name(), cores=os.cpu_count(), other=other.name)
         for name, pairs in seconds.items():
             dataset = file.create_dataset(name, data=pairs)
             dataset.attrs.update(unit="s", description=QUANTITIES[name], columns="this, other")
@@ -114,10 +114,3 @@ def _columns(rounds: ArrayLike) -> dict[str, np.ndarray]:
 def _max_width(seconds: Mapping[str, np.ndarray]) -> float:
     intervals = [median_ratio(*pairs.T) for pairs in seconds.values()]
     return max(high - low for _, low, high in intervals)
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

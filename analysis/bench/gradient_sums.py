@@ -17,8 +17,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from analysis.bench.against import processor
 from analysis.bench.launcher import mpiexec
+from vigmpi.host import processor_name
 
 BUCKETS = (*[138_258] * 8, 14_346)  # gradients of the study's eight blocks and of its head
 _STEP_BYTES = 4 * sum(BUCKETS)
@@ -43,7 +43,7 @@ def main() -> None:
     subprocess.run([mpiexec(), "-n", str(_REPLICAS), *program], check=True)
     with h5py.File(arguments.output) as file:
         print(times_table({name: dataset[:] for name, dataset in file["seconds"].items()}))
-    print(f"\n{arguments.rounds} rounds; {processor()}, {os.cpu_count()} cores")
+    print(f"\n{arguments.rounds} rounds; {processor_name()}, {os.cpu_count()} cores")
     print(f"\n{messages_table()}\n\nresults: {arguments.output}")
 
 
@@ -75,7 +75,7 @@ def time_on_rank(rounds: int, output: Path) -> None:
     seconds = {name: allgather_rows(world, sample.seconds) for name, sample in samples.items()}
     if world.rank == 0:
         with h5py.File(output, "w") as file:
-            file.attrs.update(processor=processor(), cores=os.cpu_count(), buckets=BUCKETS)
+            file.attrs.update(processor=processor_name(), cores=os.cpu_count(), buckets=BUCKETS)
             file.attrs["mpi"] = MPI.Get_library_version().splitlines()[0].rstrip("\0")
             for name, rows in seconds.items():
                 dataset = file.create_dataset(f"seconds/{name}", data=rows)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from analysis.bench.against import processor
 from analysis.bench.model_step import Case, Step, StepProcess
+from vigmpi.host import processor_name
 from vigmpi.models import MODELS
 
 _BACKENDS: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def main() -> None:
     with h5py.File(arguments.output, "a") as file:
         for section in arguments.sections or SECTIONS:
             group = file.require_group(section)
-            group.attrs.update(processor=processor(), cores=os.cpu_count())
+            group.attrs.update(processor=processor_name(), cores=os.cpu_count())
             for name, comparison in SECTIONS[section]().items():
                 if arguments.models and not name.startswith(tuple(arguments.models)):
                     continue
@@ -105,7 +105,7 @@ def main() -> None:
                     del group[name]
                 write(group.create_group(name, track_order=True), comparison, found)
                 print(line(name, group[name]), flush=True)
-    print(f"\n{arguments.rounds} steps; {processor()}; results: {arguments.output}")
+    print(f"\n{arguments.rounds} steps; {processor_name()}; results: {arguments.output}")
 
 
 def measure(comparison: Comparison, rounds: int) -> dict[str, list[Step]]:

@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from analysis.bench.against import processor  # noqa: E402
+from vigmpi.host import processor_name  # noqa: E402
 from vigmpi.kernels.pointwise import product, product_adjoint  # noqa: E402
 from vigmpi.models import MODELS  # noqa: E402
 from vigmpi.models.config import MATMULS, ModelConfig  # noqa: E402
@@ -59,7 +59,7 @@ def main() -> None:
         if name in file:
             del file[name]
         group = file.create_group(name, track_order=True)
-        group.attrs.update(processor=processor(), threads=arguments.threads, images=_IMAGES)
+        group.attrs.update(processor=processor_name(), threads=arguments.threads, images=_IMAGES)
         for shape, count in shapes(arguments.model).items():
             seconds = measure(shape, arguments.rounds)
             dataset = group.create_dataset("x".join(map(str, shape)), data=[*seconds.values()])

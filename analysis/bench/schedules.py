@@ -16,8 +16,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from analysis.bench.against import processor
 from analysis.bench.launcher import mpiexec
+from vigmpi.host import processor_name
 
 STAGES = (2, 4, 8)
 CHUNKS = 8
@@ -44,7 +44,7 @@ def main() -> None:
         subprocess.run([mpiexec(), "-n", str(stages), *program], check=True)
     with h5py.File(arguments.output) as file:
         print(table(file))
-    print(f"\n{arguments.rounds} steps; {processor()}, {os.cpu_count()} cores")
+    print(f"\n{arguments.rounds} steps; {processor_name()}, {os.cpu_count()} cores")
     print(f"results: {arguments.output}")
 
 
@@ -79,7 +79,7 @@ def time_on_rank(rounds: int, output: Path) -> None:
         work = dependencies(training.pipeline.config.programs(CHUNKS))
         if topology.world.rank == 0:
             with h5py.File(output, "a") as file:
-                file.attrs.update(processor=processor(), cores=os.cpu_count(), chunks=CHUNKS)
+                file.attrs.update(processor=processor_name(), cores=os.cpu_count(), chunks=CHUNKS)
                 steps = measured[1 : rounds + 1]  # the first one is a warm-up
                 dataset = file.create_dataset(f"{schedule}/{layout.stages} stages", data=steps)
                 least_s = float(least_seconds(work, forward, backward)[0])

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from analysis.bench.against import processor
-from vigmpi.host import prepare_process
+from vigmpi.host import prepare_process, processor_name
 from vigmpi.layout.split import split_by_time, split_layers
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer, MicroBatch
@@ -44,12 +43,14 @@ def main() -> None:
     prepare_process()
     torch.set_num_threads(1)
     with h5py.File(arguments.output, "w") as file:
-        file.attrs.update(processor=processor(), cores=os.cpu_count(), threads=1)
+        file.attrs.update(processor=processor_name(), cores=os.cpu_count(), threads=1)
         file.attrs.update(images=arguments.images)
         for name in arguments.models:
             time_model(file.create_group(name), name, arguments.images, arguments.rounds)
         print(table(file))
-    print(f"\n{arguments.rounds} rounds; {processor()}, one thread; results: {arguments.output}")
+    print(
+        f"\n{arguments.rounds} rounds; {processor_name()}, one thread; results: {arguments.output}"
+    )
 
 
 def time_model(group: h5py.Group, name: str, num_images: int, rounds: int) -> None:

@@ -275,6 +275,10 @@ def test_a_program_that_fails_is_reported_in_one_line(tmp_path: Path) -> None:
         [line] = done.stderr.splitlines()
         return line
 
+    for output in (tmp_path, tmp_path / ("e" * 260), tmp_path / "no/a.h5"):
+        done = run("load-test", "--output", output, "--", "true", status=2)
+        assert done.stderr.startswith(f"vigmpi: error: cannot write the record: {output}. Use")
+        assert done.stderr.count("\n") == 1
     assert "no times of 1000 requests: the program ignored" in refusal("true", status=2)
     assert "cannot start the program: nowhere (No such file" in refusal("nowhere", status=2)
     line = refusal(sys.executable, "-m", "vigmpi", "infer", status=2)

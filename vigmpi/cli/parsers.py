@@ -270,9 +270,8 @@ def export_parser() -> argparse.ArgumentParser:
 def load_test_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         "load-test",
-        description="Run a program that answers requests under several loads, each of which starts "
-        "it anew.\nLatency counts from the scheduled arrival of a request, even if the program is "
-        "late.",
+        description="Run a program that answers requests, once for each of several loads.\n"
+        "Latency counts from the scheduled arrival of a request, even if the program is late.",
         usage="vigmpi load-test --output FILE [options] -- COMMAND...",
     )
     parser.add_argument(

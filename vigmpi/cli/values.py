@@ -106,15 +106,11 @@ MEASURED = "measured"
 
 def split(text: str) -> tuple[int, ...] | str:
     """Parse "measured", or the number of blocks on each stage."""
-    return text if text == MEASURED else comma_separated_numbers(text)
+    return text if text == MEASURED else list_of(whole_number(1))(text)
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
-
-
-def comma_separated_numbers(text: str) -> tuple[int, ...]:
-    return tuple(whole_number(1)(number.strip()) for number in text.split(","))
+    return list_of(str)(text)
 
 
 def _number(text: str) -> float:

@@ -12,8 +12,7 @@ import torch
 
 from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli.config import ExportConfig
-from vigmpi.commands.trained_model import load_trained_model
-from vigmpi.datasets.cifar10 import Cifar10
+from vigmpi.commands.trained_model import class_names, load_trained_model
 from vigmpi.datasets.file_tree import printable
 from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.export import c_form, packages, torch_form
@@ -181,7 +180,7 @@ def _not_writable(path: Path, error: Exception) -> InputError:
 def _description(name: str, model: Model, manifest: Manifest | None) -> dict[str, Any]:
     """Return what the manifest says about the model."""
     _, height, width = model.layers[0].inputs.shape
-    names = manifest.class_names if manifest else Cifar10.class_names
+    names = class_names(manifest)
     mean, std = (manifest and manifest.normalization) or ([0.0] * 3, [1.0] * 3)
     return {
         "model": name,

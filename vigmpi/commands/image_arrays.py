@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from tokenize import TokenError
@@ -28,15 +27,13 @@ class ImageArray:
 
     Args:
         shape: shape of an image's values, [3, height, width].
-        normalization: means and standard deviations, [2, 3], or nothing.
+        normalize: normalization of pixels.
 
     Raises:
         InputError: if the file cannot be read, or holds other images.
     """
 
-    def __init__(
-        self, path: Path, shape: tuple[int, ...], normalization: Sequence[Sequence[float]]
-    ) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], normalize: Augmentation) -> None:
         self._array = _opened(path)
         channels, height, width = shape
         expected = {np.dtype(np.uint8): (height, width, channels), np.dtype(np.float32): shape}
@@ -52,8 +49,7 @@ class ImageArray:
                 f"images do not fit: {path} holds images of {sizes[0]} ({kind}), the model needs "
                 f"{sizes[1]}. Use images of this size."
             )
-        mean, std = np.array(normalization) if normalization else (None, None)
-        self._normalize = Augmentation(mean=mean, std=std)
+        self._normalize = normalize
 
     def __len__(self) -> int:
         return len(self._array)

@@ -28,7 +28,7 @@ from vigmpi.commands.image_arrays import ImageArray, read_arrivals, save_array
 from vigmpi.commands.rank_group import RankGroup
 from vigmpi.commands.run_layers import build_stage, choose_library, divide_layers, make_run_layers
 from vigmpi.commands.threads import set_threads
-from vigmpi.datasets.cifar10 import Cifar10
+from vigmpi.commands.trained_model import class_names, normalization
 from vigmpi.datasets.file_tree import printable
 from vigmpi.errors import InputError, RunError
 from vigmpi.models.config import ModelConfig
@@ -135,10 +135,10 @@ def _open_images(config: InferConfig, topology: Topology, model: Model) -> Image
     images = None
     with together(topology.world):
         if topology.place.stage == 0:
-            manifest = config.start.manifest if config.start else None
-            normalization = manifest.normalization if manifest else ()
             assert config.images
-            images = ImageArray(config.images, model.layers[0].inputs.shape, normalization)
+            assert config.start
+            normalize = normalization(config.start.manifest)
+            images = ImageArray(config.images, model.layers[0].inputs.shape, normalize)
     numbers = allgather_rows(topology.replicas, np.array([len(images) if images else 0]))
     with together(topology.world):
         if (numbers != numbers[0]).any():
@@ -256,7 +256,6 @@ def _write(config: InferConfig, logits: np.ndarray | None, times: np.ndarray | N
     Raises:
         RunError: if it cannot be written.
     """
-    manifest = config.start.manifest if config.start else None
     problems = []
     for path, array in ((config.output, logits), (config.times, times)):
         if path and array is not None:
@@ -268,7 +267,8 @@ def _write(config: InferConfig, logits: np.ndarray | None, times: np.ndarray | N
         raise RunError(" ".join(problems))
     if config.output or config.times or logits is None:
         return
-    names = manifest.class_names if manifest else Cifar10.class_names
+    assert config.start
+    names = class_names(config.start.manifest)
     for number, row in enumerate(logits.astype(float)):
         shares = np.exp(row - row.max())
         best = int(row.argmax())

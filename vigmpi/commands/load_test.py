@@ -11,6 +11,7 @@ import numpy as np
 
 from vigmpi.cli.config import LoadTestConfig
 from vigmpi.commands.latency import Latency, summarize
+from vigmpi.commands.output_path import exists_and_fits
 from vigmpi.errors import InputError, RunError, error_reason
 from vigmpi.hdf5_strings import escaped
 from vigmpi.host import num_cores, processor_name
@@ -44,11 +45,8 @@ def load_test(config: LoadTestConfig) -> None:
 
 def _check_output(config: LoadTestConfig) -> None:
     output = config.output
-    try:
-        exists, has_folder = output.exists(), output.parent.is_dir()
-    except OSError:
-        exists, has_folder = False, False
-    if not has_folder or output.is_dir():
+    exists, fits = exists_and_fits(output)
+    if not fits:
         raise InputError(f"cannot write the record: {output}. Use --output with another path.")
     if exists and not config.overwrite:
         raise InputError(f"record exists: {output}. Use --overwrite or another --output.")

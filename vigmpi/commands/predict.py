@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vigmpi.checkpoint.manifest import Manifest
 from vigmpi.cli.config import PredictConfig
 from vigmpi.commands.image_paths import image_paths
 from vigmpi.commands.prediction_formats import WRITERS, Prediction
-from vigmpi.commands.trained_model import load_trained_model
+from vigmpi.commands.trained_model import class_names, load_trained_model, normalization
 from vigmpi.datasets.augmentation import Augmentation
-from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.datasets.dataset import Pixels, scaled
 from vigmpi.datasets.decoding import decode
 from vigmpi.datasets.file_tree import UnreadableError, listed, printable, read_file
@@ -38,9 +36,9 @@ def predict(config: PredictConfig) -> None:
     """
     paths = image_paths(config.images)
     model, manifest = load_trained_model(config.start)
-    names = manifest.class_names if manifest else Cifar10.class_names
+    names = class_names(manifest)
     problems: list[str] = []
-    predictions = _predictions(model, paths, _normalization(manifest), problems)
+    predictions = _predictions(model, paths, normalization(manifest), problems)
     width = max(len(printable(str(path))) for path in paths)
     for line in WRITERS[config.format](predictions, names, width):
         print_result(line)
@@ -49,13 +47,6 @@ def predict(config: PredictConfig) -> None:
             f"cannot read {len(problems):,} of {len(paths):,} images: {listed(problems)}. Replace "
             f"or remove them; the others have been classified."
         )
-
-
-def _normalization(manifest: Manifest | None) -> Augmentation:
-    if manifest is None or not manifest.normalization:
-        return Augmentation()
-    mean, std = np.array(manifest.normalization)
-    return Augmentation(mean=mean, std=std)
 
 
 @torch.no_grad()

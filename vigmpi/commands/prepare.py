@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from vigmpi.cli.config import PrepareConfig
+from vigmpi.commands.output_path import exists_and_fits
 from vigmpi.commands.prepare_summary import summary
 from vigmpi.datasets.decoding import RESAMPLING
 from vigmpi.datasets.file_tree import listed, printable
@@ -69,11 +70,8 @@ def _further_outputs(config: PrepareConfig) -> dict[str, Path]:
 
 
 def _check_further_output(option: str, path: Path, *, overwrite: bool) -> None:
-    try:
-        exists, has_folder = path.exists(), path.parent.is_dir()
-    except OSError:
-        exists, has_folder = False, False
-    if not has_folder:
+    exists, fits = exists_and_fits(path)
+    if not fits:
         raise InputError(f"cannot write a file: {option} {path}. Use {option} with another path.")
     if exists and not overwrite:
         raise InputError(f"file exists: {path}. Use --overwrite or another {option}.")

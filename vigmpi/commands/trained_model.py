@@ -1,14 +1,32 @@
 """A trained model outside of a run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from vigmpi.checkpoint.loading import load
 from vigmpi.checkpoint.manifest import DamagedError, Manifest
 from vigmpi.checkpoint.search import Checkpoint, newer
 from vigmpi.checkpoint.state import state_by_layer
+from vigmpi.datasets.augmentation import Augmentation
+from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.models import build
 from vigmpi.models.model import Model, make_model
 from vigmpi.standard_streams import show
+
+
+def class_names(manifest: Manifest | None) -> Sequence[str]:
+    """Return the names of the classes; those of CIFAR-10 for a file of the study's weights."""
+    return manifest.class_names if manifest else Cifar10.class_names
+
+
+def normalization(manifest: Manifest | None) -> Augmentation:
+    """Return what a model's images are normalized with."""
+    if manifest is None or not manifest.normalization:
+        return Augmentation()
+    mean, std = np.array(manifest.normalization)
+    return Augmentation(mean=mean, std=std)
 
 
 def load_trained_model(start: Checkpoint, backend: str = "fast") -> tuple[Model, Manifest | None]:
