@@ -1,5 +1,8 @@
 """Fast backend against the reference backend in float64."""
 
+from functools import partial
+from statistics import median
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -61,22 +64,28 @@ class Result:
 @pytest.mark.parametrize("config", [CONFIGS[0], pytest.param(CONFIGS[1], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("offset", "scale"), [(0.0, 1.0), (100.0, 1.0), (-3.0, 1e-2)])
 def test_the_backends_agree(config: ViGConfig, train: bool, offset: float, scale: float) -> None:
-    images = offset + scale * torch.rand(6, config.channels, *config.image_size)
+    """Compare single precision by the median of three draws of images.
 
-    def result(backend: str, dtype: torch.dtype) -> Result:
-        return Result(config, backend, dtype, images, train=train)
+    Pixels around 100 lead to pre-activations of 3e4 in the head. An image for which one of them
+    happens to lie within the narrow bend of GELU has gradients that magnify every rounding.
+    """
+    fast: list[dict[str, float]] = []
+    reference: list[dict[str, float]] = []
+    for _ in range(3):
+        images = offset + scale * torch.rand(6, config.channels, *config.image_size)
+        result = partial(Result, config, images=images, train=train)
+        exact = result("reference", torch.float64)
+        error = result("fast", torch.float64).error(exact)
+        assert error["loss"] < 1e-10
+        assert error["gradients"] < 1e-8
+        assert error["statistics"] < 1e-8
+        fast.append(result("fast", torch.float32).error(exact))
+        reference.append(result("reference", torch.float32).error(exact))
 
-    exact = result("reference", torch.float64)
-    error = result("fast", torch.float64).error(exact)
-    assert error["loss"] < 1e-10
-    assert error["gradients"] < 1e-8
-    assert error["statistics"] < 1e-8
-
-    fast = result("fast", torch.float32).error(exact)
-    reference = result("reference", torch.float32).error(exact)
-    for name, value in fast.items():
+    for name in fast[0]:
+        bound = 2 * median(error[name] for error in reference)
         # Below 2e-6, about 16 roundings, either backend may have the smaller error by chance.
-        assert value < max(2 * reference[name], 2e-6), (name, fast, reference)
+        assert median(error[name] for error in fast) < max(bound, 2e-6), (name, fast, reference)
 
 
 @torch.no_grad()
