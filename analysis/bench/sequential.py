@@ -51,11 +51,11 @@ class Case(NamedTuple):
     """
 
     hidden: int
-    graph: PixelLattice | None
+    convolution: bool
 
     @property
     def features(self) -> int:
-        return 7 if self.graph else 3
+        return 7 if self.convolution else 3
 
     @property
     def forward(self) -> int:
@@ -63,11 +63,11 @@ class Case(NamedTuple):
 
     @property
     def backward(self) -> int:
-        inputs = 6 if self.graph else 3
+        inputs = 6 if self.convolution else 3
         return 2 * (self.features + 3) + inputs + 23
 
 
-CASES = {"grapher": Case(256, PixelLattice(32, 32)), "ffn": Case(512, None)}
+CASES = {"grapher": Case(256, convolution=True), "ffn": Case(512, convolution=False)}
 
 
 def step_multiply_adds() -> float:
@@ -126,6 +126,11 @@ def _kernels(case: Case, num_images: int) -> tuple[Callable[[], object], Callabl
     x, dy = torch.randn(num_images, 3, 1024), torch.randn(num_images, 3, 1024)
     a, b = torch.randn(case.hidden, case.features), torch.randn(case.hidden)
     weights = HiddenLayer(
-        torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.graph
+        torch.zeros(3), a, b, torch.randn(case.hidden, 3), torch.zeros(3), case.convolution
     )
-    return lambda: hidden_layer.forward(x, weights), lambda: hidden_layer.backward(x, weights, dy)
+    graph = PixelLattice(32, 32)
+    halo = graph.start_halo(x)
+    return (
+        lambda: hidden_layer.forward(x, weights, graph, halo),
+        lambda: hidden_layer.backward(x, weights, dy, graph, halo),
+    )

@@ -1,45 +1,68 @@
+"""Graph of an image, or of a strip of its rows."""
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from vigmpi.kernels import lattice, statistics
-from vigmpi.kernels.statistics import Moments
+from vigmpi.kernels import lattice
+from vigmpi.kernels.lattice import Halo
+from vigmpi.layout.bands import band_edges, bands
 
 
 class PixelLattice:
     """Graph of an image: one node per pixel, edges to its up to 8 neighbours, no self-loops.
 
-    Implements `vigmpi.kernels.lattice.Graph`.
+    Implements `vigmpi.kernels.lattice.Graph` on one rank.
+
+    Args:
+        height, width: size of the image.
+        rows: rows whose nodes this rank has; all by default.
+
+    Attributes:
+        num_rows, width: size of this rank's strip of the image.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.num_nodes = height * width
-        self._size = height, width
-        rows, columns = (_counts_in_reach(side) for side in self._size)
-        self._degree = (rows[:, None] * columns - 1).flatten()
+    def __init__(self, height: int, width: int, rows: range | None = None) -> None:
+        rows = range(height) if rows is None else rows
+        self.num_nodes, self.num_bands = height * width, len(bands(height, width))
+        self.num_rows, self.width = len(rows), width
+        self.bands = width * (np.array(band_edges(height, width, rows)) - rows.start)
+        in_reach = _counts_in_reach(height)[rows.start : rows.stop]
+        self._degree = (in_reach[:, None] * _counts_in_reach(width) - 1).flatten()
         self._edges: dict[int, Tensor] = {}  # by number of images; the reference backend's
 
-    def neighbour_sum(self, x: Tensor, shift: Tensor) -> Tensor:
-        return lattice.neighbour_sum(x, shift, self._degree, *self._size)
+    def start_halo(self, x: Tensor) -> Halo:
+        empty = x.new_empty(*x.shape[:2], 0)
+        return ReceivedHalo(empty, empty)
 
-    def neighbour_sum_adjoint(self, gradient: Tensor) -> Tensor:
-        return lattice.neighbour_sum_adjoint(gradient, *self._size)
+    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo) -> Tensor:
+        degree = self._degree.to(x.dtype)
+        return lattice.neighbour_sum(x, shift, degree, self.width, self.bands, halo)
 
-    def moments(self, x: Tensor) -> Moments:
-        return statistics.moments(x)
+    def neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo) -> Tensor:
+        return lattice.neighbour_sum_adjoint(gradient, self.width, self.bands, halo)
 
-    def moments_adjoint(self, gradient: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        return statistics.moments_adjoint(gradient, y, shift)
-
-    def node_sum(self, x: Tensor) -> Tensor:
-        return x.sum(dim=2)
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values
 
     def edge_index(self, num_images: int) -> Tensor:
         """Return the edges of a batch: source and target nodes, [2, num_images * edges]."""
         if num_images not in self._edges:
             first_nodes = torch.arange(num_images)[:, None] * self.num_nodes
-            rows = _lattice_edges(*self._size)
+            rows = _lattice_edges(self.num_rows, self.width)
             self._edges[num_images] = torch.stack([(row + first_nodes).flatten() for row in rows])
         return self._edges[num_images]
+
+
+class ReceivedHalo:
+    """Rows that this rank has, [images, channels, width] each; of width 0 beyond the image."""
+
+    def __init__(self, above: Tensor, below: Tensor) -> None:
+        self._rows = above, below
+
+    def wait(self) -> tuple[Tensor, Tensor]:
+        return self._rows
 
 
 def _counts_in_reach(side: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Differentiable functions on planes [images, channels, nodes], built on the compiled kernels.
 
-float32 runs the kernels. float64, used for checks, evaluates the same formulas with torch
-operations.
+They are collective over the ranks that share a graph.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from vigmpi.kernels import hidden_layer, statistics
 from vigmpi.kernels.adjoint import scalar_with_gradients
@@ -23,33 +21,49 @@ from vigmpi.kernels.threads import one_torch_thread
 AffineMap = tuple[Tensor, Tensor]
 
 
-def apply_hidden_layer(x: Tensor, weights: HiddenLayer) -> Tensor:
+def apply_hidden_layer(x: Tensor, weights: HiddenLayer, graph: Graph) -> Tensor:
     """Map [images, channels, nodes] to [images, outputs, nodes]; of the planes, save x alone."""
-    if x.dtype is torch.float32:
-        return _HiddenLayerFunction.apply(x, *weights)
-    shift, a, b, v, c, graph = weights
-    features = graph.neighbour_sum(x, shift) if graph else x - shift[:, None]
-    return v.T @ F.gelu(a @ features + b[:, None]) + c[:, None]
+    y: Tensor = _HiddenLayerFunction.apply(x, graph, *weights)
+    return y
 
 
 class _HiddenLayerFunction(torch.autograd.Function):
     @staticmethod
     @one_torch_thread()
-    def forward(ctx: Any, x: Tensor, *weights: Any) -> Tensor:
-        *tensors, graph = weights
-        ctx.save_for_backward(x, *tensors)
-        ctx.graph = graph
-        return hidden_layer.forward(x, HiddenLayer(*weights))
+    def forward(ctx: Any, x: Tensor, graph: Graph, *weights: Any) -> Tensor:
+        layer = HiddenLayer(*weights)
+        ctx.save_for_backward(x, *layer[:5])
+        ctx.convolution, ctx.graph = layer.convolution, graph
+        ctx.halo = graph.start_halo(x) if layer.convolution else None
+        return hidden_layer.forward(x, layer, graph, ctx.halo)
 
     @staticmethod
     @once_differentiable
     @one_torch_thread()
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, a, b, v, c = ctx.saved_tensors
-        dy = dy.contiguous()
-        dx, da, db, dv = hidden_layer.backward(x, HiddenLayer(shift, a, b, v, c, ctx.graph), dy)
-        dc = dy.sum(dim=(0, 2)) if ctx.needs_input_grad[5] else None
-        return dx, None, da, db, dv, dc, None
+        dy, layer = dy.contiguous(), HiddenLayer(shift, a, b, v, c, ctx.convolution)
+        dx, da, db, dv = hidden_layer.backward(x, layer, dy, ctx.graph, ctx.halo)
+        dc = dy.sum(dim=(0, 2)) if ctx.needs_input_grad[6] else None
+        return dx, None, None, da, db, dv, dc, None
+
+
+def node_sum(x: Tensor, graph: Graph) -> Tensor:
+    """Sum features over the nodes of each image: [images, channels]."""
+    total: Tensor = _NodeSum.apply(x, graph)
+    return total
+
+
+class _NodeSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: Graph) -> Tensor:
+        ctx.num_nodes = x.shape[2]
+        return statistics.node_sums(x, graph)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[:, :, None].expand(-1, -1, ctx.num_nodes), None
 
 
 class Norm(NamedTuple):
@@ -72,7 +86,8 @@ def residual(
 ) -> tuple[Tensor, Moments]:
     """Add norm(linear(gelu(affine(x)))) to x, with an affine map computed from the moments of x.
 
-    Two tensors of planes are saved for the backward pass: x and the input of the norm.
+    Two tensors of planes are saved for the backward pass: x and the input of the norm. The
+    gradients of weights are sums over all nodes of the graph.
 
     Args:
         x: node features, [images, channels, nodes].
@@ -86,16 +101,9 @@ def residual(
     Returns:
         The sum, shaped like x, and the moments of the norm's input, which take no gradient.
     """
-    if x.dtype is torch.float32:
-        fixed = collapse, norm.eps, graph, convolution, linear[1]
-        out, *moments = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
-        return out, Moments(x.shape[0] * x.shape[2], *moments)
-    input_moments = graph.moments(x)
-    (a, b), (v, c) = collapse(input_moments), linear
-    weights = HiddenLayer(input_moments.shift, a, b, v, c, graph if convolution else None)
-    y = apply_hidden_layer(x, weights)
-    out = x + F.batch_norm(y, None, None, norm.gamma, norm.beta, True, 0.0, norm.eps)
-    return out, graph.moments(y.detach())
+    fixed = collapse, norm.eps, graph, convolution, linear[1]
+    out, *moments = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
+    return out, Moments(x.shape[0] * graph.num_nodes, *moments)
 
 
 class _Residual(torch.autograd.Function):
@@ -111,20 +119,21 @@ class _Residual(torch.autograd.Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         collapse, ctx.eps, ctx.graph, convolution, c = fixed
-        ctx.moments = ctx.graph.moments(x)
+        graph: Graph = ctx.graph
+        ctx.halo = graph.start_halo(x) if convolution else None
+        ctx.moments = statistics.moments(x, graph)
         mean, covariance = (t.clone().requires_grad_() for t in ctx.moments[1:3])
         ctx.leaves = mean, covariance, *parameters
         with torch.enable_grad():  # records the small maps alone
             ctx.affine = collapse(ctx.moments._replace(mean=mean, covariance=covariance))
         a, b = (t.detach() for t in ctx.affine)
-        graph = ctx.graph if convolution else None
-        ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, graph)
-        y = hidden_layer.forward(x, ctx.layer)
-        ctx.output_moments = ctx.graph.moments(y)
+        ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, convolution)
+        y = hidden_layer.forward(x, ctx.layer, graph, ctx.halo)
+        ctx.output_moments = statistics.moments(y, graph)
         ctx.save_for_backward(x, y, gamma)
         moments = ctx.output_moments[1:]
         ctx.mark_non_differentiable(*moments)
-        out = statistics.add_normalised(x, y, ctx.output_moments, gamma, beta, ctx.eps)
+        out = statistics.add_normalised(x, y, ctx.output_moments, gamma, beta, ctx.eps, graph.bands)
         return out, *moments
 
     @staticmethod
@@ -132,15 +141,17 @@ class _Residual(torch.autograd.Function):
     @one_torch_thread()
     def backward(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, y, gamma = ctx.saved_tensors
-        dout, dy = dout.contiguous(), scratch("dy", *y.shape)
-        sums = ctx.graph.moments_adjoint(dout, y, ctx.output_moments.shift)
+        graph: Graph = ctx.graph
+        dout, dy = dout.contiguous(), scratch("dy", *y.shape, dtype=y.dtype)
+        sums = statistics.moments_adjoint(dout, y, ctx.output_moments.shift, graph)
         dgamma, dbeta = statistics.normalised_adjoint(
-            dout, y, ctx.output_moments, sums, gamma, ctx.eps, dy
+            dout, y, ctx.output_moments, sums, gamma, ctx.eps, dy, graph.bands
         )
-        dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy)
+        dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy, graph, ctx.halo)
         dmean, dcovariance, *dparameters = torch.autograd.grad(
             scalar_with_gradients(ctx.affine, (da, db)), ctx.leaves
         )
         if ctx.needs_input_grad[1]:
-            statistics.add_moments_adjoint(dx, dout, x, ctx.moments, dmean, dcovariance)
+            moments, bands = ctx.moments, graph.bands
+            statistics.add_moments_adjoint(dx, dout, x, moments, dmean, dcovariance, bands)
         return None, dx, dv, dgamma, dbeta, *dparameters

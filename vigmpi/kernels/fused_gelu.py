@@ -10,9 +10,9 @@ over buffers that stay in the first-level cache; each loop keeps its values in r
 backward kernel recomputes the hidden layer.
 
 The kernels take scaled weights: a / SCALE, b / SCALE and v * SCALE / 2, with `hidden` a multiple
-of TILE. They process the images [first, last), and several threads may run them on disjoint
-ranges. Sums over nodes go to one float64 row per piece of images, whose size does not depend on
-the number of threads; neither do the bits of the result.
+of TILE. They process the bands [first, last), numbered as in planes.py, and several threads may run
+them on disjoint ranges. Sums over nodes go to one float64 row per band and piece of images, whose
+sizes do not depend on the number of threads; neither do the bits of the result.
 
 GELU needs no division and no exponential. With Q(t) = erfc(t / sqrt(2)), the probability of both
 tails of the normal distribution, and phi twice its density,
@@ -98,20 +98,21 @@ def scaled_gelu_and_slope(x):  # type: ignore[no-untyped-def]
 
 @cache
 def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
-    """Return the compiled function (first, last, x, shift, a, b, v, c, y).
+    """Return the compiled function (first, last, bands, x, shift, a, b, v, c, y).
 
     It writes y [images, outputs, nodes], from x [images, features, nodes] less shift [features].
     """
 
     @kernel()
-    def forward(first, last, x, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
-        nodes, hidden = x.shape[2], len(b)
+    def forward(first, last, bands, x, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
+        count, hidden = len(bands) - 1, len(b)
         xs = np.zeros((features, _NODES), np.float32)
         hs = np.empty((TILE, _NODES), np.float32)
         ys = np.empty((outputs, _NODES), np.float32)
-        for image in range(first, last):
-            for start in range(0, nodes, _NODES):
-                size = min(_NODES, nodes - start)
+        for number in range(first, last):
+            image, band = number // count, number % count
+            for start in range(bands[band], bands[band + 1], _NODES):
+                size = min(_NODES, bands[band + 1] - start)
                 for k in range(features):
                     xs[k, :size] = x[image, k, start : start + size] - shift[k]
                 for o in range(outputs):
@@ -141,58 +142,60 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
 
 @cache
 def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., Any]:
-    """Return the compiled function (first, last, x, shift, a, b, v, dy, dx, dw, piece).
+    """Return the compiled function (first, last, bands, x, shift, a, b, v, dy, dx, dw, piece).
 
-    It writes dx [images, inputs, nodes], the gradient of the first `inputs` features, and adds
-    each image's gradients of a, b and v, in this order, to the row dw[image // piece] of dw
-    [pieces, hidden, features + 1 + outputs], float64.
+    Its ranges are those of the bands of pieces of `piece` images. It writes dx [images, inputs,
+    nodes], the gradient of the first `inputs` features, and adds the gradients of a, b and v, in
+    this order, to dw [pieces, bands, hidden, features + 1 + outputs], float64.
     """
     width = features + 1
 
     @kernel(reassoc=True)
-    def backward(first, last, x, shift, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
-        nodes, hidden = x.shape[2], len(b)
+    def backward(first, last, bands, x, shift, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
+        count, hidden = len(bands) - 1, len(b)
         xs = np.ones((width, _NODES), np.float32)  # the last plane, of ones, gives db
         gs = np.zeros((outputs, _NODES), np.float32)  # 0 beyond the end of a short block
         ds = np.empty((inputs, _NODES), np.float32)
         hs = np.empty((TILE, _NODES), np.float32)
         es = np.empty((TILE, _NODES), np.float32)
-        for image in range(first, last):
-            row = dw[image // piece]
-            for start in range(0, nodes, _NODES):
-                size = min(_NODES, nodes - start)
-                for k in range(features):
-                    xs[k, :size] = x[image, k, start : start + size] - shift[k]
-                gs[:, :size] = dy[image, :, start : start + size]
-                gs[:, size:] = _ZERO
-                ds[:] = _ZERO
-                for j in range(0, hidden, TILE):
-                    for u in range(TILE):
-                        for i in range(_NODES):
-                            z = b[j + u]
-                            for k in range(features):
-                                z += a[j + u, k] * xs[k, i]
-                            hs[u, i] = z
-                        for i in range(_NODES):
-                            e = v[j + u, 0] * gs[0, i]
-                            for o in range(1, outputs):
-                                e += v[j + u, o] * gs[o, i]
-                            es[u, i] = e
-                    for u in range(0, TILE, 2):
-                        for i in range(_NODES):
-                            hs[u, i], slope0 = scaled_gelu_and_slope(hs[u, i])
-                            hs[u + 1, i], slope1 = scaled_gelu_and_slope(hs[u + 1, i])
-                            es[u, i] *= slope0
-                            es[u + 1, i] *= slope1
-                    for u in range(0, TILE, 4):
-                        for i in range(_NODES):
-                            e0, e1, e2, e3 = es[u, i], es[u + 1, i], es[u + 2, i], es[u + 3, i]
-                            for k in range(inputs):
-                                low = a[j + u, k] * e0 + a[j + u + 1, k] * e1
-                                ds[k, i] += low + (a[j + u + 2, k] * e2 + a[j + u + 3, k] * e3)
-                    _add_products(row[j : j + TILE], es, xs)
-                    _add_products(row[j : j + TILE, width:], hs, gs)
-                dx[image, :, start : start + size] = ds[:, :size]
+        for number in range(first, last):
+            row, band = dw[number // count, number % count], number % count
+            first_image = number // count * piece
+            for image in range(first_image, min(first_image + piece, len(x))):
+                for start in range(bands[band], bands[band + 1], _NODES):
+                    size = min(_NODES, bands[band + 1] - start)
+                    for k in range(features):
+                        xs[k, :size] = x[image, k, start : start + size] - shift[k]
+                    gs[:, :size] = dy[image, :, start : start + size]
+                    gs[:, size:] = _ZERO
+                    ds[:] = _ZERO
+                    for j in range(0, hidden, TILE):
+                        for u in range(TILE):
+                            for i in range(_NODES):
+                                z = b[j + u]
+                                for k in range(features):
+                                    z += a[j + u, k] * xs[k, i]
+                                hs[u, i] = z
+                            for i in range(_NODES):
+                                e = v[j + u, 0] * gs[0, i]
+                                for o in range(1, outputs):
+                                    e += v[j + u, o] * gs[o, i]
+                                es[u, i] = e
+                        for u in range(0, TILE, 2):
+                            for i in range(_NODES):
+                                hs[u, i], slope0 = scaled_gelu_and_slope(hs[u, i])
+                                hs[u + 1, i], slope1 = scaled_gelu_and_slope(hs[u + 1, i])
+                                es[u, i] *= slope0
+                                es[u + 1, i] *= slope1
+                        for u in range(0, TILE, 4):
+                            for i in range(_NODES):
+                                e0, e1, e2, e3 = es[u, i], es[u + 1, i], es[u + 2, i], es[u + 3, i]
+                                for k in range(inputs):
+                                    low = a[j + u, k] * e0 + a[j + u + 1, k] * e1
+                                    ds[k, i] += low + (a[j + u + 2, k] * e2 + a[j + u + 3, k] * e3)
+                        _add_products(row[j : j + TILE], es, xs)
+                        _add_products(row[j : j + TILE, width:], hs, gs)
+                    dx[image, :, start : start + size] = ds[:, :size]
 
     return backward
 

@@ -2,64 +2,96 @@
 
 from typing import Protocol
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from vigmpi.kernels import planes
 from vigmpi.kernels.scratch import scratch
-from vigmpi.kernels.statistics import Moments
-from vigmpi.kernels.threads import over_images
+from vigmpi.kernels.threads import over_bands
+
+Bands = NDArray[np.int64]  # first node of each band, and the number of nodes
+
+
+class Halo(Protocol):
+    """Features of the nodes next to those of this rank, which may still be on their way."""
+
+    def wait(self) -> tuple[Tensor, Tensor]:
+        """Return the rows above and below, [images, channels, width].
+
+        They have no width at the edge of the image.
+        """
 
 
 class Graph(Protocol):
     """Operators that combine the features of several nodes, with their adjoints.
 
-    All else that a layer computes concerns one node. Features are [images, channels, nodes].
+    All else that a layer computes concerns one node. Features are [images, channels, nodes]. The
+    nodes may be some of the graph's; the other ones are then those of other ranks.
+
+    Attributes:
+        num_nodes: number of nodes of the whole graph.
+        num_bands: number of bands of the whole graph.
+        bands: division of the nodes of this rank.
     """
 
-    def neighbour_sum(self, x: Tensor, shift: Tensor) -> Tensor:
+    @property
+    def num_nodes(self) -> int: ...
+    @property
+    def num_bands(self) -> int: ...
+    @property
+    def bands(self) -> Bands: ...
+
+    def start_halo(self, x: Tensor) -> Halo:
+        """Start the exchange of the features that `neighbour_sum` or its adjoint needs."""
+
+    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo) -> Tensor:
         """Map features to [images, 2 channels + 1, nodes].
 
         The planes are the neighbour sums of x - shift, x - shift itself, and the number of
-        neighbours. A float32 result is valid until the next call.
+        neighbours. The result is valid until the next call.
+
+        Args:
+            halo: that of x.
         """
 
-    def neighbour_sum_adjoint(self, gradient: Tensor) -> Tensor:
-        """Return the gradient of x, given that of all planes but the last."""
+    def neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo) -> Tensor:
+        """Return the gradient of x, given that of all planes but the last.
 
-    def moments(self, x: Tensor) -> Moments:
-        """Return the moments of x over all images and nodes."""
-
-    def moments_adjoint(self, gradient: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums of the gradient and of gradient (y - shift), float64, [channels].
-
-        They determine the gradient of features y that were normalised by their moments.
+        Args:
+            halo: that of the gradient's first half, which belongs to the neighbour sums.
         """
 
-    def node_sum(self, x: Tensor) -> Tensor:
-        """Sum features over the nodes of each image, differentiably: [images, channels]."""
+    def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the values of the whole graph's bands, [all bands, n].
+
+        Args:
+            values: those of this rank's bands, [bands, n].
+        """
 
 
-def neighbour_sum(x: Tensor, shift: Tensor, degree: Tensor, height: int, width: int) -> Tensor:
-    """Implement `Graph.neighbour_sum` on a lattice of pixels with up to 8 neighbours each."""
+def neighbour_sum(
+    x: Tensor, shift: Tensor, degree: Tensor, width: int, bands: Bands, halo: Halo
+) -> Tensor:
+    """Implement `Graph.neighbour_sum` on a lattice of pixels with up to 8 neighbours each.
+
+    Args:
+        degree: number of neighbours of each pixel, in the type of x, [nodes].
+        width: number of pixels in a row.
+    """
     num_images, channels, num_nodes = x.shape
-    if x.dtype is torch.float32:
-        y = scratch("neighbour_sum", num_images, 2 * channels + 1, num_nodes)
-        arrays = x.numpy(), shift.numpy(), degree.numpy()
-        over_images(planes.neighbour_sum, num_images, *arrays, height, width, y.numpy())
-        return y
-    centred = x - shift[:, None]
-    stencil = x.new_ones(1, 1, 3, 3)
-    stencil[..., 1, 1] = 0
-    sums = F.conv2d(centred.reshape(-1, 1, height, width), stencil, padding=1)
-    return torch.cat([sums.view_as(x), centred, degree.to(x).expand(num_images, 1, -1)], dim=1)
+    y = scratch("neighbour_sum", num_images, 2 * channels + 1, num_nodes, dtype=x.dtype)
+    above, below = halo.wait()
+    arrays = x.numpy(), shift.numpy(), degree.numpy(), width, above.numpy(), below.numpy()
+    over_bands(planes.neighbour_sum, num_images, bands, *arrays, y.numpy())
+    return y
 
 
-def neighbour_sum_adjoint(gradient: Tensor, height: int, width: int) -> Tensor:
-    """Implement `Graph.neighbour_sum_adjoint` on the same lattice, in float32."""
+def neighbour_sum_adjoint(gradient: Tensor, width: int, bands: Bands, halo: Halo) -> Tensor:
+    """Implement `Graph.neighbour_sum_adjoint` on the same lattice."""
     num_images, channels, num_nodes = gradient.shape
     dx = gradient.new_empty(num_images, channels // 2, num_nodes)
-    arrays = gradient.numpy(), height, width, dx.numpy()
-    over_images(planes.neighbour_sum_adjoint, num_images, *arrays)
+    above, below = halo.wait()
+    arrays = gradient.numpy(), width, above.numpy(), below.numpy(), dx.numpy()
+    over_bands(planes.neighbour_sum_adjoint, num_images, bands, *arrays)
     return dx

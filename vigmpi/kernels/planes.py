@@ -1,6 +1,9 @@
 """Compiled passes over planes [images, channels, nodes]: neighbour sums, moments, linear maps.
 
-Each kernel processes the images [first, last). Several threads may run it on disjoint ranges.
+The nodes of an image are divided into bands: band b holds the nodes bands[b] to bands[b + 1] - 1.
+Each kernel processes the bands [first, last), where band b of image i has the number
+i * (len(bands) - 1) + b. Several threads may run it on disjoint ranges. float32 and float64 run the
+same kernels.
 """
 
 import numpy as np
@@ -10,96 +13,165 @@ from vigmpi.kernels.compilation import kernel
 
 
 @njit(fastmath={"contract"}, forceinline=True)
-def _add_neighbour_sum(x, height, width, y):  # type: ignore[no-untyped-def]
-    """Add to y [nodes] the sum of x [nodes] over each pixel's up to 8 neighbours."""
-    own = np.empty(width, np.float32)  # sum of a pixel's neighbours above and below
-    columns = np.zeros(width + 2, np.float32)  # sums of three rows; 0 outside the image
-    for i in range(height):
-        row = i * width
+def _read_row(x, row, shift, above, below, values):  # type: ignore[no-untyped-def]
+    """Write a row of x [nodes] less the shift to values [width].
+
+    The rows beyond x are `above` and `below`; zeros replace those that have no width.
+    """
+    width = len(values)
+    if row < 0:
+        source = above
+    elif row < len(x) // width:
+        source = x[row * width : (row + 1) * width]
+    else:
+        source = below
+    if len(source) == 0:
+        values[:] = 0
+    else:
         for j in range(width):
-            above = x[row - width + j] if i > 0 else np.float32(0)
-            below = x[row + width + j] if i < height - 1 else np.float32(0)
-            own[j] = above + below
-            columns[j + 1] = own[j] + x[row + j]
+            values[j] = source[j] - shift
+
+
+@njit(fastmath={"contract"}, forceinline=True)
+def _add_neighbour_sum(x, rows, width, shift, above, below, buffers, y):  # type: ignore[no-untyped-def]
+    """Add to y [nodes] the sum of x - shift over each pixel's up to 8 neighbours, for some rows.
+
+    Args:
+        buffers: memory, [5, width + 2].
+    """
+    up, here, down = buffers[0, :width], buffers[1, :width], buffers[2, :width]
+    own = buffers[3, :width]  # sum of a pixel's neighbours above and below
+    columns = buffers[4]  # sums of three rows; 0 outside the image
+    columns[0] = columns[width + 1] = 0
+    _read_row(x, rows[0] - 1, shift, above, below, up)
+    _read_row(x, rows[0], shift, above, below, here)
+    for i in range(rows[0], rows[1]):
+        _read_row(x, i + 1, shift, above, below, down)
         for j in range(width):
-            y[row + j] += own[j] + (columns[j] + columns[j + 2])
+            own[j] = up[j] + down[j]
+            columns[j + 1] = own[j] + here[j]
+        target = y[i * width : (i + 1) * width]
+        for j in range(width):
+            target[j] += own[j] + (columns[j] + columns[j + 2])
+        up, here, down = here, down, up
 
 
 @kernel()
-def neighbour_sum(first, last, x, shift, degree, height, width, y):  # type: ignore[no-untyped-def]
-    """Write neighbour sums of x - shift, x - shift itself and the degree to y."""
-    channels = x.shape[1]
-    for image in range(first, last):
+def neighbour_sum(first, last, bands, x, shift, degree, width, above, below, y):  # type: ignore[no-untyped-def]
+    """Write neighbour sums of x - shift, x - shift itself and the degree to y.
+
+    Args:
+        above, below: rows beyond those of x, [images, channels, width], or of no width at the edge
+            of the image.
+    """
+    channels, count = x.shape[1], len(bands) - 1
+    buffers = np.empty((5, width + 2), x.dtype)
+    for number in range(first, last):
+        image, band = number // count, number % count
+        begin, end = bands[band], bands[band + 1]
+        rows = begin // width, end // width
         for c in range(channels):
-            y[image, channels + c] = x[image, c] - shift[c]
-            y[image, c] = np.float32(0)
-            _add_neighbour_sum(y[image, channels + c], height, width, y[image, c])
-        y[image, 2 * channels] = degree
+            source, own = x[image, c, begin:end], y[image, channels + c, begin:end]
+            for i in range(len(own)):
+                own[i] = source[i] - shift[c]
+            y[image, c, begin:end] = 0
+            outside = above[image, c], below[image, c]
+            _add_neighbour_sum(x[image, c], rows, width, shift[c], *outside, buffers, y[image, c])
+        y[image, 2 * channels, begin:end] = degree[begin:end]
 
 
 @kernel()
-def neighbour_sum_adjoint(first, last, dy, height, width, dx):  # type: ignore[no-untyped-def]
-    """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes]."""
-    channels = dx.shape[1]
-    for image in range(first, last):
+def neighbour_sum_adjoint(first, last, bands, dy, width, above, below, dx):  # type: ignore[no-untyped-def]
+    """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes].
+
+    Args:
+        above, below: rows of the gradient beyond those of dy, as in `neighbour_sum`.
+    """
+    channels, count = dx.shape[1], len(bands) - 1
+    buffers = np.empty((5, width + 2), dy.dtype)
+    for number in range(first, last):
+        image, band = number // count, number % count
+        begin, end = bands[band], bands[band + 1]
+        rows = begin // width, end // width
         for c in range(channels):
-            dx[image, c] = dy[image, channels + c]
-            _add_neighbour_sum(dy[image, c], height, width, dx[image, c])
+            dx[image, c, begin:end] = dy[image, channels + c, begin:end]
+            outside = above[image, c], below[image, c]
+            zero = dx[image, c, begin] * 0
+            _add_neighbour_sum(dy[image, c], rows, width, zero, *outside, buffers, dx[image, c])
 
 
 @kernel(reassoc=True)
-def sums(first, last, x, s):  # type: ignore[no-untyped-def]
-    """Write the sums of x_c over the nodes of each image to s [images, channels], float64."""
-    for image in range(first, last):
+def sums(first, last, bands, x, s):  # type: ignore[no-untyped-def]
+    """Write the sums of x_c over the nodes of each band to s [images, bands, channels], float64."""
+    count = len(bands) - 1
+    for number in range(first, last):
+        image, band = number // count, number % count
         for c in range(x.shape[1]):
-            total = 0.0
-            for i in range(x.shape[2]):
-                total += x[image, c, i]
-            s[image, c] = total
+            total, p = 0.0, x[image, c, bands[band] : bands[band + 1]]
+            for i in range(len(p)):
+                total += p[i]
+            s[image, band, c] = total
 
 
 @kernel(reassoc=True)
-def products(first, last, x, shift, s):  # type: ignore[no-untyped-def]
-    """Write the sums of (x_c - shift_c) (x_d - shift_d) to s [images, channels, channels]."""
-    for image in range(first, last):
+def products(first, last, bands, x, shift, s):  # type: ignore[no-untyped-def]
+    """Write the sums of (x_c - shift_c) (x_d - shift_d) over the nodes of each band.
+
+    Args:
+        shift: shift of each band, [bands, channels].
+        s: the sums, [images, bands, channels, channels], float64.
+    """
+    count = len(bands) - 1
+    for number in range(first, last):
+        image, band = number // count, number % count
+        begin, end = bands[band], bands[band + 1]
         for c in range(x.shape[1]):
+            p, p_shift = x[image, c, begin:end], shift[band, c]
             for d in range(c + 1):
-                total = 0.0
-                for i in range(x.shape[2]):
-                    total += np.float64(x[image, c, i] - shift[c]) * (x[image, d, i] - shift[d])
-                s[image, c, d] = s[image, d, c] = total
+                total, q, q_shift = 0.0, x[image, d, begin:end], shift[band, d]
+                for i in range(len(p)):
+                    total += np.float64(p[i] - p_shift) * (q[i] - q_shift)
+                s[image, band, c, d] = s[image, band, d, c] = total
 
 
 @kernel()
-def add_linear_map(first, last, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
+def add_linear_map(first, last, bands, x, shift, weights, bias, z, y):  # type: ignore[no-untyped-def]
     """Add z_c + bias_c + sum over d of weights_cd (x_d - shift_d) to y_c."""
-    channels = x.shape[1]
-    for image in range(first, last):
+    channels, count = x.shape[1], len(bands) - 1
+    for number in range(first, last):
+        image, begin, end = number // count, bands[number % count], bands[number % count + 1]
         for c in range(channels):
-            for i in range(x.shape[2]):
-                y[image, c, i] += z[image, c, i] + bias[c]
+            target, addend = y[image, c, begin:end], z[image, c, begin:end]
+            for i in range(len(target)):
+                target[i] += addend[i] + bias[c]
             for d in range(channels):
-                weight, offset = weights[c, d], shift[d]
-                for i in range(x.shape[2]):
-                    y[image, c, i] += weight * (x[image, d, i] - offset)
+                weight, offset, source = weights[c, d], shift[d], x[image, d, begin:end]
+                for i in range(len(target)):
+                    target[i] += weight * (source[i] - offset)
 
 
 @kernel(reassoc=True)
-def dots(first, last, x, y, shift, s):  # type: ignore[no-untyped-def]
-    """Write the sums of x_c (y_c - shift_c) to s [images, channels], float64."""
-    for image in range(first, last):
+def dots(first, last, bands, x, y, shift, s):  # type: ignore[no-untyped-def]
+    """Write the sums of x_c (y_c - shift_c) to s [images, bands, channels], float64."""
+    count = len(bands) - 1
+    for number in range(first, last):
+        image, band = number // count, number % count
         for c in range(x.shape[1]):
-            total = 0.0
-            for i in range(x.shape[2]):
-                total += np.float64(x[image, c, i]) * (y[image, c, i] - shift[c])
-            s[image, c] = total
+            total, offset = 0.0, shift[c]
+            p = x[image, c, bands[band] : bands[band + 1]]
+            q = y[image, c, bands[band] : bands[band + 1]]
+            for i in range(len(p)):
+                total += np.float64(p[i]) * (q[i] - offset)
+            s[image, band, c] = total
 
 
 @kernel()
-def blend(first, last, x, y, shift, p, q, constant, out):  # type: ignore[no-untyped-def]
+def blend(first, last, bands, x, y, shift, p, q, constant, out):  # type: ignore[no-untyped-def]
     """Write p_c x_c + q_c (y_c - shift_c) + constant_c to out_c."""
-    for image in range(first, last):
+    count = len(bands) - 1
+    for number in range(first, last):
+        image, begin, end = number // count, bands[number % count], bands[number % count + 1]
         for c in range(x.shape[1]):
-            for i in range(x.shape[2]):
-                deviation = y[image, c, i] - shift[c]
-                out[image, c, i] = p[c] * x[image, c, i] + (q[c] * deviation + constant[c])
+            u, v, target = x[image, c, begin:end], y[image, c, begin:end], out[image, c, begin:end]
+            for i in range(len(target)):
+                target[i] = p[c] * u[i] + (q[c] * (v[i] - shift[c]) + constant[c])

@@ -1,6 +1,7 @@
-"""Moments of float32 planes [images, channels, nodes], batch normalisation, and their adjoints.
+"""Moments of planes [images, channels, nodes], batch normalisation, and their adjoints.
 
-Sums are float64 sums of deviations from the rounded mean.
+Sums are float64 sums of deviations from a rounded mean. They are taken over each band of nodes;
+those of the bands are then gathered from all ranks and merged in a fixed order.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vigmpi.kernels import planes
-from vigmpi.kernels.threads import over_images
+from vigmpi.kernels.lattice import Bands, Graph
+from vigmpi.kernels.threads import over_bands
 
 Array = NDArray[np.float64]
 
@@ -36,57 +38,95 @@ class Moments(NamedTuple):
         return self.covariance.diagonal()
 
 
-def moments(x: Tensor) -> Moments:
-    """Return the moments of x, differentiable unless x is float32."""
-    if x.dtype is not torch.float32:
-        return _differentiable_moments(x)
-    num_images, channels, nodes_per_image = x.shape
-    count = num_images * nodes_per_image
-    sums, products = np.empty((num_images, channels)), np.empty((num_images, channels, channels))
-    over_images(planes.sums, num_images, x.numpy(), sums)
-    mean = sums.sum(axis=0) / count
-    shift = mean.astype(np.float32)
-    over_images(planes.products, num_images, x.numpy(), shift, products)
-    rounding = mean - shift
-    covariance = products.sum(axis=0) / count - np.outer(rounding, rounding)
-    return Moments(count, *map(torch.from_numpy, (mean, covariance, shift)))
+def moments(x: Tensor, graph: Graph) -> Moments:
+    """Return the moments of features over all of a graph's nodes. Collective over its ranks.
+
+    Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
+    """
+    channels, count = x.shape[1], len(x) * graph.num_nodes
+    rows = graph.gather(_moments_of_bands(x, graph.bands))
+    counts, means, squares = rows[:, :1], rows[:, 1 : 1 + channels], rows[:, 1 + channels :]
+    mean = (counts * means).sum(axis=0) / count
+    deviations = means - mean
+    between = (counts[:, :, None] * deviations[:, :, None] * deviations[:, None]).sum(axis=0)
+    covariance = (squares.sum(axis=0).reshape(channels, channels) + between) / count
+    moments = torch.from_numpy(mean), torch.from_numpy(covariance)
+    return Moments(count, *moments, moments[0].to(x.dtype))
 
 
-def _differentiable_moments(x: Tensor) -> Moments:
-    count = x.shape[0] * x.shape[2]
-    mean = x.mean(dim=(0, 2))
-    centred = x - mean[:, None]
-    covariance = (centred @ centred.transpose(1, 2)).sum(dim=0) / count
-    return Moments(count, mean, covariance, mean.detach())
+def _moments_of_bands(x: Tensor, bands: Bands) -> Array:
+    """Return the moments of each band's nodes in all images, [bands, 1 + channels + channels^2].
+
+    They are the number of values, their means, and the sums of products of their deviations.
+    """
+    num_images, channels, _ = x.shape
+    array, count = x.numpy(), num_images * np.diff(bands)[:, None]
+    sums = np.empty((num_images, len(count), channels))
+    over_bands(planes.sums, num_images, bands, array, sums)
+    means = sums.sum(axis=0) / count
+    shift = means.astype(array.dtype)
+    products = np.empty((num_images, len(count), channels, channels))
+    over_bands(planes.products, num_images, bands, array, shift, products)
+    rounding = means - shift
+    squares = products.sum(axis=0) - count[:, None] * rounding[:, :, None] * rounding[:, None]
+    return np.concatenate([count, means, squares.reshape(len(count), -1)], axis=1)
 
 
-def moments_adjoint(gradient: Tensor, y: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of the gradient and of gradient (y - shift), float64, [channels]."""
-    sums, dots = np.empty((2, *y.shape[:2]))
-    over_images(planes.sums, len(y), gradient.numpy(), sums)
-    over_images(planes.dots, len(y), gradient.numpy(), y.numpy(), shift.numpy(), dots)
-    return torch.from_numpy(sums.sum(axis=0)), torch.from_numpy(dots.sum(axis=0))
+def moments_adjoint(
+    gradient: Tensor, y: Tensor, shift: Tensor, graph: Graph
+) -> tuple[Tensor, Tensor]:
+    """Return the sums of the gradient and of gradient (y - shift), float64, [channels].
+
+    They determine the gradient of features y that were normalised by their moments. Collective
+    over the graph's ranks.
+    """
+    num_images, channels, _ = y.shape
+    sums, dots = np.empty((2, num_images, len(graph.bands) - 1, channels))
+    over_bands(planes.sums, num_images, graph.bands, gradient.numpy(), sums)
+    arrays = gradient.numpy(), y.numpy(), shift.numpy()
+    over_bands(planes.dots, num_images, graph.bands, *arrays, dots)
+    rows = graph.gather(np.concatenate([sums.sum(axis=0), dots.sum(axis=0)], axis=1))
+    totals = torch.from_numpy(rows.sum(axis=0))
+    return totals[:channels], totals[channels:]
+
+
+def node_sums(x: Tensor, graph: Graph) -> Tensor:
+    """Return the sums of features over the nodes of each image, [images, channels].
+
+    Collective over the graph's ranks.
+    """
+    num_images, channels, _ = x.shape
+    sums = np.empty((num_images, len(graph.bands) - 1, channels))
+    over_bands(planes.sums, num_images, graph.bands, x.numpy(), sums)
+    rows = graph.gather(sums.swapaxes(0, 1).reshape(sums.shape[1], -1))
+    return torch.from_numpy(rows.sum(axis=0)).view(num_images, channels).to(x.dtype)
 
 
 def add_moments_adjoint(
-    dx: Tensor, dout: Tensor, x: Tensor, moments: Moments, dmean: Tensor, dcovariance: Tensor
+    dx: Tensor,
+    dout: Tensor,
+    x: Tensor,
+    moments: Moments,
+    dmean: Tensor,
+    dcovariance: Tensor,
+    bands: Bands,
 ) -> None:
     """Add to dx the gradient through the moments of x and, for the residual connection, dout."""
     weights = (dcovariance + dcovariance.T) / moments.num_nodes
     bias = dmean / moments.num_nodes - weights @ (moments.mean - moments.shift)
-    arrays = x, moments.shift, weights.float(), bias.float(), dout, dx
-    over_images(planes.add_linear_map, len(x), *(t.numpy() for t in arrays))
+    arrays = x, moments.shift, weights.to(x.dtype), bias.to(x.dtype), dout, dx
+    over_bands(planes.add_linear_map, len(x), bands, *(t.numpy() for t in arrays))
 
 
 def add_normalised(
-    x: Tensor, y: Tensor, moments: Moments, gamma: Tensor, beta: Tensor, eps: float
+    x: Tensor, y: Tensor, moments: Moments, gamma: Tensor, beta: Tensor, eps: float, bands: Bands
 ) -> Tensor:
     """Return x plus the batch norm of y with y's moments, gamma and beta [channels]."""
     scale = gamma * (moments.variance + eps).rsqrt()
     constant = beta - scale * (moments.mean - moments.shift)
-    out = torch.empty_like(x)
-    arrays = x, y, moments.shift, torch.ones_like(gamma), scale.float(), constant.float(), out
-    over_images(planes.blend, len(y), *(t.numpy() for t in arrays))
+    out, weights = torch.empty_like(x), (scale.to(x.dtype), constant.to(x.dtype))
+    arrays = x, y, moments.shift, torch.ones_like(gamma), *weights, out
+    over_bands(planes.blend, len(y), bands, *(t.numpy() for t in arrays))
     return out
 
 
@@ -98,6 +138,7 @@ def normalised_adjoint(
     gamma: Tensor,
     eps: float,
     dy: Tensor,
+    bands: Bands,
 ) -> tuple[Tensor, Tensor]:
     """Write the gradient of `add_normalised` with respect to y to dy, also through the moments.
 
@@ -114,6 +155,7 @@ def normalised_adjoint(
     scale = gamma * inverse
     slope = -scale * inverse * dgamma / moments.num_nodes  # multiplies the deviations of y
     constant = -scale * dbeta / moments.num_nodes - slope * rounding
-    arrays = dout, y, moments.shift, scale.float(), slope.float(), constant.float(), dy
-    over_images(planes.blend, len(y), *(t.numpy() for t in arrays))
+    weights = (weight.to(y.dtype) for weight in (scale, slope, constant))
+    arrays = dout, y, moments.shift, *weights, dy
+    over_bands(planes.blend, len(y), bands, *(t.numpy() for t in arrays))
     return dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)

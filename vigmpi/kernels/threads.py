@@ -9,7 +9,9 @@ from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vigmpi.layout.split import even_sizes
 
@@ -34,23 +36,35 @@ def one_torch_thread() -> Iterator[None]:
         _kernel_threads.reset(token)
 
 
-def over_images(
-    kernel: Callable[..., Any], num_images: int, *arguments: Any, piece: int = 1
-) -> None:
+def over_images(kernel: Callable[..., Any], num_images: int, *arguments: Any) -> None:
     """Run kernel(first, last, *arguments) on ranges of images.
 
     The number of threads is torch's; inside `one_torch_thread`, what it was before.
+    """
+    _over(kernel, num_images, *arguments)
+
+
+def over_bands(
+    kernel: Callable[..., Any], num_images: int, bands: NDArray[np.int64], *arguments: Any
+) -> None:
+    """Run kernel(first, last, bands, *arguments) on ranges of the bands of all images.
+
+    The number of threads is that of `over_images`.
 
     Args:
-        piece: number of consecutive images that are never split between two calls.
+        num_images: number of images, or of pieces that consist of several images.
+        bands: first node of each band, and the number of nodes.
     """
-    pieces = -(-num_images // piece)
-    threads = min(_kernel_threads.get(torch.get_num_threads()), pieces)
+    _over(kernel, num_images * (len(bands) - 1), bands, *arguments)
+
+
+def _over(kernel: Callable[..., Any], number: int, *arguments: Any) -> None:
+    threads = min(_kernel_threads.get(torch.get_num_threads()), number)
     if threads == 1:
-        kernel(0, num_images, *arguments)
+        kernel(0, number, *arguments)
         return
-    ends = accumulate(even_sizes(pieces, min(pieces, _RANGES_PER_THREAD * threads)), initial=0)
-    ranges = deque(pairwise(min(num_images, piece * end) for end in ends))
+    ends = accumulate(even_sizes(number, min(number, _RANGES_PER_THREAD * threads)), initial=0)
+    ranges = deque(pairwise(ends))
 
     def work() -> None:
         while True:

@@ -68,10 +68,11 @@ def test_a_hidden_layer_and_its_gradients_match_the_twin(
 ) -> None:
     fp32 = inputs(shape, lattice=lattice)
     x, shift, a, b, v, c, dy = (t.to(dtype, copy=True) for t in fp32)
-    graph = PixelLattice(*shape[1:3]) if lattice else None
     for tensor in (x, a, b, v):
         tensor.requires_grad_()
-    y = apply_hidden_layer(x, HiddenLayer(shift, a, b, v, c, graph))
+    y = apply_hidden_layer(
+        x, HiddenLayer(shift, a, b, v, c, lattice), PixelLattice(shape[1], shape[2])
+    )
     y.backward(dy)
 
     x_, shift_, a_, b_, v_, c_, dy_ = (t.double().numpy() for t in fp32)
@@ -95,7 +96,7 @@ def test_fp32_errors_are_a_few_roundings_of_the_sum_of_absolute_terms() -> None:
         x, shift, a, b, v, c, dy = (tensor.to(dtype, copy=True) for tensor in fp32)
         for leaf in (leaves := [x, a, b, v]):
             leaf.requires_grad_()
-        y = apply_hidden_layer(x, HiddenLayer(shift, a, b, v, c))
+        y = apply_hidden_layer(x, HiddenLayer(shift, a, b, v, c), PixelLattice(32, 32))
         y.backward(dy)
         results.append([y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)])
     x, a, b, v = (leaf.detach() for leaf in leaves)
@@ -149,7 +150,7 @@ def test_non_finite_values_propagate(bad: float, index: int) -> None:
     x, a, b, v, c, dy = tensors
     for leaf in (x, a, b, v):
         leaf.requires_grad_()
-    y = apply_hidden_layer(x, HiddenLayer(torch.zeros(3), a, b, v, c, PixelLattice(6, 5)))
+    y = apply_hidden_layer(x, HiddenLayer(torch.zeros(3), a, b, v, c, True), PixelLattice(6, 5))
     y.backward(dy)
     if index < 5:
         assert not torch.isfinite(y).all()

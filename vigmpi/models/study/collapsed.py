@@ -68,7 +68,7 @@ class Block(block.Block):
 
     def _evaluate(self, x: Tensor) -> Tensor:
         for hidden in self.folded_layers():
-            x = x + apply_hidden_layer(x, hidden)
+            x = x + apply_hidden_layer(x, hidden, self.graph)
         return x
 
     def folded_layers(self) -> list[HiddenLayer]:
@@ -88,14 +88,14 @@ class Block(block.Block):
         inputs = *folded(grapher.fc1), *_weights(grapher.graph_conv)
         gathered = Affine(*on_one_thread(_over_neighbours, *inputs))
         maps = [
-            (gathered, grapher.fc2, self.graph),
-            (folded(ffn.fc1), ffn.fc2, None),
+            (gathered, grapher.fc2, True),
+            (folded(ffn.fc1), ffn.fc2, False),
         ]
         dtype = ffn.fc1.linear.weight.dtype
         layers = []
-        for first, last, neighbours in maps:
+        for first, last, convolution in maps:
             (a, b), (v, c) = first.to(dtype), folded(last).to(dtype)
-            layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, neighbours))
+            layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, convolution))
         return layers
 
 

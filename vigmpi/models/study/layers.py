@@ -1,10 +1,12 @@
 """The study's Vision GNN as a list of layers: blocks, then the head."""
 
+from functools import partial
 from types import ModuleType
 
 from torch import nn
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
+from vigmpi.kernels import autograd
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.initialization import generator
 from vigmpi.models.layer import Boundary, Layer
@@ -13,7 +15,13 @@ from vigmpi.models.study.config import ViGConfig
 from vigmpi.models.study.head import Head
 
 
-def layers(config: ModelConfig, *, backend: str = "fast", seed: int = 0) -> list[Layer]:
+def layers(
+    config: ModelConfig,
+    *,
+    backend: str = "fast",
+    seed: int = 0,
+    graph: PixelLattice | None = None,
+) -> list[Layer]:
     """Return the layers of the study's model, as an entry of `MODELS`."""
     sizes = ViGConfig(
         blocks=config.blocks,
@@ -21,11 +29,15 @@ def layers(config: ModelConfig, *, backend: str = "fast", seed: int = 0) -> list
         readout=config.readout,
         image_size=config.image_size,
     )
-    return study_layers(sizes, backend=backend, seed=seed)
+    return study_layers(sizes, backend=backend, seed=seed, graph=graph)
 
 
 def study_layers(
-    config: ViGConfig = ViGConfig(), *, backend: str = "fast", seed: int = 0
+    config: ViGConfig = ViGConfig(),
+    *,
+    backend: str = "fast",
+    seed: int = 0,
+    graph: PixelLattice | None = None,
 ) -> list[Layer]:
     """Return the layers of a model with these dimensions.
 
@@ -34,12 +46,15 @@ def study_layers(
     Args:
         backend: "fast" (compiled kernels) or "reference" (PyG's layers).
         seed: seed of the initial weights. Each layer has a random stream of its own.
+        graph: part of an image's graph that this rank has, for the fast backend; None for all.
     """
     implementation = _implementation(backend)
-    graph = PixelLattice(*config.image_size)
-    node_sum = graph.node_sum if backend == "fast" else implementation.node_sum
-    pixels = Boundary((config.channels, *config.image_size))
-    nodes = Boundary((config.channels, config.num_nodes))
+    graph = graph or PixelLattice(*config.image_size)
+    node_sum = (
+        partial(autograd.node_sum, graph=graph) if backend == "fast" else implementation.node_sum
+    )
+    pixels = Boundary((config.channels, graph.num_rows, graph.width))
+    nodes = Boundary((config.channels, graph.num_rows * graph.width))
 
     def block(index: int) -> Layer:
         def build() -> nn.Module:
