@@ -62,7 +62,9 @@ PHASES = {
     "timings": (["timings"] * RANKS, range(RANKS), 8),
     "checkpoint": (["checkpoint"] * RANKS, range(RANKS), 4),
     "record": (["record"] * RANKS, range(1), 8),
+    "parts": (["parts"] * RANKS, range(RANKS), 400),
 }
+_PARTS = ("--stages", "1", "--parts", "2")  # of the runs with a fault in that phase
 
 
 class Drill(NamedTuple):
@@ -90,7 +92,8 @@ def drill(launcher: str, fault: str, rank: int, phase: str, rng: random.Random) 
     assert kinds[rank] in KINDS
     first = 2 if phase == "checkpoint" else 1
     if fault in {"loop", "deadlock"}:
-        first = 5  # after the first mini-batch, which has a longer stall timeout
+        # After the first mini-batch, which has a longer stall timeout.
+        first = 100 if phase == "parts" else 5
     is_signal = fault in {"kill", "stop"}
     delay_s = rng.uniform(0, 0.01) if is_signal else 0.0
     return Drill(launcher, fault, rank, phase, kinds[rank], rng.randint(first, count), delay_s)
@@ -164,6 +167,8 @@ def run(
     folder.mkdir()
     fault_time, record = folder / "fault_time", folder / "run.h5"
     description = {**planned._asdict(), "fault_time": str(fault_time)}
+    if planned.phase == "parts":
+        flags = [*_PARTS, *flags]
     arguments = ["-m", "vigmpi", *RUN, "--record", str(record), *flags]
     command = [*(launcher or mpiexec(RANKS)), python, *arguments]
     environment = {

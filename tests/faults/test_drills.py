@@ -38,6 +38,7 @@ def _drills() -> Iterator[Drill]:
             *(("loop", rank, phase) for rank, phase in enumerate(list(PHASES)[:3])),
             *(("gil", 3 - rank, phase) for rank, phase in enumerate(list(PHASES)[2:4])),
             *(("deadlock", rank, "exchange") for rank in (0, 1)),
+            ("loop", 2, "parts"),
             ("raise", 0, "record"),
             ("raise", 3, "checkpoint"),
             ("memory", 2, "backward"),

@@ -1,7 +1,7 @@
 """Small model on random images, trained by the real pipeline in any layout."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from vigmpi.models.model import Model
 from vigmpi.models.study.config import ViGConfig
 from vigmpi.models.study.layers import study_layers
 from vigmpi.monitor.activity import Activity
+from vigmpi.parallel_graphs.lattice_strip import LatticeStrip
 from vigmpi.phase import Phase
 from vigmpi.pipeline.evaluator import Evaluator
 from vigmpi.pipeline.loader import Loader, LoaderConfig
@@ -92,7 +93,12 @@ def make_training(
     augmentation: Augmentation = Augmentation(),
     soft_labels: SoftLabels = SoftLabels(),
 ) -> Training:
-    layers = layers or study_layers(CONFIG, seed=seed)
+    rank = topology.world.rank
+    dataset, activity = dataset or Noise(Path(), seed), Activity(rank)
+    if layers is None:
+        size, exchange = dataset.image_size, activity.exchange_with_parts
+        graph = LatticeStrip(*size, topology.parts, exchange) if layout.parts > 1 else None
+        layers = study_layers(replace(CONFIG, image_size=size), seed=seed, graph=graph)
     stages = (
         split.split_layers(layers, layout.stages)
         if split_after is None
@@ -100,9 +106,7 @@ def make_training(
     )
     pipeline_config = PipelineConfig(layout, layers, stages, batch_size, schedule)
     model = Model(pipeline_config.stage_layers(topology.place.stage))
-    rank = topology.world.rank
-    pipeline = Pipeline(topology, pipeline_config, model, Activity(rank))
-    dataset = dataset or Noise(Path(), seed)
+    pipeline = Pipeline(topology, pipeline_config, model, activity)
     dataset.load(images=layout.is_first(rank), labels=layout.is_last(rank))
     limits = {Phase.TRAIN: 0, Phase.TEST: 0}
     order = LoaderConfig(

@@ -59,14 +59,20 @@ def test_all_ranks_see_that_one_digest_differs(on_ranks: OnRanks) -> None:
 
 def check_topology() -> None:
     world = MPI.COMM_WORLD
-    topology = make_topology(world, Layout(stages=3, replicas=2, chunks=1))
-    replica, stage = topology.place
-    assert world.rank == topology.world.rank == replica * 3 + stage
-    assert (topology.pipeline.rank, topology.pipeline.size) == (stage, 3)
-    assert (topology.replicas.rank, topology.replicas.size) == (replica, 2)
-    assert topology.previous_stage == (stage - 1 if stage > 0 else MPI.PROC_NULL)
-    assert topology.next_stage == (stage + 1 if stage < 2 else MPI.PROC_NULL)
+    for stages, replicas, parts in ((3, 2, 1), (1, 2, 3), (3, 1, 2)):
+        topology = make_topology(world, Layout(stages, replicas, 1, parts))
+        replica, stage, part = topology.place
+        assert world.rank == topology.world.rank == (replica * stages + stage) * parts + part
+        assert (topology.pipeline.rank, topology.pipeline.size) == (stage, stages)
+        assert (topology.replicas.rank, topology.replicas.size) == (replica, replicas)
+        assert (topology.parts.rank, topology.parts.size) == (part, parts)
+        copies = topology.copies
+        assert (copies.rank, copies.size) == (replica * parts + part, replicas * parts)
+        assert topology.previous_stage == (stage - 1 if stage > 0 else MPI.PROC_NULL)
+        assert topology.next_stage == (stage + 1 if stage < stages - 1 else MPI.PROC_NULL)
 
 
-def test_ranks_are_numbered_stage_by_stage_within_each_replica(on_ranks: OnRanks) -> None:
+def test_ranks_are_numbered_part_by_part_within_each_stage_of_each_replica(
+    on_ranks: OnRanks,
+) -> None:
     on_ranks(6, check_topology)

@@ -52,14 +52,14 @@ def select(state: ByLayer[T], condition: Callable[[str], bool]) -> dict[str, dic
     }
 
 
-def share_of_replica(
-    state: ByLayer[Tensor], replica: int, replicas: int
+def share_of_copy(
+    state: ByLayer[Tensor], copy: int, copies: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return views of the tensors that a replica saves, by layer.
+    """Return views of the tensors that one of a stage's copies saves, by layer.
 
-    All replicas hold the same state, and each saves a part of it.
+    The ranks of all replicas and parts hold the same state, and each saves a share of it.
     """
-    own = set(sorted(flat(state))[replica::replicas])
+    own = set(sorted(flat(state))[copy::copies])
     return {
         layer: {name: tensor.numpy() for name, tensor in tensors.items() if name in own}
         for layer, tensors in state.items()

@@ -216,6 +216,13 @@ class RunConfig:
         metavar="R",
         commands=_ALL,
     )
+    parts: int = _layout(
+        1,
+        "number of parts of each image, which are strips of rows on a rank each; for models that "
+        "can be cut (study)",
+        whole_number(1),
+        metavar="P",
+    )
     chunks: int = _layout(
         1,
         "number of micro-batches into which each replica cuts its mini-batch",
@@ -567,7 +574,7 @@ class RunConfig:
 
     @property
     def layout(self) -> Layout:
-        return Layout(self.stages, self.replicas, self.chunks)
+        return Layout(self.stages, self.replicas, self.chunks, self.parts)
 
     @property
     def global_batch_size(self) -> int:
@@ -589,6 +596,7 @@ class RunConfig:
         """Raise InputError if options contradict each other."""
         check_options(self.model, self.model_options)
         check_precision(self.precision, self.backend)
+        self._check_parts()
         epoch = self.start.position.epoch if self.start else 0
         if self.resume and 0 < self.epochs <= epoch:
             raise InputError(
@@ -618,6 +626,24 @@ class RunConfig:
             raise InputError(
                 "incompatible options: --trace and --on-failure continue. Omit one of them."
             )
+        self._check_chunks()
+
+    def _check_parts(self) -> None:
+        if self.parts == 1:
+            return
+        if not MODELS[self.model].divisible:
+            divisible = " or ".join(name for name, entry in MODELS.items() if entry.divisible)
+            raise InputError(
+                f"model that cannot be cut into parts: --model {self.model} with --parts "
+                f"{self.parts}. Use --parts 1, or --model {divisible}."
+            )
+        if self.backend != "fast":
+            raise InputError(
+                f"backend without parts: --backend {self.backend} with --parts {self.parts}. Use "
+                f"--backend fast, or --parts 1."
+            )
+
+    def _check_chunks(self) -> None:
         if self.chunks > self.batch_size:
             raise InputError(
                 f"too many micro-batches: --chunks {self.chunks} for --batch-size "

@@ -33,7 +33,10 @@ _NEVER_INHERITED = {
     "no_ema",
 }
 # Options of the training run that an evaluation does not inherit either.
-_NOT_FOR_EVALUATION = {"stages", "replicas", "chunks", "split", "split_after", "test_steps"}
+_NOT_FOR_EVALUATION = {
+    *("stages", "replicas", "parts", "chunks"),
+    *("split", "split_after", "test_steps"),
+}
 
 
 @dataclass(frozen=True)

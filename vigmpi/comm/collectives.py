@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,19 @@ def allgather_rows(comm: MPI.Comm, row: np.ndarray) -> np.ndarray:
     rows = np.empty((comm.size, *row.shape), dtype=row.dtype)
     wait(comm.Iallgather(np.ascontiguousarray(row), rows))
     return rows
+
+
+def allgather_blocks(comm: MPI.Comm, block: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """Return every rank's block, one after another: [sum of lengths, *block.shape[1:]]. Collective.
+
+    Args:
+        block: [length, ...], with the same other axes on all ranks.
+        lengths: length of each rank's block, [ranks].
+    """
+    blocks = np.empty((sum(lengths), *block.shape[1:]), block.dtype)
+    counts = [length * math.prod(block.shape[1:]) for length in lengths]
+    wait(comm.Iallgatherv(np.ascontiguousarray(block), [blocks, counts]))
+    return blocks
 
 
 def gather_arrays(comm: MPI.Comm, values: np.ndarray) -> list[np.ndarray] | None:

@@ -52,7 +52,7 @@ def infer(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     """
     stop.disarm()  # there is nothing to save
     topology = make_topology(group.world, group.config.layout)
-    model = _open_model(group, topology)
+    model = _open_model(group, topology, activity)
     config, world = group.config, topology.world
     assert isinstance(config, InferConfig)
     with together(world):
@@ -87,7 +87,7 @@ def infer(group: RankGroup, activity: Activity, stop: StopSignal) -> int:
     return 0
 
 
-def _open_model(group: RankGroup, topology: Topology) -> Model:
+def _open_model(group: RankGroup, topology: Topology, activity: Activity) -> Model:
     """Build the layers of this rank and load their weights. Collective."""
     group.comms = topology.comms
     threads = set_threads(group.config, topology)
@@ -98,7 +98,7 @@ def _open_model(group: RankGroup, topology: Topology) -> Model:
     if config.start and config.start.manifest:
         trained = config.start.manifest.model_config
     model_config = ModelConfig(trained.num_classes, trained.image_size, **config.model_options)
-    layers = make_run_layers(config, model_config, topology)
+    layers = make_run_layers(config, model_config, topology, activity)
     pipeline_config = divide_layers(group, layers, topology, training=False)
     model, _ = build_stage(topology, pipeline_config, layers, averages=False)
     checkpoint = start_from(config.start, topology, state_by_layer(model))

@@ -90,6 +90,7 @@ def rank_columns(
     values = {
         "replica": topology.place.replica,
         "stage": stage,
+        "part": topology.place.part,
         "first_layer": pipeline_config.stages[stage].start,
         "num_layers": len(pipeline_config.stages[stage]),
         "first_block": sum(blocks[:stage]),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -146,8 +147,11 @@ class Report:
             self._close_record(self._recorder, ledgers, drift, attributes)
         names, lines = [column.name for column in LEDGER], []
         for phase, (shares, step_s, least_s) in ledgers.items():
-            by_stage = shares.reshape(*self._pipeline_config.layout.shape, len(LEDGER)).mean(axis=0)
-            lines.append(ledger_table(phase, names, by_stage, step_s, least_s))
+            by_rank = shares.reshape(*self._pipeline_config.layout.shape, len(LEDGER))
+            by_stage = by_rank.mean(axis=(0, 2))
+            shown = [name != "parts_s" or self._config.parts > 1 for name in names]
+            columns = list(compress(names, shown))
+            lines.append(ledger_table(phase, columns, by_stage[:, shown], step_s, least_s))
         lines.append(table(self._step_seconds))
         lines.append(
             f"peak memory: {gib(self._peaks.sum())} on {_count(len(self._peaks), 'rank')}, "
@@ -244,9 +248,11 @@ def _layout_line(config: RunConfig, run: Run) -> str:
         split += f", cut behind {', '.join(pipeline_config.cuts)}"
     threads = "/".join(map(str, sorted(set(ranks["threads"]))))
     hosts = _count(len(set(ranks["host"])), "host")
+    parts = f" x {_count(config.parts, 'part')}" if config.parts > 1 else ""
     return (
         f"layout: {_count(config.stages, 'stage')} (blocks {split}) x "
-        f"{_count(config.replicas, 'replica')} = {_count(config.layout.ranks, 'rank')} on {hosts}, "
+        f"{_count(config.replicas, 'replica')}{parts} = "
+        f"{_count(config.layout.ranks, 'rank')} on {hosts}, "
         f"threads per rank: {threads}; mini-batches of {_count(config.batch_size, 'image')} per "
         f"replica in {_count(config.chunks, 'micro-batch', 'es')}"
     )

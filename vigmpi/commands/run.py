@@ -64,7 +64,7 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     dataset = open_data(group.config, topology, activity, training=training)
     group.config = config = _resolved(group.config, dataset, topology, training=training)
     model_config = ModelConfig(dataset.num_classes, dataset.image_size, **config.model_options)
-    layers = make_run_layers(config, model_config, topology)
+    layers = make_run_layers(config, model_config, topology, activity)
     if training:
         check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers.full, _start(group))
     pipeline_config = divide_layers(group, layers, topology, training=training)

@@ -11,12 +11,15 @@ from vigmpi.cli.values import MEASURED
 from vigmpi.comm.collectives import allgather_rows, allgather_strings, raise_collectively
 from vigmpi.comm.topology import Topology
 from vigmpi.commands.rank_group import RankGroup
+from vigmpi.errors import InputError
 from vigmpi.host import matmul_library
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
 from vigmpi.models import MODELS
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model, make_layers
+from vigmpi.monitor.activity import Activity
+from vigmpi.parallel_graphs.lattice_strip import LatticeStrip
 from vigmpi.pipeline.layer_times import layer_times
 from vigmpi.pipeline.memory_forecast import (
     Forecast,
@@ -52,18 +55,32 @@ def choose_library(config: RunConfig, topology: Topology) -> RunConfig:
     return replace(config, matmul=library) if "matmul" in MODELS[config.model].options else config
 
 
-def make_run_layers(config: RunConfig, model_config: ModelConfig, topology: Topology) -> RunLayers:
+def make_run_layers(
+    config: RunConfig, model_config: ModelConfig, topology: Topology, activity: Activity
+) -> RunLayers:
     """Return the layers of a run. Collective.
 
     Raises:
-        InputError: if the model does not take the options, or is too large (on all ranks).
+        InputError: if the model does not take the options or the parts, or is too large (on all
+            ranks).
     """
-    size = model_config.image_size
+    height, width = size = model_config.image_size
+    parts = topology.parts
+    if parts.size > height:
+        raise InputError(
+            f"too many parts: --parts {parts.size} for images of {height} rows. Use --parts "
+            f"{height} or fewer."
+        )
     subject = f"--model {config.model} and images of {'x'.join(map(str, size))} pixels"
-    smaller = replace(model_config, image_size=measured_size(size, MODELS[config.model].multiple))
     make = partial(make_layers, config.model, backend=config.backend, seed=config.seed)
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
-        return RunLayers(make(model_config), make(smaller), subject)
+        graph = None
+        if parts.size > 1:
+            graph = LatticeStrip(height, width, parts, activity.exchange_with_parts)
+            size = graph.num_rows, width
+        measured = measured_size(size, MODELS[config.model].multiple)
+        smaller = make(replace(model_config, image_size=measured))
+        return RunLayers(make(model_config, graph=graph), smaller, subject)
 
 
 def divide_layers(
@@ -106,7 +123,8 @@ def build_stage(
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
         check_least_memory(config, topology.place.stage, subject)
     layers = config.stage_layers(topology.place.stage)
-    if measured[0].inputs == config.layers[0].inputs:
+    # A part of a model cannot run alone.
+    if measured[0].inputs == config.layers[0].inputs and topology.parts.size == 1:
         model = Model(layers)
         with raise_collectively(topology.world):
             return model, forecast_memory(topology, config, model, averages=averages)

@@ -19,6 +19,7 @@ class ModelEntry:
         options: fields of `ModelConfig` that the model takes beyond classes and image size.
         multiple: number of pixels of which the height and the width of an image are multiples.
         image_size, num_classes: those for which the model was published.
+        divisible: true if images may be cut into parts; `layers` then takes their `graph`, too.
     """
 
     layers: str
@@ -27,6 +28,7 @@ class ModelEntry:
     multiple: int = 1
     image_size: tuple[int, int] = (32, 32)
     num_classes: int = 10
+    divisible: bool = False
 
 
 def _published(name: str, multiple: int, description: str) -> ModelEntry:
@@ -37,7 +39,10 @@ def _published(name: str, multiple: int, description: str) -> ModelEntry:
 
 MODELS: dict[str, ModelEntry] = {
     "study": ModelEntry(
-        "vigmpi.models.study.layers:layers", "Vision GNN of the study", ("blocks", "readout")
+        "vigmpi.models.study.layers:layers",
+        "Vision GNN of the study",
+        ("blocks", "readout"),
+        divisible=True,
     ),
     "vig_ti": _published("vig_ti", 16, "ViG-Ti, isotropic"),
     "vig_s": _published("vig_s", 16, "ViG-S, isotropic"),

@@ -75,13 +75,19 @@ class Model(nn.Module):
 
 
 def make_layers(
-    name: str, config: ModelConfig, *, backend: str = "fast", seed: int = 0
+    name: str,
+    config: ModelConfig,
+    *,
+    backend: str = "fast",
+    seed: int = 0,
+    graph: object = None,
 ) -> list[Layer]:
     """Return the layers of the model that `MODELS` has under this name.
 
     Args:
         backend: "fast", or "reference" for the backend that tests compare with.
         seed: seed of the initial weights and of random choices in training.
+        graph: part of an image's graph that this rank has, for a divisible model; None for all.
 
     Raises:
         InputError: if the model does not take an option or the image size, or the backend not the
@@ -99,7 +105,8 @@ def make_layers(
             "--matmul blas."
         )
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
-    layers = make(config, backend=backend, seed=seed)
+    part = {} if graph is None else {"graph": graph}
+    layers = make(config, backend=backend, seed=seed, **part)
     check_layers(layers)
     return layers
 

@@ -45,6 +45,7 @@ class Activity:
     Attributes:
         current: the current action, replaced in one assignment, so that readers see no mixture.
         step_s: durations of the latest mini-batches, in seconds.
+        parts_s: time that this rank has spent in exchanges with other parts, in seconds.
         restarts: number of restarts after MPI failures.
     """
 
@@ -52,6 +53,7 @@ class Activity:
         self.rank = rank
         self.layout: Layout | None = None  # until it is known
         self.restarts = 0
+        self.parts_s = 0.0
         self.current = CurrentAction("start", -1, 0, 0, time.perf_counter())
         self.step_s: deque[float] = deque(maxlen=_MEDIAN_STEPS)
 
@@ -81,6 +83,14 @@ class Activity:
             self.step_s.append(end - ended.since)
 
     @contextmanager
+    def exchange_with_parts(self) -> Iterator[None]:
+        """Context of an exchange within another action."""
+        start, outer = time.perf_counter(), self.begin("parts", self.current.micro_batch)
+        yield
+        self.end(outer)
+        self.parts_s += time.perf_counter() - start
+
+    @contextmanager
     def __call__(self, kind: str) -> Iterator[None]:
         outer = self.begin(kind)
         yield
@@ -90,5 +100,8 @@ class Activity:
 def describe_rank(rank: int, layout: Layout | None, process: str) -> str:
     """Return the rank with its place, if known, and its process."""
     place = layout.place(rank) if layout else None
-    position = f"stage {place.stage}, replica {place.replica}; " if place else ""
+    position = ""
+    if layout and place:
+        position = f"stage {place.stage}, replica {place.replica}"
+        position += f", part {place.part}; " if layout.parts > 1 else "; "
     return f"rank {rank} ({position}{process})"

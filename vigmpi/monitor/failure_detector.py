@@ -197,8 +197,9 @@ class FailureDetector:
             place, silent_s = self._layout.place(rank), self._silence([rank], time)
             numbers = ", ".join(map(str, peers))
             blockers = f"rank{'s' * (len(peers) > 1)} {numbers}" if peers else "nobody"
+            part = f"part {place.part}  " if self._layout.parts > 1 else ""
             yield (
-                f"rank {rank}  stage {place.stage}  replica {place.replica}  "
+                f"rank {rank}  stage {place.stage}  replica {place.replica}  {part}"
                 f"{state.action!s:{width}}  {state.action.since + silent_s:6.1f} s  "
                 f"waiting for {blockers:6}  last heartbeat {silent_s:.1f} s ago"
             )

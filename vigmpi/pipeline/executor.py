@@ -28,9 +28,16 @@ class Channels(NamedTuple):
 
 
 class Executor:
-    """Interpreter of the actions of any schedule for one stage."""
+    """Interpreter of the actions of any schedule for one stage.
 
-    def __init__(self, stage: Stage, channels: Channels, stopwatch: Stopwatch) -> None:
+    Args:
+        counts_loss: whether this rank records the loss, which all parts of the last stage know.
+    """
+
+    def __init__(
+        self, stage: Stage, channels: Channels, stopwatch: Stopwatch, *, counts_loss: bool = True
+    ) -> None:
+        self._counts_loss = counts_loss
         self._stage = stage
         self._channels = channels
         self._stopwatch = stopwatch
@@ -44,7 +51,8 @@ class Executor:
         statistics: RunningStatistics,
     ) -> None:
         """Run a training step; its last sends may still be pending on return."""
-        step = _TrainingStep(self._stage, self._channels, batch, record, reduction, statistics)
+        losses = record if self._counts_loss else None
+        step = _TrainingStep(self._stage, self._channels, batch, losses, reduction, statistics)
         self._channels.gradients_in.begin_step(batch.sizes)
         self._run(program, step)
 
@@ -52,7 +60,8 @@ class Executor:
         self, program: Iterable[Action], batch: Batch, record: StepRecord, model: Model
     ) -> None:
         """Run forward passes of a model only; the last sends may still be pending on return."""
-        self._run(program, _Step(self._stage.of(model), self._channels, batch, record))
+        losses = record if self._counts_loss else None
+        self._run(program, _Step(self._stage.of(model), self._channels, batch, losses))
 
     def _run(self, program: Iterable[Action], step: "_Step") -> None:
         self._channels.features_in.begin_step(step.batch.sizes)
@@ -62,11 +71,17 @@ class Executor:
 
 
 class _Step:
-    """Actions of a step without gradients, and the tensors passed between them."""
+    """Actions of a step without gradients, and the tensors passed between them.
 
-    def __init__(self, stage: Stage, channels: Channels, batch: Batch, record: StepRecord) -> None:
+    Args:
+        losses: record to which the losses are added, if any.
+    """
+
+    def __init__(
+        self, stage: Stage, channels: Channels, batch: Batch, losses: StepRecord | None
+    ) -> None:
         self.batch = batch
-        self._stage, self._channels, self._record = stage, channels, record
+        self._stage, self._channels, self._losses = stage, channels, losses
         self._inputs = dict(enumerate(batch.features))
         self._outputs: dict[int, Tensor] = {}
         self.calls = {
@@ -91,7 +106,8 @@ class _Step:
             self._outputs[i] = output
             return None
         loss = cross_entropy(output, self.batch.labels[i], self.batch.num_images)
-        self._record.add_loss(loss.value, loss.correct)
+        if self._losses:
+            self._losses.add_loss(loss.value, loss.correct)
         return loss.gradient
 
     def _send_features(self, i: int) -> None:
@@ -110,11 +126,11 @@ class _TrainingStep(_Step):
         stage: Stage,
         channels: Channels,
         batch: Batch,
-        record: StepRecord,
+        losses: StepRecord | None,
         reduction: GradientSum,
         statistics: RunningStatistics,
     ) -> None:
-        super().__init__(stage, channels, batch, record)
+        super().__init__(stage, channels, batch, losses)
         self._reduction = reduction
         self._statistics = statistics
         self._output_gradients: dict[int, Tensor] = {}

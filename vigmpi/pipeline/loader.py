@@ -20,6 +20,7 @@ from vigmpi.datasets.order import (
 )
 from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
+from vigmpi.layout.bands import strips
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary, MicroBatch
 from vigmpi.phase import Phase
@@ -53,7 +54,7 @@ class Loader:
 
     Args:
         rank: rank whose batches are loaded: images on first stages, labels on last stages.
-        inputs: boundary in front of the first layer.
+        inputs: boundary in front of the first layer, for this rank's part of an image.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Loader:
         self._layout = layout
         self._replica = layout.place(rank).replica
         self._first, self._last = layout.is_first(rank), layout.is_last(rank)
+        self._rows = strips(*dataset.image_size, layout.parts)[layout.place(rank).part]
         self._inputs = inputs
         self._config = config
 
@@ -137,7 +139,8 @@ class Loader:
         if weight < 1:
             images *= np.float32(weight)
             images += np.float32(1 - weight) * self._images(position, share.partners)
-        return self._inputs.conform(torch.from_numpy(images).to(self._inputs.dtype))
+        own = images[:, :, self._rows.start : self._rows.stop]
+        return self._inputs.conform(torch.from_numpy(own).to(self._inputs.dtype))
 
     def _images(self, position: Position, samples: Indices) -> Images:
         images = self._dataset.images(position.phase, samples)

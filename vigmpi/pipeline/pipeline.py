@@ -123,7 +123,9 @@ class Pipeline:
         self._own_layers = config.stages[stage]
         self._stage = Stage(model, first=stage == 0)
         self._channels = _make_channels(topology, config)
-        self._executor = Executor(self._stage, self._channels, self.stopwatch)
+        self._executor = Executor(
+            self._stage, self._channels, self.stopwatch, counts_loss=topology.place.part == 0
+        )
         self._programs: dict[tuple[bool, int], Program] = {}
 
     def begin_step(self) -> None:

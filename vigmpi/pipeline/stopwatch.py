@@ -16,7 +16,8 @@ class Stopwatch:
     @contextmanager
     def __call__(self, kind: str, micro_batch: int = -1) -> Iterator[None]:
         outer = self._activity.begin(kind, micro_batch)
-        start = time.perf_counter()
+        start, parts_s = time.perf_counter(), self._activity.parts_s
         yield
-        self.spans.append(Span(kind, micro_batch, start, time.perf_counter()))
+        parts_s = self._activity.parts_s - parts_s
+        self.spans.append(Span(kind, micro_batch, start, time.perf_counter(), parts_s))
         self._activity.end(outer)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from vigmpi.checkpoint.state import copy_into, flat, share_of_replica, state_by_layer
+from vigmpi.checkpoint.state import copy_into, flat, share_of_copy, state_by_layer
 from vigmpi.comm.collectives import all_ranks, allgather_rows, allgather_strings
 from vigmpi.comm.reductions import GRADIENT_SUMS
 from vigmpi.pipeline.adamw import AdamW
@@ -60,8 +60,12 @@ class Trainer:
         self.model = pipeline.model
         self.averages = Averages(self.model, config.ema) if config.ema else None
         self._buckets = gradient_buckets(self.model)
+        replicas, parts = self._topology.replicas, self._topology.parts
+        # MPI may add the terms in another order for each part, but parts must have equal weights.
+        ordered = parts.size > 1 and replicas.size > 2
+        gradient_sum = GRADIENT_SUMS["ordered" if ordered else config.gradient_sum]
         arrays = [bucket.numpy() for bucket in self._buckets]
-        self._gradient_sum = GRADIENT_SUMS[config.gradient_sum](self._topology.replicas, arrays)
+        self._gradient_sum = gradient_sum(replicas, arrays)
         self._statistics = RunningStatistics(self.model, pipeline.config.layout.chunks)
         self._optimizer = AdamW(
             dict(self.model.trainable_parameters()), config.lr, config.weight_decay
@@ -126,8 +130,8 @@ class Trainer:
 
     def shard(self) -> dict[str, dict[str, np.ndarray]]:
         """Return views of this rank's shard of a checkpoint, by layer."""
-        replicas = self._topology.replicas
-        return share_of_replica(self.state(), replicas.rank, replicas.size)
+        copies = self._topology.copies
+        return share_of_copy(self.state(), copies.rank, copies.size)
 
     def stage_state(self) -> dict[str, np.ndarray]:
         """Return views of the state of this stage."""
@@ -138,17 +142,20 @@ class Trainer:
         copy_into(self.state(), values)
 
     def replica_difference(self) -> str:
-        """Return which tensor is not bitwise equal in all replicas, or "". Collective.
+        """Return which tensor is not bitwise equal in all replicas and parts, or "". Collective.
 
         Weights, running statistics, their averages and the state of the optimizer are compared.
         """
-        replicas, state = self._topology.replicas, flat(self.state())
+        copies, state = self._topology.copies, flat(self.state())
         digests = [hashlib.sha256(tensor.numpy().tobytes()).digest() for tensor in state.values()]
-        rows = allgather_rows(replicas, np.frombuffer(b"".join(digests), np.uint8))
-        rows = rows.reshape(replicas.size, len(state), hashlib.sha256().digest_size)
+        rows = allgather_rows(copies, np.frombuffer(b"".join(digests), np.uint8))
+        rows = rows.reshape(copies.size, len(state), hashlib.sha256().digest_size)
         others, tensors = np.nonzero((rows != rows[0]).any(axis=2))
         own = ""
         if len(tensors):
             first = tensors.argmin()
-            own = f"{[*state][tensors[first]]} of replica {others[first]} is not that of replica 0"
+            replica, part = divmod(int(others[first]), self._topology.parts.size)
+            own = f"{[*state][tensors[first]]} of replica {replica}"
+            own += f", part {part}" if part else ""
+            own += " is not that of replica 0"
         return next(filter(None, allgather_strings(self._topology.world, own)), "")

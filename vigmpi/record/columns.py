@@ -19,6 +19,7 @@ class Column:
 RANKS = (
     Column("replica", "1", "replica that the rank belongs to"),
     Column("stage", "1", "pipeline stage that the rank runs"),
+    Column("part", "1", "part of each image that the rank has"),
     Column("first_layer", "1", "first layer of the rank's stage: index into the axis `layer`"),
     Column("num_layers", "1", "number of layers in the rank's stage"),
     Column("first_block", "1", "first block of the rank's stage, from 0"),

@@ -25,9 +25,10 @@ LEDGER = (
     Column(
         "imbalance_s",
         "s",
-        "work of the slowest stage minus that of the rank's stage, plus least time of the "
-        "slowest replica minus that of the rank's replica",
+        "work of the slowest stage minus that of the rank, plus least time of the slowest replica "
+        "minus that of the rank's replica",
     ),
+    Column("parts_s", "s", "exchange with other parts of the images on the rank"),
     Column("network_s", "s", "remaining wait: messages, uneven micro-batches; can be negative"),
     Column("gradient_sum_s", "s", "gradient all-reduce and agreement, minimum over the ranks"),
     Column("data_s", "s", "wait for data, maximum over the ranks"),
@@ -39,7 +40,7 @@ LEDGER = (
 
 # The time of other kinds of work stays in `other_s`.
 _ATTRIBUTED = (
-    *("forward_s", "backward_s", "receive_wait_s", "send_wait_s", "gradient_sum_s"),
+    *("forward_s", "backward_s", "parts_s", "receive_wait_s", "send_wait_s", "gradient_sum_s"),
     *("agreement_s", "data_s", "statistics_s", "optimizer_s"),
 )
 
@@ -77,7 +78,7 @@ def least_seconds(
 
 def ledger(
     timings: Mapping[str, Seconds],
-    shape: tuple[int, int],
+    shape: tuple[int, int, int],
     work: Sequence[tuple[Action, Sequence[int]]],
 ) -> Ledger:
     """Attribute the time of a mini-batch to the columns of `LEDGER`.
@@ -87,14 +88,15 @@ def ledger(
 
     Args:
         timings: the timing columns of the record in seconds, [ranks] each.
-        shape: numbers of replicas and stages.
+        shape: numbers of replicas, stages and parts.
         work: result of `vigmpi.schedule.program.dependencies` for the step's programs.
     """
     by_replica = {name: values.reshape(shape) for name, values in timings.items()}
     micro_batches = 1 + max(action.micro_batch for action, _ in work)
     forward, backward = by_replica["forward_s"], by_replica["backward_s"]
-    slowest = (forward + backward).max(axis=1)
-    least = least_seconds(work, forward / micro_batches, backward / micro_batches)
+    of_stages = forward.max(axis=2), backward.max(axis=2)
+    slowest = np.add(*of_stages).max(axis=1)
+    least = least_seconds(work, *(seconds / micro_batches for seconds in of_stages))
     bubble = least - slowest
     lag = least.max() - least
     # The agreement synchronizes all ranks after the gradient sum. The last rank to arrive waits
@@ -106,8 +108,9 @@ def ledger(
     columns = {
         "forward_s": forward,
         "backward_s": backward,
-        "bubble_s": bubble[:, None],
-        "imbalance_s": (slowest + lag)[:, None] - forward - backward,
+        "bubble_s": bubble[:, None, None],
+        "imbalance_s": (slowest + lag)[:, None, None] - forward - backward,
+        "parts_s": by_replica["parts_s"],
         "gradient_sum_s": reduction,
         "data_s": by_replica["data_s"].max(),
         "statistics_s": statistics.max(),

@@ -66,7 +66,7 @@ def read_previous_record(
 
 
 # Columns that records of earlier versions do not have.
-_ADDED = {"steps/raw_loss", "steps/raw_accuracy"}
+_ADDED = {"steps/raw_loss", "steps/raw_accuracy", "timings/parts_s"}
 
 
 def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
@@ -76,8 +76,11 @@ def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:
     groups = {"steps": STEPS, "timings": timing_columns(), "layers": LAYERS}
     for group, columns in groups.items():
         for name in (f"{group}/{column.name}" for column in columns):
-            missing = name in _ADDED and name not in file
-            rows[name] = np.full(keep, np.nan) if missing else file[name][:keep]
+            if name in _ADDED and name not in file:
+                like = file[f"{group}/{columns[0].name}"]
+                rows[name] = np.full((keep, *like.shape[1:]), np.nan)
+            else:
+                rows[name] = file[name][:keep]
     if {len(values) for values in rows.values()} != {keep}:
         raise ValueError("columns differ in length")
     if "trace" in file:

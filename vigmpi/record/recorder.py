@@ -192,7 +192,7 @@ class Recorder:
             for i, column in enumerate(timing_columns()):
                 self._append(f"timings/{column.name}", ranks["timings"][:, :, i])
             by_stage = ranks["layers"].reshape(-1, *self._layout.shape, *ranks["layers"].shape[2:])
-            by_replica = np.fmax.reduce(by_stage, axis=2)
+            by_replica = np.fmax.reduce(by_stage, axis=(2, 3))
             for i, column in enumerate(LAYERS):
                 self._append(f"layers/{column.name}", by_replica[:, :, i])
             self._peak[:] = np.nan_to_num(ranks["peak_rss_bytes"][-1]).astype(np.int64)

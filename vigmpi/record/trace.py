@@ -34,7 +34,9 @@ class Trace:
     def gather(self, spans: Sequence[Span]) -> np.ndarray:
         """Return all ranks' spans of a mini-batch, [spans, len(TRACE)]."""
         self._buffer[:] = np.nan
-        self._buffer[: len(spans)] = [(self._kinds[span.kind], *span[1:]) for span in spans]
+        self._buffer[: len(spans)] = [
+            (self._kinds[span.kind], span.micro_batch, span.start, span.end) for span in spans
+        ]
         rows = allgather_rows(self._world, self._buffer)
         rows[:, :, 2:] -= self.clock.offset[:, None, None]
         if self._origin is None:

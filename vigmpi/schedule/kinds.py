@@ -46,6 +46,7 @@ KINDS: dict[str, KindDescription] = {
     Kind.REDUCE: KindDescription(
         "gradient sum", Layout.other_replicas, True, column="gradient_sum_s", colour="#228833"
     ),
+    "parts": KindDescription("exchange with other parts", Layout.other_parts, True),
     "step": KindDescription("step", column="step_s"),
     "data": KindDescription("data loading", column="data_s", colour="#bbbbbb"),
     "statistics": KindDescription(

@@ -19,7 +19,7 @@ from vigmpi.checkpoint import manifest, shards
 from vigmpi.checkpoint.loading import _resized, check_configuration, load
 from vigmpi.checkpoint.manifest import Manifest, Shard
 from vigmpi.checkpoint.search import Checkpoint, find
-from vigmpi.checkpoint.state import flat, select, share_of_replica, state_by_layer
+from vigmpi.checkpoint.state import flat, select, share_of_copy, state_by_layer
 from vigmpi.checkpoint.tensor_names import is_average, is_of_optimizer
 from vigmpi.errors import InputError
 from vigmpi.models.config import ModelConfig
@@ -66,7 +66,7 @@ def zeroed(state: State) -> State:
 
 
 def arrays(state: State) -> Saved:
-    return share_of_replica(state, 0, 1)
+    return share_of_copy(state, 0, 1)
 
 
 def save(
@@ -145,7 +145,7 @@ def test_every_bit_is_loaded_and_only_the_shards_that_are_needed_are_read_once(
 
 def test_replicas_share_the_tensors_of_every_layer() -> None:
     state = new_state()
-    shares = [share_of_replica(state, replica, 3) for replica in range(3)]
+    shares = [share_of_copy(state, replica, 3) for replica in range(3)]
     assert all(list(share) == list(state) for share in shares)
     names = [name for share in shares for name in flat(share)]
     assert sorted(names) == sorted(flat(state))
