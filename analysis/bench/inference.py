@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="checkpoint for vigmpi infer")
     parser.add_argument("--images", required=True, help="file of images")
     parser.add_argument("--export", action="append", default=[], help="NAME=FOLDER")
+    parser.add_argument("--split", help="blocks of the exports' pipelines, if not even; as 5,7")
     parser.add_argument("--batch-size", type=int, default=16, help="images in a batch")
     parser.add_argument("--warm-up", type=int, default=100, help="images that do not count")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds")
@@ -84,6 +85,8 @@ def _cases(arguments: argparse.Namespace) -> Iterator[Case]:
         name, _, folder = export.partition("=")
         for layout, (stages, replicas, _) in _LAYOUTS.items():
             program = [f"{folder}/vigmpi_infer", folder, arguments.images, "--stages", str(stages)]
+            if stages > 1 and arguments.split:
+                program += ["--split", arguments.split]
             yield Case(name, layout, _on(stages * replicas, program))
         if Path(f"{folder}-2").exists():
             program = [f"{folder}-2/vigmpi_infer", f"{folder}-2", arguments.images]
@@ -128,6 +131,7 @@ def write(
     with h5py.File(path, "w") as file:
         file.attrs.update(processor=processor_name(), cores=os.cpu_count())
         file.attrs.update(batch_size=arguments.batch_size, precision=arguments.precision)
+        file.attrs["split_of_exports"] = arguments.split or "even"
         for (program, layout), result in results.items():
             group = file.create_group(f"{program}/{layout}")
             group["images_per_s"], group["bound"] = result

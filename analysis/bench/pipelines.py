@@ -54,10 +54,10 @@ class CachedSynthetic(Synthetic):
         super().__init__(Path(), 0)
         self._cache: dict[bytes, Images] = {}
 
-    def images(self, phase: Phase, samples: Indices) -> Images:
+    def strips(self, phase: Phase, samples: Indices, rows: range) -> Images:
         key = samples.tobytes()
         if key not in self._cache:
-            self._cache[key] = super().images(phase, samples)
+            self._cache[key] = super().strips(phase, samples, rows)
         return self._cache[key]
 
 

@@ -26,7 +26,7 @@ from vigmpi.datasets.dataset import Dataset
 from vigmpi.datasets.held_out import HeldOut
 from vigmpi.phase import Phase
 
-_BATCH, _EPOCHS, _HELD_OUT = 128, 15, 5000
+_BATCH, _EPOCHS, _HELD_OUT = 128, 30, 5000
 _LR, _WEIGHT_DECAY, _WARM_UP, _SMOOTHING, _CROP = 4e-3, 0.05, 0.2, 0.1, 4
 
 

@@ -92,13 +92,15 @@ def make_training(
     split_after: Sequence[str] | None = None,
     augmentation: Augmentation = Augmentation(),
     soft_labels: SoftLabels = SoftLabels(),
+    recompute: bool = False,
 ) -> Training:
     rank = topology.world.rank
     dataset, activity = dataset or Noise(Path(), seed), Activity(rank)
     if layers is None:
         size, exchange = dataset.image_size, activity.exchange_with_parts
         graph = LatticeStrip(*size, topology.parts, exchange) if layout.parts > 1 else None
-        layers = study_layers(replace(CONFIG, image_size=size), seed=seed, graph=graph)
+        sizes = replace(CONFIG, image_size=size)
+        layers = study_layers(sizes, seed=seed, graph=graph, recompute=recompute)
     stages = (
         split.split_layers(layers, layout.stages)
         if split_after is None

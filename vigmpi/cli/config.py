@@ -50,6 +50,7 @@ LR_SCHEDULES = ("constant", "linear", "cosine", ONE_CYCLE)
 GRADIENT_SUMS = ("allreduce", "ordered")
 ON_NONFINITE = ("stop", "skip", "ignore")
 ON_FAILURE = ("abort", "continue")
+MEMORY_CHECKS = ("on", "off")
 FORMATS = ("table", "csv", "json")
 EXPORT_FORMATS = ("packages", "c")
 DTYPES = ("float32", "float64")
@@ -442,6 +443,12 @@ class RunConfig:
         _TRAIN,
         metavar="X",
     )
+    recompute: bool = _training(
+        False,
+        "save only the inputs of the blocks in a forward pass, and compute the rest again in the "
+        "backward pass (study): less memory, more time",
+        commands=_TRAIN,
+    )
     gradient_sum: str = _training(
         "allreduce",
         "sum of gradients over the replicas: allreduce (MPI's; with three or more replicas on "
@@ -544,6 +551,14 @@ class RunConfig:
         choices=ON_FAILURE,
         metavar="ACTION",
     )
+    memory_check: str = _failures(
+        "on",
+        "refuse a run whose forecast exceeds the available memory: on, or off, which is right if "
+        "the system's limits are wrong or if it may swap",
+        str,
+        choices=MEMORY_CHECKS,
+        metavar="CHECK",
+    )
     heartbeat_timeout: float = _failures(
         30.0,
         "abort if a rank sends no heartbeat for this many seconds",
@@ -629,18 +644,19 @@ class RunConfig:
         self._check_chunks()
 
     def _check_parts(self) -> None:
-        if self.parts == 1:
+        if self.parts == 1 and not self.recompute:
             return
+        option = "--recompute" if self.parts == 1 else f"--parts {self.parts}"
         if not MODELS[self.model].divisible:
             divisible = " or ".join(name for name, entry in MODELS.items() if entry.divisible)
             raise InputError(
-                f"model that cannot be cut into parts: --model {self.model} with --parts "
-                f"{self.parts}. Use --parts 1, or --model {divisible}."
+                f"not available for this model: {option} with --model {self.model}. Omit it, or "
+                f"use --model {divisible}."
             )
         if self.backend != "fast":
             raise InputError(
-                f"backend without parts: --backend {self.backend} with --parts {self.parts}. Use "
-                f"--backend fast, or --parts 1."
+                f"not available for this backend: {option} with --backend {self.backend}. Omit it, "
+                f"or use --backend fast."
             )
 
     def _check_chunks(self) -> None:

@@ -68,7 +68,10 @@ def open_run(group: RankGroup, activity: Activity, *, training: bool) -> Run:
     if training:
         check_micro_batches(config, dataset.num_images[Phase.TRAIN], layers.full, _start(group))
     pipeline_config = divide_layers(group, layers, topology, training=training)
-    model, forecast = build_stage(topology, pipeline_config, layers, averages=config.ema > 0)
+    check = config.memory_check == "on"
+    model, forecast = build_stage(
+        topology, pipeline_config, layers, averages=config.ema > 0, check=check
+    )
     augmentation = make_augmentation(config, dataset, topology)
     order = LoaderConfig(
         config.batch_size,

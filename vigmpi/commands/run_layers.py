@@ -72,7 +72,13 @@ def make_run_layers(
             f"{height} or fewer."
         )
     subject = f"--model {config.model} and images of {'x'.join(map(str, size))} pixels"
-    make = partial(make_layers, config.model, backend=config.backend, seed=config.seed)
+    make = partial(
+        make_layers,
+        config.model,
+        backend=config.backend,
+        seed=config.seed,
+        recompute=config.recompute,
+    )
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
         graph = None
         if parts.size > 1:
@@ -109,27 +115,34 @@ def divide_layers(
 
 
 def build_stage(
-    topology: Topology, config: PipelineConfig, run_layers: RunLayers, *, averages: bool
+    topology: Topology,
+    config: PipelineConfig,
+    run_layers: RunLayers,
+    *,
+    averages: bool,
+    check: bool = True,
 ) -> tuple[Model, Forecast]:
     """Build this rank's layers if the memory suffices. Collective.
 
     Args:
         averages: whether the training keeps moving averages of the weights.
+        check: whether to raise an error if the memory does not suffice.
 
     Raises:
         InputError: if it does not suffice (on all ranks).
     """
     _, measured, subject = run_layers
     with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
-        check_least_memory(config, topology.place.stage, subject)
+        if check:
+            check_least_memory(config, topology.place.stage, subject)
     layers = config.stage_layers(topology.place.stage)
     # A part of a model cannot run alone.
     if measured[0].inputs == config.layers[0].inputs and topology.parts.size == 1:
         model = Model(layers)
         with raise_collectively(topology.world):
-            return model, forecast_memory(topology, config, model, averages=averages)
+            return model, forecast_memory(topology, config, model, averages=averages, check=check)
     with raise_collectively(topology.world):
-        forecast = forecast_large_images(topology, config, measured, averages=averages)
+        forecast = forecast_large_images(topology, config, measured, averages=averages, check=check)
     return Model(layers), forecast
 
 

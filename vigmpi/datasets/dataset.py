@@ -101,6 +101,10 @@ class Dataset(ABC):
     @abstractmethod
     def images(self, phase: Phase, samples: Indices) -> Images: ...
 
+    def strips(self, phase: Phase, samples: Indices, rows: range) -> Images:
+        """Return some rows of images, [images, 3, rows, width]."""
+        return self.images(phase, samples)[:, :, rows.start : rows.stop]
+
     @abstractmethod
     def labels(self, phase: Phase, samples: Indices) -> Labels: ...
 

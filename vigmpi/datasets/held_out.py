@@ -53,6 +53,9 @@ class HeldOut(Dataset):
     def images(self, phase: Phase, samples: Indices) -> Images:
         return self._dataset.images(Phase.TRAIN, self.samples[phase][samples])
 
+    def strips(self, phase: Phase, samples: Indices, rows: range) -> Images:
+        return self._dataset.strips(Phase.TRAIN, self.samples[phase][samples], rows)
+
     def labels(self, phase: Phase, samples: Indices) -> Labels:
         return self._dataset.labels(Phase.TRAIN, self.samples[phase][samples])
 

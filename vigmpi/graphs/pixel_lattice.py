@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vigmpi.kernels import lattice
-from vigmpi.kernels.lattice import Halo
+from vigmpi.kernels.lattice import Bands, Halo
 from vigmpi.layout.bands import band_edges, bands
 
 
@@ -36,12 +36,12 @@ class PixelLattice:
         empty = x.new_empty(*x.shape[:2], 0)
         return ReceivedHalo(empty, empty)
 
-    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo) -> Tensor:
+    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo, bands: Bands) -> Tensor:
         degree = self._degree.to(x.dtype)
-        return lattice.neighbour_sum(x, shift, degree, self.width, self.bands, halo)
+        return lattice.neighbour_sum(x, shift, degree, self.width, bands, halo)
 
-    def neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo) -> Tensor:
-        return lattice.neighbour_sum_adjoint(gradient, self.width, self.bands, halo)
+    def add_neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo, dx: Tensor) -> None:
+        lattice.add_neighbour_sum_adjoint(gradient, self.width, self.bands, halo, dx)
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values

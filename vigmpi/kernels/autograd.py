@@ -74,84 +74,146 @@ class Norm(NamedTuple):
     eps: float
 
 
-def residual(
-    x: Tensor,
-    collapse: Callable[[Moments], AffineMap],
-    parameters: Sequence[Tensor],
-    linear: AffineMap,
-    norm: Norm,
-    graph: Graph,
-    *,
-    convolution: bool,
-) -> tuple[Tensor, Moments]:
-    """Add norm(linear(gelu(affine(x)))) to x, with an affine map computed from the moments of x.
+class HalfBlock(NamedTuple):
+    """Residual connection x + norm(linear(gelu(affine(x)))), whose affine map follows from x.
 
-    Two tensors of planes are saved for the backward pass: x and the input of the norm. The
+    Attributes:
+        collapse: function from the moments of x to the affine map (`HiddenLayer.a`,
+            `HiddenLayer.b`).
+        parameters: tensors that `collapse` depends on and that take a gradient.
+        linear: v and c of the hidden layer; c takes no gradient, since the norm cancels it.
+        norm: batch norm that follows the linear map.
+        convolution: true if the hidden layer reads the graph's neighbour sums.
+    """
+
+    collapse: Callable[[Moments], AffineMap]
+    parameters: Sequence[Tensor]
+    linear: AffineMap
+    norm: Norm
+    convolution: bool
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """The tensors that take a gradient."""
+        return self.linear[0], self.norm.gamma, self.norm.beta, *self.parameters
+
+
+def block(
+    x: Tensor, halves: Sequence[HalfBlock], graph: Graph, *, recompute: bool = False
+) -> tuple[Tensor, list[Moments]]:
+    """Apply half-blocks, one after another.
+
+    Two tensors of planes are saved for each of them: its input and the input of its norm. The
     gradients of weights are sums over all nodes of the graph.
 
     Args:
         x: node features, [images, channels, nodes].
-        collapse: function from moments to the affine map (`HiddenLayer.a`, `HiddenLayer.b`).
-        parameters: tensors that `collapse` depends on and that take a gradient.
-        linear: v and c of the hidden layer; c takes no gradient, since the norm cancels it.
-        norm: batch norm that follows the linear map.
         graph: graph whose moments are taken.
-        convolution: true if the hidden layer reads the graph's neighbour sums.
+        recompute: whether to save x alone and to compute the others again in the backward pass,
+            without messages between ranks.
 
     Returns:
-        The sum, shaped like x, and the moments of the norm's input, which take no gradient.
+        The output, shaped like x, and the moments of the inputs of the norms, which take no
+        gradient.
     """
-    fixed = collapse, norm.eps, graph, convolution, linear[1]
-    out, *moments = _Residual.apply(fixed, x, linear[0], norm.gamma, norm.beta, *parameters)
-    return out, Moments(x.shape[0] * graph.num_nodes, *moments)
+    leaves = [leaf for half in halves for leaf in half.leaves]
+    out, *tensors = _Block.apply((halves, graph, recompute), x, *leaves)
+    num_nodes = x.shape[0] * graph.num_nodes
+    return out, [Moments(num_nodes, *tensors[i : i + 3]) for i in range(0, len(tensors), 3)]
 
 
-class _Residual(torch.autograd.Function):
+class _Tape:
+    """What the backward pass of a half-block needs beside planes, for one forward pass."""
+
+    def __init__(self, x: Tensor, half: HalfBlock, graph: Graph) -> None:
+        self._norm, self._graph = half.norm, graph
+        self._halo = graph.start_halo(x) if half.convolution else None
+        self._moments = statistics.moments(x, graph)
+        mean, covariance = (t.clone().requires_grad_() for t in self._moments[1:3])
+        self._leaves = mean, covariance, *half.parameters
+        with torch.enable_grad():  # records the small maps alone
+            moments = self._moments._replace(mean=mean, covariance=covariance)
+            self._affine = half.collapse(moments)
+        a, b = (t.detach() for t in self._affine)
+        v, c = half.linear
+        self._layer = HiddenLayer(self._moments.shift, a, b, v.detach(), c, half.convolution)
+
+    def to_norm(self, x: Tensor) -> Tensor:
+        """Return the input of the norm."""
+        return hidden_layer.forward(x, self._layer, self._graph, self._halo)
+
+    def keep_moments(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Take the moments of the input of the norm."""
+        self._output_moments = statistics.moments(y, self._graph)
+        return self._output_moments[1:]
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the output of the half-block."""
+        gamma, beta, eps = self._norm
+        bands = self._graph.bands
+        return statistics.add_normalised(x, y, self._output_moments, gamma, beta, eps, bands)
+
+    def backward(
+        self, dout: Tensor, x: Tensor, y: Tensor, *, input_gradient: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the gradients of x, unless it is not wanted, and of `HalfBlock.leaves`."""
+        graph, moments = self._graph, self._output_moments
+        gamma, _, eps = self._norm
+        dy = scratch("dy", *y.shape, dtype=y.dtype)
+        sums = statistics.moments_adjoint(dout, y, moments.shift, graph)
+        dgamma, dbeta = statistics.normalised_adjoint(
+            dout, y, moments, sums, gamma, eps, dy, graph.bands
+        )
+        dx, da, db, dv = hidden_layer.backward(x, self._layer, dy, graph, self._halo)
+        dmean, dcovariance, *dparameters = torch.autograd.grad(
+            scalar_with_gradients(self._affine, (da, db)), self._leaves
+        )
+        if input_gradient:
+            statistics.add_moments_adjoint(
+                dx, dout, x, self._moments, dmean, dcovariance, graph.bands
+            )
+        return dx, [dv, dgamma, dbeta, *dparameters]
+
+
+class _Block(torch.autograd.Function):
     @staticmethod
     @one_torch_thread()
     def forward(
         ctx: Any,
-        fixed: tuple[Callable[[Moments], AffineMap], float, Graph, bool, Tensor],
+        fixed: tuple[Sequence[HalfBlock], Graph, bool],
         x: Tensor,
-        v: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        *parameters: Tensor,
+        *leaves: Tensor,  # noqa: ARG004 (autograd sees them here)
     ) -> tuple[Tensor, ...]:
-        collapse, ctx.eps, ctx.graph, convolution, c = fixed
-        graph: Graph = ctx.graph
-        ctx.halo = graph.start_halo(x) if convolution else None
-        ctx.moments = statistics.moments(x, graph)
-        mean, covariance = (t.clone().requires_grad_() for t in ctx.moments[1:3])
-        ctx.leaves = mean, covariance, *parameters
-        with torch.enable_grad():  # records the small maps alone
-            ctx.affine = collapse(ctx.moments._replace(mean=mean, covariance=covariance))
-        a, b = (t.detach() for t in ctx.affine)
-        ctx.layer = HiddenLayer(ctx.moments.shift, a, b, v.detach(), c, convolution)
-        y = hidden_layer.forward(x, ctx.layer, graph, ctx.halo)
-        ctx.output_moments = statistics.moments(y, graph)
-        ctx.save_for_backward(x, y, gamma)
-        moments = ctx.output_moments[1:]
+        halves, graph, recompute = fixed
+        ctx.tapes = []
+        planes: list[Tensor] = []
+        moments: list[Tensor] = []
+        for half in halves:
+            tape = _Tape(x, half, graph)
+            y = tape.to_norm(x)
+            moments += tape.keep_moments(y)
+            ctx.tapes.append(tape)
+            planes += [x, y]
+            x = tape.add(x, y)
+        ctx.save_for_backward(*(planes[:1] if recompute else planes))
         ctx.mark_non_differentiable(*moments)
-        out = statistics.add_normalised(x, y, ctx.output_moments, gamma, beta, ctx.eps, graph.bands)
-        return out, *moments
+        return x, *moments
 
     @staticmethod
     @once_differentiable
     @one_torch_thread()
-    def backward(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, gamma = ctx.saved_tensors
-        graph: Graph = ctx.graph
-        dout, dy = dout.contiguous(), scratch("dy", *y.shape, dtype=y.dtype)
-        sums = statistics.moments_adjoint(dout, y, ctx.output_moments.shift, graph)
-        dgamma, dbeta = statistics.normalised_adjoint(
-            dout, y, ctx.output_moments, sums, gamma, ctx.eps, dy, graph.bands
-        )
-        dx, da, db, dv = hidden_layer.backward(x, ctx.layer, dy, graph, ctx.halo)
-        dmean, dcovariance, *dparameters = torch.autograd.grad(
-            scalar_with_gradients(ctx.affine, (da, db)), ctx.leaves
-        )
-        if ctx.needs_input_grad[1]:
-            moments, bands = ctx.moments, graph.bands
-            statistics.add_moments_adjoint(dx, dout, x, moments, dmean, dcovariance, bands)
-        return None, dx, dv, dgamma, dbeta, *dparameters
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        planes = list(ctx.saved_tensors)
+        while len(planes) < 2 * len(ctx.tapes):  # recompute
+            if len(planes) % 2:
+                planes.append(ctx.tapes[len(planes) // 2].to_norm(planes[-1]))
+            else:
+                planes.append(ctx.tapes[len(planes) // 2 - 1].add(*planes[-2:]))
+        gradient = gradient.contiguous()
+        gradients: list[Tensor] = []
+        for number, tape in reversed(list(enumerate(ctx.tapes))):
+            y, x = planes.pop(), planes.pop()
+            wanted = number > 0 or ctx.needs_input_grad[1]
+            gradient, own = tape.backward(gradient, x, y, input_gradient=wanted)
+            gradients = own + gradients
+        return None, gradient, *gradients

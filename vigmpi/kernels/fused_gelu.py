@@ -98,13 +98,14 @@ def scaled_gelu_and_slope(x):  # type: ignore[no-untyped-def]
 
 @cache
 def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
-    """Return the compiled function (first, last, bands, x, shift, a, b, v, c, y).
+    """Return the compiled function (first, last, bands, x, origin, shift, a, b, v, c, y).
 
-    It writes y [images, outputs, nodes], from x [images, features, nodes] less shift [features].
+    It writes y [images, outputs, nodes], from x [images, features, nodes from the origin] less
+    shift [features].
     """
 
     @kernel()
-    def forward(first, last, bands, x, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
+    def forward(first, last, bands, x, origin, shift, a, b, v, c, y):  # type: ignore[no-untyped-def]
         count, hidden = len(bands) - 1, len(b)
         xs = np.zeros((features, _NODES), np.float32)
         hs = np.empty((TILE, _NODES), np.float32)
@@ -112,9 +113,9 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
         for number in range(first, last):
             image, band = number // count, number % count
             for start in range(bands[band], bands[band + 1], _NODES):
-                size = min(_NODES, bands[band + 1] - start)
+                size, at = min(_NODES, bands[band + 1] - start), start - origin
                 for k in range(features):
-                    xs[k, :size] = x[image, k, start : start + size] - shift[k]
+                    xs[k, :size] = x[image, k, at : at + size] - shift[k]
                 for o in range(outputs):
                     ys[o] = c[o]
                 for j in range(0, hidden, TILE):
@@ -141,21 +142,25 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
 
 
 @cache
-def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., Any]:
-    """Return the compiled function (first, last, bands, x, shift, a, b, v, dy, dx, dw, piece).
+def backward_kernel(features: int, sums: int, inputs: int, outputs: int) -> Callable[..., Any]:
+    """Return the compiled function.
 
-    Its ranges are those of the bands of pieces of `piece` images. It writes dx [images, inputs,
-    nodes], the gradient of the first `inputs` features, and adds the gradients of a, b and v, in
-    this order, to dw [pieces, bands, hidden, features + 1 + outputs], float64.
+    Its arguments are (first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, piece), and
+    its ranges those of the bands of pieces of `piece` images. It writes the gradient of the first
+    `sums` features to dsums and of the next `inputs` features to dx, both [images, ..., nodes]. It
+    adds the gradients of a, b and v, in this order, to dw [pieces, bands, hidden, features + 1 +
+    outputs], float64.
     """
-    width = features + 1
+    width, taken = features + 1, sums + inputs
 
     @kernel(reassoc=True)
-    def backward(first, last, bands, x, shift, a, b, v, dy, dx, dw, piece):  # type: ignore[no-untyped-def]
+    def backward(  # type: ignore[no-untyped-def]
+        first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, piece
+    ):
         count, hidden = len(bands) - 1, len(b)
         xs = np.ones((width, _NODES), np.float32)  # the last plane, of ones, gives db
         gs = np.zeros((outputs, _NODES), np.float32)  # 0 beyond the end of a short block
-        ds = np.empty((inputs, _NODES), np.float32)
+        ds = np.empty((taken, _NODES), np.float32)
         hs = np.empty((TILE, _NODES), np.float32)
         es = np.empty((TILE, _NODES), np.float32)
         for number in range(first, last):
@@ -163,9 +168,9 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
             first_image = number // count * piece
             for image in range(first_image, min(first_image + piece, len(x))):
                 for start in range(bands[band], bands[band + 1], _NODES):
-                    size = min(_NODES, bands[band + 1] - start)
+                    size, at = min(_NODES, bands[band + 1] - start), start - origin
                     for k in range(features):
-                        xs[k, :size] = x[image, k, start : start + size] - shift[k]
+                        xs[k, :size] = x[image, k, at : at + size] - shift[k]
                     gs[:, :size] = dy[image, :, start : start + size]
                     gs[:, size:] = _ZERO
                     ds[:] = _ZERO
@@ -190,12 +195,13 @@ def backward_kernel(features: int, inputs: int, outputs: int) -> Callable[..., A
                         for u in range(0, TILE, 4):
                             for i in range(_NODES):
                                 e0, e1, e2, e3 = es[u, i], es[u + 1, i], es[u + 2, i], es[u + 3, i]
-                                for k in range(inputs):
+                                for k in range(taken):
                                     low = a[j + u, k] * e0 + a[j + u + 1, k] * e1
                                     ds[k, i] += low + (a[j + u + 2, k] * e2 + a[j + u + 3, k] * e3)
                         _add_products(row[j : j + TILE], es, xs)
                         _add_products(row[j : j + TILE, width:], hs, gs)
-                    dx[image, :, start : start + size] = ds[:, :size]
+                    dsums[image, :, start : start + size] = ds[:sums, :size]
+                    dx[image, :, start : start + size] = ds[sums:, :size]
 
     return backward
 

@@ -4,6 +4,9 @@ float64, used for checks, evaluates the same formulas with torch operations.
 """
 
 import math
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vigmpi.kernels.fused_gelu import SCALE, TILE, backward_kernel, forward_kernel
-from vigmpi.kernels.lattice import Graph, Halo
+from vigmpi.kernels.lattice import Bands, Graph, Halo
 from vigmpi.kernels.scratch import scratch
-from vigmpi.kernels.threads import over_bands
+from vigmpi.kernels.threads import num_threads, over_bands
 
-_PIECE_NODES = 8192  # nodes that the backward pass sums into one float64 row
+_GROUP_NODES = 8192  # nodes that the backward pass sums into one float64 row
+_FEATURE_NODES = 2**18  # nodes whose neighbour sums are in memory at the same time
 
 
 class HiddenLayer(NamedTuple):
@@ -43,15 +47,18 @@ def forward(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None = Non
     Args:
         halo: that of x, if the layer is a convolution.
     """
-    features, shift = _features(x, layer, graph, halo)
-    if x.dtype is not torch.float32:
-        return layer.v.T @ F.gelu(_pre_activation(features, shift, layer)) + layer.c[:, None]
-    num_images, width, num_nodes = features.shape
-    outputs = len(layer.c)
-    y = x.new_empty(num_images, outputs, num_nodes)
-    arrays = features, shift, *scaled_weights(layer), layer.c, y
-    kernel = forward_kernel(width, outputs)
-    over_bands(kernel, num_images, graph.bands, *(t.numpy() for t in arrays))
+    num_images, _, num_nodes = x.shape
+    y = x.new_empty(num_images, len(layer.c), num_nodes)
+    scaled = scaled_weights(layer)
+    for piece in _pieces(x, layer, graph, halo):
+        if x.dtype is torch.float32:
+            features, origin, shift = piece.features, piece.origin, piece.shift
+            kernel = forward_kernel(features.shape[1], len(layer.c))
+            weights = [t.numpy() for t in (shift, *scaled, layer.c, y)]
+            over_bands(kernel, num_images, piece.bands, features.numpy(), origin, *weights)
+        else:
+            hidden = F.gelu(_pre_activation(piece, layer))
+            y[:, :, piece.nodes] = layer.v.T @ hidden + layer.c[:, None]
     return y
 
 
@@ -62,80 +69,117 @@ def backward(
 
     Those of a, b and v are sums over all nodes of the graph. Collective over its ranks.
     """
-    features, shift = _features(x, layer, graph, halo)
-    gradients = _fp32_gradients if x.dtype is torch.float32 else _exact_gradients
-    dx, sums, factors = gradients(features, shift, layer, dy, graph)
-    sent = graph.start_halo(dx[:, : x.shape[1]]) if layer.convolution else None
-    total = graph.gather(sums.reshape(len(sums), -1)).sum(axis=0)
-    rows = torch.from_numpy(total.reshape(sums.shape[1:]) * factors)
+    hidden, outputs = layer.v.shape
+    width = layer.a.shape[1]
+    dx = torch.empty_like(x)
+    dsums = scratch("dsums", *x.shape, dtype=x.dtype) if layer.convolution else dx[:, :0]
+    rows = np.empty((len(graph.bands) - 1, hidden, width + 1 + outputs))
+    gradients = _exact_gradients
+    if x.dtype is torch.float32:
+        group = max(1, _GROUP_NODES * graph.num_bands // graph.num_nodes)
+        gradients = partial(_fp32_gradients, group=group)
+    for piece in _pieces(x, layer, graph, halo):
+        rows[piece.numbers] = gradients(piece, layer, dy, dsums, dx)
+    sent = graph.start_halo(dsums) if layer.convolution else None
+    gathered = graph.gather(rows.reshape(len(rows), -1))
+    total = torch.from_numpy(gathered.sum(axis=0)).view(hidden, -1)
     if sent:
-        dx = graph.neighbour_sum_adjoint(dx, sent)
-    width = features.shape[1]
-    parts = rows[:, :width], rows[:, width], rows[:, width + 1 :]
-    da, db, dv = (part.to(x.dtype).contiguous() for part in parts)
+        graph.add_neighbour_sum_adjoint(dsums, sent, dx)
+    columns = total[:, :width], total[:, width], total[:, width + 1 :]
+    da, db, dv = (column.to(x.dtype).contiguous() for column in columns)
     return dx, da, db, dv
 
 
+class _Piece(NamedTuple):
+    """Features of consecutive bands.
+
+    Attributes:
+        numbers: the bands, as indices.
+        bands: their nodes, as in `Graph.bands`.
+        features: [images, features, nodes], beginning with the node `origin`.
+        shift: what is to be subtracted from them, [features].
+    """
+
+    numbers: slice
+    bands: Bands
+    features: Tensor
+    origin: int
+    shift: Tensor
+
+    @property
+    def nodes(self) -> slice:
+        return slice(int(self.bands[0]), int(self.bands[-1]))
+
+    @property
+    def centred(self) -> Tensor:
+        """The features of these bands less the shift."""
+        begin, end = self.nodes.start - self.origin, self.nodes.stop - self.origin
+        return self.features[:, :, begin:end] - self.shift[:, None]
+
+
+def _pieces(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None) -> Iterator[_Piece]:
+    """Yield all bands, those of a convolution a few at a time to bound the features' memory."""
+    bands = graph.bands
+    if not layer.convolution:
+        yield _Piece(slice(None), bands, x, 0, layer.shift)
+        return
+    assert halo
+    number = len(bands) - 1
+    at_a_time = max(num_threads(), number * _FEATURE_NODES // (len(x) * int(bands[-1])))
+    for start in range(0, number, at_a_time):
+        some = bands[start : start + at_a_time + 1]
+        features = graph.neighbour_sum(x, layer.shift, halo, some)
+        shift = features.new_zeros(features.shape[1])
+        yield _Piece(slice(start, start + at_a_time), some, features, int(some[0]), shift)
+
+
 def _fp32_gradients(
-    features: Tensor, shift: Tensor, layer: HiddenLayer, dy: Tensor, graph: Graph
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return the gradient of the features, and the sums of those of the weights over each band.
+    piece: _Piece, layer: HiddenLayer, dy: Tensor, dsums: Tensor, dx: Tensor, *, group: int
+) -> np.ndarray:
+    """Write the gradients of the neighbour sums and of x to dsums and dx.
+
+    Args:
+        group: number of consecutive images whose bands are summed together.
 
     Returns:
-        The gradient of all features except the degree, the sums for a, b and v, [bands, hidden,
-        features + 1 + outputs], and their factors, [features + 1 + outputs].
+        The sums of the gradients of a, b and v over each band, [bands, hidden, features + 1 +
+        outputs].
     """
-    num_images, width, num_nodes = features.shape
-    hidden, outputs = layer.v.shape
-    scaled, count = scaled_weights(layer), len(graph.bands) - 1
-    piece = max(1, _PIECE_NODES * graph.num_bands // graph.num_nodes)
-    pieces = -(-num_images // piece)
-    inputs = width - layer.convolution
-    if layer.convolution:
-        dx = scratch("dx", num_images, inputs, num_nodes)
-    else:
-        dx = torch.empty_like(features)
-    dw = np.zeros((pieces, count, len(scaled[1]), width + 1 + outputs))
-    kernel = backward_kernel(width, inputs, outputs)
-    arrays = [t.numpy() for t in (features, shift, *scaled, dy, dx)]
-    over_bands(kernel, pieces, graph.bands, *arrays, dw, piece)
+    width, outputs = piece.features.shape[1], len(layer.c)
+    scaled = scaled_weights(layer)
+    groups = -(-len(dx) // group)
+    dw = np.zeros((groups, len(piece.bands) - 1, len(scaled[1]), width + 1 + outputs))
+    kernel = backward_kernel(width, dsums.shape[1], dx.shape[1], outputs)
+    arrays = [t.numpy() for t in (piece.shift, *scaled, dy, dsums, dx)]
+    features = piece.features.numpy()
+    over_bands(kernel, groups, piece.bands, features, piece.origin, *arrays, dw, group)
     factors = np.repeat([1 / SCALE, SCALE / 2], [width + 1, outputs])
-    return dx, dw.sum(axis=0)[:, :hidden], factors
+    sums: np.ndarray = dw.sum(axis=0)[:, : len(layer.b)] * factors
+    return sums
 
 
 def _exact_gradients(
-    features: Tensor, shift: Tensor, layer: HiddenLayer, dy: Tensor, graph: Graph
-) -> tuple[Tensor, np.ndarray, np.ndarray]:
-    """Return what `_fp32_gradients` does, in the type of the features."""
-    z = _pre_activation(features, shift, layer)
+    piece: _Piece, layer: HiddenLayer, dy: Tensor, dsums: Tensor, dx: Tensor
+) -> np.ndarray:
+    """Do what `_fp32_gradients` does, in the type of the features."""
+    z, dy = _pre_activation(piece, layer), dy[:, :, piece.nodes]
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     slope = 0.5 * torch.erfc(-z / math.sqrt(2)) + z * density
     dz = (layer.v @ dy) * slope
-    dx = layer.a.T @ dz
-    ones = features.new_ones(len(features), 1, features.shape[2])
-    factors = torch.cat([features - shift[:, None], ones], dim=1)
+    gradient, channels = layer.a.T @ dz, dsums.shape[1]
+    dsums[:, :, piece.nodes] = gradient[:, :channels]
+    dx[:, :, piece.nodes] = gradient[:, channels : channels + dx.shape[1]]
+    factors = torch.cat([piece.centred, torch.ones_like(z[:, :1])], dim=1)
     h, sums = F.gelu(z), []
-    for begin, end in zip(graph.bands[:-1], graph.bands[1:], strict=True):
+    for begin, end in pairwise((piece.bands - piece.bands[0]).tolist()):
         left = dz[:, :, begin:end] @ factors[:, :, begin:end].mT
         right = h[:, :, begin:end] @ dy[:, :, begin:end].mT
         sums.append(torch.cat([left, right], dim=2).sum(dim=0))
-    stacked = torch.stack(sums).double().numpy()
-    return dx[:, : 2 * len(layer.shift)].contiguous(), stacked, np.ones(stacked.shape[2])
+    return torch.stack(sums).numpy()
 
 
-def _features(
-    x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None
-) -> tuple[Tensor, Tensor]:
-    """Return the features that the kernels read, and the shift that they subtract."""
-    if not layer.convolution:
-        return x, layer.shift
-    assert halo
-    features = graph.neighbour_sum(x, layer.shift, halo)
-    return features, features.new_zeros(features.shape[1])
-
-
-def _pre_activation(features: Tensor, shift: Tensor, layer: HiddenLayer) -> Tensor:
-    return layer.a @ (features - shift[:, None]) + layer.b[:, None]
+def _pre_activation(piece: _Piece, layer: HiddenLayer) -> Tensor:
+    return layer.a @ piece.centred + layer.b[:, None]
 
 
 def scaled_weights(layer: HiddenLayer) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,21 +45,23 @@ class Graph(Protocol):
     def start_halo(self, x: Tensor) -> Halo:
         """Start the exchange of the features that `neighbour_sum` or its adjoint needs."""
 
-    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo) -> Tensor:
-        """Map features to [images, 2 channels + 1, nodes].
+    def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo, bands: Bands) -> Tensor:
+        """Map features to [images, 2 channels + 1, nodes of the bands].
 
         The planes are the neighbour sums of x - shift, x - shift itself, and the number of
         neighbours. The result is valid until the next call.
 
         Args:
             halo: that of x.
+            bands: consecutive bands of this rank.
         """
 
-    def neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo) -> Tensor:
-        """Return the gradient of x, given that of all planes but the last.
+    def add_neighbour_sum_adjoint(self, gradient: Tensor, halo: Halo, dx: Tensor) -> None:
+        """Add to the gradient of x what the gradient of its neighbour sums contributes.
 
         Args:
-            halo: that of the gradient's first half, which belongs to the neighbour sums.
+            gradient: that of the neighbour sums, [images, channels, nodes].
+            halo: that of the gradient.
         """
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,19 +81,19 @@ def neighbour_sum(
         degree: number of neighbours of each pixel, in the type of x, [nodes].
         width: number of pixels in a row.
     """
-    num_images, channels, num_nodes = x.shape
+    num_images, channels, _ = x.shape
+    origin, num_nodes = int(bands[0]), int(bands[-1] - bands[0])
     y = scratch("neighbour_sum", num_images, 2 * channels + 1, num_nodes, dtype=x.dtype)
     above, below = halo.wait()
     arrays = x.numpy(), shift.numpy(), degree.numpy(), width, above.numpy(), below.numpy()
-    over_bands(planes.neighbour_sum, num_images, bands, *arrays, y.numpy())
+    over_bands(planes.neighbour_sum, num_images, bands, *arrays, origin, y.numpy())
     return y
 
 
-def neighbour_sum_adjoint(gradient: Tensor, width: int, bands: Bands, halo: Halo) -> Tensor:
-    """Implement `Graph.neighbour_sum_adjoint` on the same lattice."""
-    num_images, channels, num_nodes = gradient.shape
-    dx = gradient.new_empty(num_images, channels // 2, num_nodes)
+def add_neighbour_sum_adjoint(
+    gradient: Tensor, width: int, bands: Bands, halo: Halo, dx: Tensor
+) -> None:
+    """Implement `Graph.add_neighbour_sum_adjoint` on the same lattice."""
     above, below = halo.wait()
     arrays = gradient.numpy(), width, above.numpy(), below.numpy(), dx.numpy()
-    over_bands(planes.neighbour_sum_adjoint, num_images, bands, *arrays)
-    return dx
+    over_bands(planes.add_neighbour_sum_adjoint, len(dx), bands, *arrays)

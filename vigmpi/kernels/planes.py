@@ -34,9 +34,10 @@ def _read_row(x, row, shift, above, below, values):  # type: ignore[no-untyped-d
 
 @njit(fastmath={"contract"}, forceinline=True)
 def _add_neighbour_sum(x, rows, width, shift, above, below, buffers, y):  # type: ignore[no-untyped-def]
-    """Add to y [nodes] the sum of x - shift over each pixel's up to 8 neighbours, for some rows.
+    """Add to y [nodes of the rows] the sum of x - shift over each pixel's up to 8 neighbours.
 
     Args:
+        rows: the first row and the end.
         buffers: memory, [5, width + 2].
     """
     up, here, down = buffers[0, :width], buffers[1, :width], buffers[2, :width]
@@ -50,17 +51,18 @@ def _add_neighbour_sum(x, rows, width, shift, above, below, buffers, y):  # type
         for j in range(width):
             own[j] = up[j] + down[j]
             columns[j + 1] = own[j] + here[j]
-        target = y[i * width : (i + 1) * width]
+        target = y[(i - rows[0]) * width : (i + 1 - rows[0]) * width]
         for j in range(width):
             target[j] += own[j] + (columns[j] + columns[j + 2])
         up, here, down = here, down, up
 
 
 @kernel()
-def neighbour_sum(first, last, bands, x, shift, degree, width, above, below, y):  # type: ignore[no-untyped-def]
+def neighbour_sum(first, last, bands, x, shift, degree, width, above, below, origin, y):  # type: ignore[no-untyped-def]
     """Write neighbour sums of x - shift, x - shift itself and the degree to y.
 
     Args:
+        origin: first node of y, a multiple of the width.
         above, below: rows beyond those of x, [images, channels, width], or of no width at the edge
             of the image.
     """
@@ -71,33 +73,33 @@ def neighbour_sum(first, last, bands, x, shift, degree, width, above, below, y):
         begin, end = bands[band], bands[band + 1]
         rows = begin // width, end // width
         for c in range(channels):
-            source, own = x[image, c, begin:end], y[image, channels + c, begin:end]
+            source = x[image, c, begin:end]
+            total = y[image, c, begin - origin : end - origin]
+            own = y[image, channels + c, begin - origin : end - origin]
             for i in range(len(own)):
                 own[i] = source[i] - shift[c]
-            y[image, c, begin:end] = 0
+            total[:] = 0
             outside = above[image, c], below[image, c]
-            _add_neighbour_sum(x[image, c], rows, width, shift[c], *outside, buffers, y[image, c])
-        y[image, 2 * channels, begin:end] = degree[begin:end]
+            _add_neighbour_sum(x[image, c], rows, width, shift[c], *outside, buffers, total)
+        y[image, 2 * channels, begin - origin : end - origin] = degree[begin:end]
 
 
 @kernel()
-def neighbour_sum_adjoint(first, last, bands, dy, width, above, below, dx):  # type: ignore[no-untyped-def]
-    """Write the gradient of x to dx, given the gradient dy [images, 2 channels, nodes].
+def add_neighbour_sum_adjoint(first, last, bands, dsums, width, above, below, dx):  # type: ignore[no-untyped-def]
+    """Add to dx the gradient through the neighbour sums, given that of the sums.
 
     Args:
-        above, below: rows of the gradient beyond those of dy, as in `neighbour_sum`.
+        above, below: rows of the gradient beyond those of dsums, as in `neighbour_sum`.
     """
     channels, count = dx.shape[1], len(bands) - 1
-    buffers = np.empty((5, width + 2), dy.dtype)
+    buffers = np.empty((5, width + 2), dx.dtype)
     for number in range(first, last):
         image, band = number // count, number % count
         begin, end = bands[band], bands[band + 1]
         rows = begin // width, end // width
         for c in range(channels):
-            dx[image, c, begin:end] = dy[image, channels + c, begin:end]
-            outside = above[image, c], below[image, c]
-            zero = dx[image, c, begin] * 0
-            _add_neighbour_sum(dy[image, c], rows, width, zero, *outside, buffers, dx[image, c])
+            outside, target = (above[image, c], below[image, c]), dx[image, c, begin:end]
+            _add_neighbour_sum(dsums[image, c], rows, width, 0, *outside, buffers, target)
 
 
 @kernel(reassoc=True)

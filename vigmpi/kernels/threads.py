@@ -58,8 +58,13 @@ def over_bands(
     _over(kernel, num_images * (len(bands) - 1), bands, *arguments)
 
 
+def num_threads() -> int:
+    """Return the number of threads that run a kernel: torch's, or what it was before."""
+    return _kernel_threads.get(torch.get_num_threads())
+
+
 def _over(kernel: Callable[..., Any], number: int, *arguments: Any) -> None:
-    threads = min(_kernel_threads.get(torch.get_num_threads()), number)
+    threads = min(num_threads(), number)
     if threads == 1:
         kernel(0, number, *arguments)
         return

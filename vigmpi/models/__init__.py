@@ -19,7 +19,8 @@ class ModelEntry:
         options: fields of `ModelConfig` that the model takes beyond classes and image size.
         multiple: number of pixels of which the height and the width of an image are multiples.
         image_size, num_classes: those for which the model was published.
-        divisible: true if images may be cut into parts; `layers` then takes their `graph`, too.
+        divisible: true if images may be cut into parts and activations recomputed; `layers` then
+            takes `graph` and `recompute`, too.
     """
 
     layers: str

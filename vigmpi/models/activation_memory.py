@@ -17,8 +17,8 @@ class ActivationMemory(NamedTuple):
         fixed: bytes per micro-batch of any size, over all layers.
         image: additional bytes per image, over all layers.
         layer_image: additional bytes per image of the layer that saves most.
-        peak_image: largest sum of the additional bytes per image up to a layer, which counts twice.
-            A layer needs about as much working memory as it saves.
+        peak_image: largest sum of the additional bytes per image up to a layer, which counts twice,
+            together with what it computes again. It needs about as much working memory as that.
     """
 
     fixed: int
@@ -39,7 +39,8 @@ def activation_memory(model: Model) -> ActivationMemory:
         for num_images in (2, 3)
     )
     image = three - two
-    peak = (np.cumsum(image) + image).max()
+    recomputed = np.array([layer.recomputed_bytes for layer in model.layers])
+    peak = (np.cumsum(image) + image + 2 * recomputed).max()
     return ActivationMemory(
         int((two - 2 * image).sum()), int(image.sum()), int(image.max()), int(peak)
     )

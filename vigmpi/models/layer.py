@@ -118,6 +118,7 @@ class Layer:
         is_block: true if `--split` counts this layer.
         cut: true if the pipeline may be cut behind this layer.
         min_images: number of images in the smallest micro-batch that the layer can train on.
+        recomputed_bytes: bytes per image that the backward pass computes again.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Layer:
     is_block: bool = False
     cut: bool = True
     min_images: int = 1
+    recomputed_bytes: int = 0
 
 
 def check_layers(layers: Sequence[Layer]) -> None:

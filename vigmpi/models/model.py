@@ -81,6 +81,7 @@ def make_layers(
     backend: str = "fast",
     seed: int = 0,
     graph: object = None,
+    recompute: bool = False,
 ) -> list[Layer]:
     """Return the layers of the model that `MODELS` has under this name.
 
@@ -88,6 +89,7 @@ def make_layers(
         backend: "fast", or "reference" for the backend that tests compare with.
         seed: seed of the initial weights and of random choices in training.
         graph: part of an image's graph that this rank has, for a divisible model; None for all.
+        recompute: whether a divisible model saves the inputs of its blocks only.
 
     Raises:
         InputError: if the model does not take an option or the image size, or the backend not the
@@ -105,8 +107,8 @@ def make_layers(
             "--matmul blas."
         )
     make: Callable[..., list[Layer]] = resolve_name(MODELS[name].layers)
-    part = {} if graph is None else {"graph": graph}
-    layers = make(config, backend=backend, seed=seed, **part)
+    special = {"graph": graph, "recompute": recompute} if MODELS[name].divisible else {}
+    layers = make(config, backend=backend, seed=seed, **special)
     check_layers(layers)
     return layers
 

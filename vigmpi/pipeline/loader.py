@@ -139,12 +139,17 @@ class Loader:
         if weight < 1:
             images *= np.float32(weight)
             images += np.float32(1 - weight) * self._images(position, share.partners)
-        own = images[:, :, self._rows.start : self._rows.stop]
-        return self._inputs.conform(torch.from_numpy(own).to(self._inputs.dtype))
+        return self._inputs.conform(torch.from_numpy(images).to(self._inputs.dtype))
 
     def _images(self, position: Position, samples: Indices) -> Images:
-        images = self._dataset.images(position.phase, samples)
-        return self._config.augmentation(images, position.phase, position.epoch, samples)
+        """Return this rank's rows of the images as the model sees them."""
+        phase, rows, augmentation = position.phase, self._rows, self._config.augmentation
+        if phase is Phase.TRAIN and augmentation.crop:  # moves pixels from row to row
+            images = self._dataset.images(phase, samples)
+            images = augmentation(images, phase, position.epoch, samples)
+            return images[:, :, rows.start : rows.stop]
+        strips = self._dataset.strips(phase, samples, rows)
+        return augmentation(strips, phase, position.epoch, samples)
 
     def _labels(self, position: Position, share: "_Share") -> torch.Tensor:
         soft, phase = self._config.soft_labels, position.phase

@@ -35,7 +35,12 @@ class Forecast(NamedTuple):
 
 
 def forecast_memory(
-    topology: Topology, config: PipelineConfig, model: Model, *, averages: bool = False
+    topology: Topology,
+    config: PipelineConfig,
+    model: Model,
+    *,
+    averages: bool = False,
+    check: bool = True,
 ) -> Forecast:
     """Forecast the memory of a full mini-batch's step before the first. Collective over the host.
 
@@ -44,6 +49,7 @@ def forecast_memory(
 
     Args:
         averages: whether the training keeps moving averages of the weights.
+        check: whether to raise an error if the memory does not suffice.
 
     Raises:
         InputError: if the host has less memory or a rank's limits leave less, with the batch size
@@ -51,11 +57,17 @@ def forecast_memory(
     """
     tape = _measured(topology, model)
     trainable = sum(p.nbytes for _, p in model.trainable_parameters())
-    return _forecast(topology, config, tape, _copies(config, averages=averages) * trainable)
+    copies = _copies(config, averages=averages) * trainable
+    return _forecast(topology, config, tape, copies, check=check)
 
 
 def forecast_large_images(
-    topology: Topology, config: PipelineConfig, smaller: list[Layer], *, averages: bool = False
+    topology: Topology,
+    config: PipelineConfig,
+    smaller: list[Layer],
+    *,
+    averages: bool = False,
+    check: bool = True,
 ) -> Forecast:
     """Forecast as `forecast_memory` does, but before the model is built. Collective over the host.
 
@@ -74,7 +86,7 @@ def forecast_large_images(
     scaled = (int(ratio * tape.image), int(ratio * tape.layer_image), int(ratio * tape.peak_image))
     weights, trainable = _parameter_bytes(config.stage_layers(stage))
     fixed = weights + _copies(config, averages=averages) * trainable
-    return _forecast(topology, config, ActivationMemory(tape.fixed, *scaled), fixed)
+    return _forecast(topology, config, ActivationMemory(tape.fixed, *scaled), fixed, check=check)
 
 
 def measured_size(image_size: tuple[int, int], multiple: int) -> tuple[int, int]:
@@ -116,7 +128,12 @@ def _parameter_bytes(layers: Sequence[Layer]) -> tuple[int, int]:
 
 
 def _forecast(
-    topology: Topology, config: PipelineConfig, tape: ActivationMemory, weights: int
+    topology: Topology,
+    config: PipelineConfig,
+    tape: ActivationMemory,
+    weights: int,
+    *,
+    check: bool,
 ) -> Forecast:
     """Compare what this rank and its host will need with what there is. Collective over the host.
 
@@ -132,6 +149,8 @@ def _forecast(
     host_growing, host_fixed, host_resident = rows.sum(axis=0)
     available = host_resident + available_bytes()
     forecast = Forecast(int(growing + fixed + resident), int(rows.sum()), int(available))
+    if not check:
+        return forecast
     if forecast.host > available:
         room = max(0.0, available - host_fixed - host_resident)
         where = f"on a host with {_gib(available)} available"

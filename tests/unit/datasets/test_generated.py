@@ -49,6 +49,16 @@ def test_synthetic_images_depend_only_on_seed_phase_and_index() -> None:
     assert (dataset.images(Phase.TEST, samples[:2]) != images[:2]).mean() > 0.9
 
 
+@pytest.mark.parametrize("size", [(32, 32), (9, 1), (1100, 300)])
+def test_strips_of_synthetic_images_have_their_pixels(size: tuple[int, int]) -> None:
+    dataset, samples = opened("synthetic"), np.array([5, 40_000])
+    dataset.set_image_size(size)
+    images = dataset.images(Phase.TRAIN, samples)
+    for rows in (range(size[0] // 2), range(size[0] // 2, size[0]), range(1, 3)):
+        strips = dataset.strips(Phase.TRAIN, samples, rows)
+        np.testing.assert_array_equal(strips, images[:, :, rows.start : rows.stop])
+
+
 def test_synthetic_classes_can_be_told_apart_by_their_spectra() -> None:
     """Classify by the nearest mean spectrum, which shows that the classes can be learnt."""
     dataset = opened("synthetic")

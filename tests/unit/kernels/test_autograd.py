@@ -8,7 +8,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from vigmpi.graphs.pixel_lattice import PixelLattice
-from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
+from vigmpi.kernels.autograd import HalfBlock, Norm, apply_hidden_layer, block
 from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.statistics import Moments
 
@@ -128,7 +128,8 @@ def test_results_are_bitwise_identical_for_any_number_of_threads(lattice: bool) 
             def collapse(m: Moments, a: Tensor = a_, b: Tensor = b_) -> tuple[Tensor, Tensor]:
                 return a * (m.mean.sum() + m.covariance.mean()).float(), b
 
-            y, moments = residual(x_, collapse, [a_, b_], (v_, c), norm, graph, convolution=lattice)
+            half = HalfBlock(collapse, [a_, b_], (v_, c), norm, lattice)
+            y, [moments] = block(x_, [half], graph)
             y.backward(dy)
             results.append([y.detach(), *(leaf.grad for leaf in leaves), *moments[1:]])
     finally:

@@ -50,11 +50,15 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Grapher, then feed-forward network, each with a residual connection."""
+    """Grapher, then feed-forward network, each with a residual connection.
 
-    def __init__(self, config: ViGConfig, graph: PixelLattice) -> None:
+    Args:
+        recompute: whether to save nothing but the input for the backward pass (fast backend).
+    """
+
+    def __init__(self, config: ViGConfig, graph: PixelLattice, *, recompute: bool = False) -> None:
         super().__init__()
-        self.graph = graph
+        self.graph, self.recompute = graph, recompute
         self.grapher = Grapher(config.channels, config.grapher_hidden, config.num_nodes)
         self.ffn = FeedForward(config.channels, config.ffn_hidden, config.num_nodes)
 

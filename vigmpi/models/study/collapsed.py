@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vigmpi.kernels.autograd import Norm, apply_hidden_layer, residual
+from vigmpi.kernels.autograd import HalfBlock, Norm, apply_hidden_layer
+from vigmpi.kernels.autograd import block as apply_block
 from vigmpi.kernels.hidden_layer import HiddenLayer
 from vigmpi.kernels.one_thread import on_one_thread
 from vigmpi.kernels.statistics import Moments
@@ -45,26 +46,12 @@ class Block(block.Block):
         x = features.flatten(2)
         if not self.training:
             return self._evaluate(x)
-        return self._train(self._train(x, self.grapher), self.ffn)
-
-    def _train(self, x: Tensor, half: block.Grapher | block.FeedForward) -> Tensor:
-        first, last = half.fc1, half.fc2
-        conv = half.graph_conv if isinstance(half, block.Grapher) else None
-
-        def collapse(moments: Moments) -> Affine:
-            affine = normalised(first, moments)
-            return _over_neighbours(*affine, *_weights(conv)) if conv else affine
-
-        parameters = [first.linear.weight, *first.norm.parameters()]
-        if conv:
-            parameters += conv.parameters()
-        linear = Affine(last.linear.weight.T, last.linear.bias.detach())
-        norm = Norm(last.norm.weight, last.norm.bias, last.norm.eps)
-        y, moments = residual(
-            x, collapse, parameters, linear, norm, self.graph, convolution=conv is not None
-        )
-        last.norm.record_moments(moments.num_nodes, moments.mean, moments.variance)
-        return y
+        halves = [_half_block(self.grapher), _half_block(self.ffn)]
+        out, moments = apply_block(x, halves, self.graph, recompute=self.recompute)
+        norms = self.grapher.fc2.norm, self.ffn.fc2.norm
+        for norm, each in zip(norms, moments, strict=True):
+            norm.record_moments(each.num_nodes, each.mean, each.variance)
+        return out
 
     def _evaluate(self, x: Tensor) -> Tensor:
         for hidden in self.folded_layers():
@@ -97,6 +84,22 @@ class Block(block.Block):
             (a, b), (v, c) = first.to(dtype), folded(last).to(dtype)
             layers.append(HiddenLayer(c.new_zeros(len(c)), a, b, v.T, c, convolution))
         return layers
+
+
+def _half_block(half: block.Grapher | block.FeedForward) -> HalfBlock:
+    first, last = half.fc1, half.fc2
+    conv = half.graph_conv if isinstance(half, block.Grapher) else None
+
+    def collapse(moments: Moments) -> Affine:
+        affine = normalised(first, moments)
+        return _over_neighbours(*affine, *_weights(conv)) if conv else affine
+
+    parameters = [first.linear.weight, *first.norm.parameters()]
+    if conv:
+        parameters += conv.parameters()
+    linear = Affine(last.linear.weight.T, last.linear.bias.detach())
+    norm = Norm(last.norm.weight, last.norm.bias, last.norm.eps)
+    return HalfBlock(collapse, parameters, linear, norm, convolution=conv is not None)
 
 
 def normalised(layer: LinearNorm, moments: Moments) -> Affine:

@@ -14,6 +14,8 @@ from vigmpi.models.study import collapsed
 from vigmpi.models.study.config import ViGConfig
 from vigmpi.models.study.head import Head
 
+_RECOMPUTED = 3  # planes like a block's output: the inputs of both norms, and between the halves
+
 
 def layers(
     config: ModelConfig,
@@ -21,6 +23,7 @@ def layers(
     backend: str = "fast",
     seed: int = 0,
     graph: PixelLattice | None = None,
+    recompute: bool = False,
 ) -> list[Layer]:
     """Return the layers of the study's model, as an entry of `MODELS`."""
     sizes = ViGConfig(
@@ -29,7 +32,7 @@ def layers(
         readout=config.readout,
         image_size=config.image_size,
     )
-    return study_layers(sizes, backend=backend, seed=seed, graph=graph)
+    return study_layers(sizes, backend=backend, seed=seed, graph=graph, recompute=recompute)
 
 
 def study_layers(
@@ -38,6 +41,7 @@ def study_layers(
     backend: str = "fast",
     seed: int = 0,
     graph: PixelLattice | None = None,
+    recompute: bool = False,
 ) -> list[Layer]:
     """Return the layers of a model with these dimensions.
 
@@ -47,6 +51,7 @@ def study_layers(
         backend: "fast" (compiled kernels) or "reference" (PyG's layers).
         seed: seed of the initial weights. Each layer has a random stream of its own.
         graph: part of an image's graph that this rank has, for the fast backend; None for all.
+        recompute: whether blocks save nothing but their input, in the fast backend.
     """
     implementation = _implementation(backend)
     graph = graph or PixelLattice(*config.image_size)
@@ -58,10 +63,13 @@ def study_layers(
 
     def block(index: int) -> Layer:
         def build() -> nn.Module:
-            return _initialised(implementation.Block(config, graph), seed, index)
+            module = implementation.Block(config, graph, recompute=recompute)
+            return _initialised(module, seed, index)
 
         inputs = nodes if index > 0 else pixels
-        return Layer(f"block {index}", build, inputs, nodes, f"blocks.{index}.", is_block=True)
+        name, prefix = f"block {index}", f"blocks.{index}."
+        recomputed = _RECOMPUTED * nodes.image_bytes if recompute else 0
+        return Layer(name, build, inputs, nodes, prefix, is_block=True, recomputed_bytes=recomputed)
 
     def head() -> nn.Module:
         return _initialised(Head(config, node_sum), seed, -1)

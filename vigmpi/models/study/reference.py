@@ -11,8 +11,8 @@ from vigmpi.models.study.config import ViGConfig
 
 
 class Block(block.Block):
-    def __init__(self, config: ViGConfig, graph: PixelLattice) -> None:
-        super().__init__(config, graph)
+    def __init__(self, config: ViGConfig, graph: PixelLattice, *, recompute: bool = False) -> None:
+        super().__init__(config, graph, recompute=recompute)
         self.grapher.graph_conv = GraphConv(config.grapher_hidden, config.grapher_hidden)
 
     def forward(self, features: Tensor, micro_batch: MicroBatch) -> Tensor:  # noqa: ARG002
