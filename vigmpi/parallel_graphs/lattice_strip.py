@@ -63,8 +63,8 @@ class ExchangedHalo:
         self._waiting = waiting
         upper, lower = parts.rank - 1, parts.rank + 1
         has_upper, has_lower = upper >= 0, lower < parts.size
-        # The buffers of the sends live as long as their requests.
-        self._sent = [x[:, :, :width].contiguous(), x[:, :, -width:].contiguous()]
+        # The buffers of the sends live as long as their requests, and x may change before.
+        self._sent = [row.contiguous().clone() for row in (x[:, :, :width], x[:, :, -width:])]
         self._received = [
             x.new_empty(*x.shape[:2], width if exists else 0) for exists in (has_upper, has_lower)
         ]

@@ -232,7 +232,10 @@ def _too_large(config: PipelineConfig, needed: int, where: str, fitting_share: f
         remedy = f"--batch-size {fitting}"
     height, width = config.layers[0].inputs.shape[1:]
     if height * width > _LARGE_PIXELS:
-        remedy = f"smaller images (see vigmpi prepare --image-size), or {remedy}"
+        remedy = (
+            f"smaller images (see vigmpi prepare --image-size), for --model study more --parts or "
+            f"--recompute, or {remedy}"
+        )
     return InputError(
         f"not enough memory for --batch-size {config.batch_size}: it needs {_gib(needed)} {where}, "
         f"where at most {fitting} images fit. Use {remedy}."
