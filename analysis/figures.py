@@ -46,7 +46,11 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
                 middle = (span.start_s + span.end_s) / 2 - origin
                 number = axes.text(middle, span.rank, str(span.micro_batch), ha="center")
                 number.set(va="center", color="white", fontsize=8)
-    labels = [f"replica {r.replica}, stage {r.stage}" for r in record.ranks.itertuples()]
+    cut = record.ranks.part.any()
+    labels = [
+        f"replica {r.replica}, stage {r.stage}{f', part {r.part}' if cut else ''}"
+        for r in record.ranks.itertuples()
+    ]
     axes.set_yticks(record.ranks.index, labels)
     axes.invert_yaxis()
     axes.set_xlabel("time, s")
@@ -57,18 +61,22 @@ def pipeline(record: Record, mini_batch: int) -> Figure:
 
 
 def rank_map(record: Record) -> Figure:
-    """Draw the ranks as a grid of replicas and stages, with their blocks and hosts."""
+    """Draw the ranks as a grid of replicas, their parts, and stages, with blocks and hosts."""
     stages, replicas, _ = record.layout
-    figure = Figure(figsize=(1.5 + 1.9 * stages, 1 + 0.8 * replicas), layout="constrained")
+    parts = 1 + int(record.ranks.part.max())
+    figure = Figure(figsize=(1.5 + 1.9 * stages, 1 + 0.8 * replicas * parts), layout="constrained")
     axes = figure.subplots()
     hosts = sorted(set(record.ranks.host))
     colours = mpl.colormaps["Pastel1"]
     for rank, row in record.ranks.iterrows():
         colour = colours(hosts.index(row.host) % colours.N)
-        axes.add_patch(mpl.patches.Rectangle((row.stage, row.replica), 0.94, 0.9, color=colour))
+        bottom = row.replica + 0.95 * row.part / parts
+        corner, height = (row.stage, bottom), 0.95 / parts - 0.05
+        axes.add_patch(mpl.patches.Rectangle(corner, 0.94, height, color=colour))
         blocks = f"blocks {row.first_block}-{row.first_block + row.num_blocks - 1}"
         text = f"rank {rank}\n{blocks}\n{row.host}"
-        axes.text(row.stage + 0.47, row.replica + 0.45, text, ha="center", va="center", fontsize=8)
+        middle = bottom + height / 2
+        axes.text(row.stage + 0.47, middle, text, ha="center", va="center", fontsize=8)
     axes.set_xticks(np.arange(stages) + 0.47, [f"stage {s}" for s in range(stages)])
     axes.set_yticks(np.arange(replicas) + 0.45, [f"replica {r}" for r in range(replicas)])
     axes.set_xlim(-0.05, stages)
@@ -161,7 +169,7 @@ def scaling(records: Sequence[Record]) -> Figure:
     """
     figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
     rate_axes, efficiency_axes = figure.subplots(1, 2)
-    base = next((record for record in records if record.layout[:2] == (1, 1)), None)
+    base = next((record for record in records if record.is_sequential), None)
     for colour, record in zip(_colours(), records, strict=False):
         rate, threads = _images_per_second(record), _num_threads(record)
         style = {"color": colour, "ms": 5}

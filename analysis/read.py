@@ -46,6 +46,11 @@ class Record:
         return stages, replicas, chunks
 
     @property
+    def is_sequential(self) -> bool:
+        """True if one rank ran the whole model on whole images."""
+        return len(self.ranks) == 1
+
+    @property
     def split(self) -> tuple[int, ...]:
         """Number of blocks on each stage."""
         return tuple(int(num_blocks) for num_blocks in self.settings["split"])
@@ -102,6 +107,8 @@ def read(path: Path) -> Record:
         steps["step_s"] = file["timings/step_s"][:num_steps].max(axis=1)
         steps["seen"] = steps.num_images.where(steps.phase == "train", 0).cumsum()
         ranks = pd.DataFrame({name: values[:] for name, values in file["ranks"].items()})
+        if "part" not in ranks:  # of an earlier version
+            ranks["part"] = 0
         ranks["host"] = ranks.host.str.decode("utf-8")
         settings = dict(file["configuration"].attrs)
         return Record(path, settings, str(file.attrs["dataset"]), steps, ranks)

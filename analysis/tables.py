@@ -37,7 +37,7 @@ def tables(records: Sequence[Record]) -> str:
     """Return all tables in Markdown, with a warning for each sample that has two modes."""
     sections = [_introduction(records), "## Mini-batches", _mini_batches(records)]
     sections += ["## One block and the head", _layers(records)]
-    if any(record.layout[:2] == (1, 1) for record in records):
+    if any(record.is_sequential for record in records):
         sections += ["## Speed-up over the sequential run", _speed_ups(records)]
     return "\n\n".join([*sections, *_warnings(records)]) + "\n"
 
@@ -66,7 +66,7 @@ def _mini_batches(records: Sequence[Record]) -> str:
 def _layers(records: Sequence[Record]) -> str:
     rows = []
     for record in records:
-        if record.layout[:2] != (1, 1):
+        if not record.is_sequential:
             continue  # the study timed layers only in its sequential run, where no core is shared
         times = record.layer_seconds
         is_head = times.layer == "head"
@@ -79,7 +79,7 @@ def _layers(records: Sequence[Record]) -> str:
 
 
 def _speed_ups(records: Sequence[Record]) -> str:
-    base = next(record for record in records if record.layout[:2] == (1, 1))
+    base = next(record for record in records if record.is_sequential)
     rows = []
     for record in records:
         for phase in PHASES:

@@ -18,7 +18,8 @@ def events(record: Record) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for rank, row in record.ranks.iterrows():
         replica = int(row.replica)
-        name = {"name": f"stage {row.stage} (rank {rank} on {row.host})"}
+        part = f", part {row.part}" if record.ranks.part.any() else ""
+        name = {"name": f"stage {row.stage}{part} (rank {rank} on {row.host})"}
         metadata = {"ph": "M", "pid": replica, "tid": int(rank)}
         entries.append({**metadata, "name": "process_name", "args": {"name": f"replica {replica}"}})
         entries.append({**metadata, "name": "thread_name", "args": name})

@@ -71,28 +71,30 @@ class Messages(NamedTuple):
 
     Attributes:
         gatherings, halos: numbers of gatherings and of exchanges of halos.
-        size_bytes: bytes that a rank sends and receives in all of them.
+        gathered_bytes: bytes of all gathered values.
+        halo_bytes: bytes of all halos that a rank sends to one of its neighbours.
     """
 
     gatherings: int
     halos: int
-    size_bytes: int
+    gathered_bytes: int
+    halo_bytes: int
 
 
 class CountingStrip(LatticeStrip):
     """Strip that counts its messages."""
 
-    gatherings = halos = size_bytes = 0
+    gatherings = halos = gathered_bytes = halo_bytes = 0
 
     def start_halo(self, x: Tensor) -> ExchangedHalo:
         self.halos += 1
-        self.size_bytes += 2 * x.shape[0] * x.shape[1] * self.width * x.element_size()
+        self.halo_bytes += x.shape[0] * x.shape[1] * self.width * x.element_size()
         return super().start_halo(x)
 
     def gather(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         self.gatherings += 1
         gathered = super().gather(values)
-        self.size_bytes += gathered.nbytes
+        self.gathered_bytes += gathered.nbytes
         return gathered
 
 
@@ -168,7 +170,9 @@ def predicted(
     """Return the modelled time of a step on one image."""
     rows = max(map(len, strips(side, side, parts)))
     latencies = messages.gatherings * math.log2(parts) + messages.halos
-    transfer_s = latencies * network.latency_s + messages.size_bytes / network.bandwidth
+    neighbours = 1 if parts == 2 else 2
+    size_bytes = messages.gathered_bytes + neighbours * messages.halo_bytes
+    transfer_s = latencies * network.latency_s + size_bytes / network.bandwidth
     return fixed_s + node_s * rows * side + transfer_s
 
 
@@ -191,7 +195,9 @@ def main() -> None:
             step, strip = step_of(WORLD, Layout(1, 1, 1, 2), 1, side)
             assert strip
             step()
-            messages.append(Messages(strip.gatherings, strip.halos, strip.size_bytes))
+            messages.append(
+                Messages(strip.gatherings, strip.halos, strip.gathered_bytes, strip.halo_bytes)
+            )
             cut.append(seconds(step, rounds))
         rates = {
             name: [

@@ -55,7 +55,7 @@ class CachedSynthetic(Synthetic):
         self._cache: dict[bytes, Images] = {}
 
     def strips(self, phase: Phase, samples: Indices, rows: range) -> Images:
-        key = samples.tobytes()
+        key = samples.tobytes() + bytes(str(rows), "ascii")
         if key not in self._cache:
             self._cache[key] = super().strips(phase, samples, rows)
         return self._cache[key]

@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True, help="checkpoint for vigmpi infer")
     parser.add_argument("--images", required=True, help="file of images")
     parser.add_argument("--export", action="append", default=[], help="NAME=FOLDER")
+    parser.add_argument(
+        "--stages", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of stages"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="images in a batch")
     parser.add_argument(
         "--output", type=Path, default=Path("wide-inference.h5"), help="HDF5 file to write"
@@ -45,22 +48,19 @@ def main() -> None:
         programs[name] = [f"{folder}/vigmpi_infer", folder, arguments.images]
     batch_size = arguments.batch_size
     seconds = {
-        name: {stages: slowest_stage(program, stages, batch_size) for stages in (1, 2, 4, 8)}
+        name: {stages: slowest_stage(program, stages, batch_size) for stages in arguments.stages}
         for name, program in programs.items()
     }
-    print("| program | " + " | ".join(f"{s} x {n // s}" for n in _RANKS for s in _stages(n)) + " |")
+    layouts = [(s, n // s) for n in _RANKS for s in reversed(arguments.stages) if s <= n]
+    print("| program | " + " | ".join(f"{s} x {r}" for s, r in layouts) + " |")
     for name, of_stages in seconds.items():
-        rates = [n // s * batch_size / of_stages[s] for n in _RANKS for s in _stages(n)]
+        rates = [replicas * batch_size / of_stages[stages] for stages, replicas in layouts]
         print(f"| {name} | " + " | ".join(f"{rate:.1f}" for rate in rates) + " |")
     with h5py.File(arguments.output, "w") as file:
         file.attrs.update(processor=processor_name(), cores=os.cpu_count(), batch_size=batch_size)
         for name, of_stages in seconds.items():
             group = file.create_group(name)
             group["stages"], group["slowest_stage_s"] = [*of_stages], [*of_stages.values()]
-
-
-def _stages(ranks: int) -> list[int]:
-    return [stages for stages in (8, 4, 2, 1) if stages <= ranks]
 
 
 def slowest_stage(program: list[str], stages: int, batch_size: int) -> float:

@@ -66,11 +66,9 @@ def test_an_evaluation_on_parts_has_the_loss_of_one_on_whole_images(
     ("arguments", "message"),
     [
         (["--parts", "3"], "--stages 1 x --replicas 1 x --parts 3 needs 3 ranks, 2 were started"),
-        (
-            ["--parts", "2", "--model", "vig_cifar"],
-            "cut into parts: --model vig_cifar with --parts",
-        ),
-        (["--parts", "2", "--backend", "reference"], "--backend reference with --parts 2. Use"),
+        (["--parts", "2", "--model", "vig_cifar"], "with --model vig_cifar. Use --parts 1, or"),
+        (["--recompute", "--model", "vig_cifar"], "with --model vig_cifar. Use --no-recompute"),
+        (["--parts", "2", "--backend", "reference"], "--backend reference. Use --parts 1, or"),
         (
             ["--parts", "2", "--dataset", "synthetic", "--image-size", "1x32"],
             "too many parts: --parts 2 for images of 1 rows. Use --parts 1 or fewer.",

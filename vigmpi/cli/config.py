@@ -219,8 +219,7 @@ class RunConfig:
     )
     parts: int = _layout(
         1,
-        "number of parts of each image, which are strips of rows on a rank each; for models that "
-        "can be cut (study)",
+        "number of strips of rows into which each image is cut, each on a rank of its own (study)",
         whole_number(1),
         metavar="P",
     )
@@ -453,7 +452,8 @@ class RunConfig:
         "allreduce",
         "sum of gradients over the replicas: allreduce (MPI's; with three or more replicas on "
         "several hosts, bits may depend on the placement of ranks) or ordered (in rank order: "
-        "the same bits for any placement and MPI library, but more messages)",
+        "the same bits for any placement and MPI library, but more messages; always so for three "
+        "or more replicas of several parts)",
         str,
         _TRAIN,
         choices=GRADIENT_SUMS,
@@ -553,8 +553,8 @@ class RunConfig:
     )
     memory_check: str = _failures(
         "on",
-        "refuse a run whose forecast exceeds the available memory: on, or off, which is right if "
-        "the system's limits are wrong or if it may swap",
+        "on: refuse a run whose forecast exceeds the available memory; off: start it all the same, "
+        "for example if the host may swap or reports too little memory",
         str,
         choices=MEMORY_CHECKS,
         metavar="CHECK",
@@ -646,17 +646,19 @@ class RunConfig:
     def _check_parts(self) -> None:
         if self.parts == 1 and not self.recompute:
             return
-        option = "--recompute" if self.parts == 1 else f"--parts {self.parts}"
+        cut = self.parts > 1
+        option = f"--parts {self.parts}" if cut else "--recompute"
+        remedy = "--parts 1" if cut else "--no-recompute"
         if not MODELS[self.model].divisible:
             divisible = " or ".join(name for name, entry in MODELS.items() if entry.divisible)
             raise InputError(
-                f"not available for this model: {option} with --model {self.model}. Omit it, or "
-                f"use --model {divisible}."
+                f"not available for this model: {option} with --model {self.model}. Use {remedy}, "
+                f"or --model {divisible}."
             )
         if self.backend != "fast":
             raise InputError(
-                f"not available for this backend: {option} with --backend {self.backend}. Omit it, "
-                f"or use --backend fast."
+                f"not available for this backend: {option} with --backend {self.backend}. Use "
+                f"{remedy}, or --backend fast."
             )
 
     def _check_chunks(self) -> None:

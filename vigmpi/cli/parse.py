@@ -30,7 +30,7 @@ from vigmpi.start_limit import DEFAULT_S
 _NEVER_INHERITED = {
     *("resume", "checkpoint", "checkpoint_dir", "record", "overwrite", "download", "threads"),
     *("trace", "progress", "heartbeat_timeout", "stall_timeout", "on_failure", "replace_head"),
-    "no_ema",
+    *("no_ema", "memory_check"),
 }
 # Options of the training run that an evaluation does not inherit either.
 _NOT_FOR_EVALUATION = {

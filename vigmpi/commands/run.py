@@ -102,6 +102,9 @@ def _resolved(
 ) -> RunConfig:
     """Choose the settings that depend on the data or the machine. Collective."""
     config = choose_library(config, topology)
+    if config.parts > 1 and config.replicas > 2:
+        # MPI could add in another order for each part, and parts must keep the same weights.
+        config = replace(config, gradient_sum="ordered")
     if training and not config.epochs:
         epochs = default_epochs(dataset.num_images[Phase.TRAIN], config.global_batch_size)
         config = replace(config, epochs=epochs)

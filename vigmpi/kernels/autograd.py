@@ -44,7 +44,8 @@ class _HiddenLayerFunction(torch.autograd.Function):
         x, shift, a, b, v, c = ctx.saved_tensors
         dy, layer = dy.contiguous(), HiddenLayer(shift, a, b, v, c, ctx.convolution)
         dx, da, db, dv = hidden_layer.backward(x, layer, dy, ctx.graph, ctx.halo)
-        dc = dy.sum(dim=(0, 2)) if ctx.needs_input_grad[6] else None
+        wanted = ctx.needs_input_grad[6]
+        dc = statistics.node_sums(dy, ctx.graph).sum(dim=0) if wanted else None
         return dx, None, None, da, db, dv, dc, None
 
 

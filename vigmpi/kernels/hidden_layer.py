@@ -4,7 +4,7 @@ float64, used for checks, evaluates the same formulas with torch operations.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -49,9 +49,9 @@ def forward(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None = Non
     """
     num_images, _, num_nodes = x.shape
     y = x.new_empty(num_images, len(layer.c), num_nodes)
-    scaled = scaled_weights(layer)
+    scaled = scaled_weights(layer) if x.dtype is torch.float32 else ()
     for piece in _pieces(x, layer, graph, halo):
-        if x.dtype is torch.float32:
+        if scaled:
             features, origin, shift = piece.features, piece.origin, piece.shift
             kernel = forward_kernel(features.shape[1], len(layer.c))
             weights = [t.numpy() for t in (shift, *scaled, layer.c, y)]
@@ -77,7 +77,7 @@ def backward(
     gradients = _exact_gradients
     if x.dtype is torch.float32:
         group = max(1, _GROUP_NODES * graph.num_bands // graph.num_nodes)
-        gradients = partial(_fp32_gradients, group=group)
+        gradients = partial(_fp32_gradients, scaled=scaled_weights(layer), group=group)
     for piece in _pieces(x, layer, graph, halo):
         rows[piece.numbers] = gradients(piece, layer, dy, dsums, dx)
     sent = graph.start_halo(dsums) if layer.convolution else None
@@ -134,11 +134,19 @@ def _pieces(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None) -> I
 
 
 def _fp32_gradients(
-    piece: _Piece, layer: HiddenLayer, dy: Tensor, dsums: Tensor, dx: Tensor, *, group: int
+    piece: _Piece,
+    layer: HiddenLayer,
+    dy: Tensor,
+    dsums: Tensor,
+    dx: Tensor,
+    *,
+    scaled: Sequence[Tensor],
+    group: int,
 ) -> np.ndarray:
     """Write the gradients of the neighbour sums and of x to dsums and dx.
 
     Args:
+        scaled: result of `scaled_weights`.
         group: number of consecutive images whose bands are summed together.
 
     Returns:
@@ -146,7 +154,6 @@ def _fp32_gradients(
         outputs].
     """
     width, outputs = piece.features.shape[1], len(layer.c)
-    scaled = scaled_weights(layer)
     groups = -(-len(dx) // group)
     dw = np.zeros((groups, len(piece.bands) - 1, len(scaled[1]), width + 1 + outputs))
     kernel = backward_kernel(width, dsums.shape[1], dx.shape[1], outputs)

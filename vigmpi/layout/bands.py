@@ -17,7 +17,8 @@ _FEW_BANDS = 64  # the bands of large images are higher, so that their sums stay
 def bands(height: int, width: int) -> list[range]:
     """Return the rows of each band of an image, of which the kernels pad the fewest nodes.
 
-    The bands have up to 8 rows, but a block of the kernels at least, and there are fewer than 129.
+    A band has about 8 rows, or as many as fill a block of the kernels, or more in images of over
+    512 rows; there are at most 128 bands.
     """
     rows = max(_BAND_ROWS, BLOCK_NODES // width, -(-height // _FEW_BANDS))
     fewest = -(-height // rows)

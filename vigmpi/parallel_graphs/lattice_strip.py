@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+import torch
 from mpi4py import MPI
 from numpy.typing import NDArray
 from torch import Tensor
@@ -63,8 +64,9 @@ class ExchangedHalo:
         self._waiting = waiting
         upper, lower = parts.rank - 1, parts.rank + 1
         has_upper, has_lower = upper >= 0, lower < parts.size
-        # The buffers of the sends live as long as their requests, and x may change before.
-        self._sent = [row.contiguous().clone() for row in (x[:, :, :width], x[:, :, -width:])]
+        # The buffers of the sends live as long as their requests; x is the scratch of a later one.
+        outer = x[:, :, :width], x[:, :, -width:]
+        self._sent = [row.clone(memory_format=torch.contiguous_format) for row in outer]
         self._received = [
             x.new_empty(*x.shape[:2], width if exists else 0) for exists in (has_upper, has_lower)
         ]

@@ -106,7 +106,7 @@ class _Step:
             self._outputs[i] = output
             return None
         loss = cross_entropy(output, self.batch.labels[i], self.batch.num_images)
-        if self._losses:
+        if self._losses is not None:
             self._losses.add_loss(loss.value, loss.correct)
         return loss.gradient
 

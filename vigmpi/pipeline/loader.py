@@ -148,8 +148,8 @@ class Loader:
             images = self._dataset.images(phase, samples)
             images = augmentation(images, phase, position.epoch, samples)
             return images[:, :, rows.start : rows.stop]
-        strips = self._dataset.strips(phase, samples, rows)
-        return augmentation(strips, phase, position.epoch, samples)
+        images = self._dataset.strips(phase, samples, rows)
+        return augmentation(images, phase, position.epoch, samples)
 
     def _labels(self, position: Position, share: "_Share") -> torch.Tensor:
         soft, phase = self._config.soft_labels, position.phase

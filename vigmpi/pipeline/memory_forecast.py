@@ -174,7 +174,8 @@ def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None
     weights, trainable = _parameter_bytes(layers)
     weights += _copies(config, averages=False) * trainable
     largest = max(layer.inputs.image_bytes + layer.outputs.image_bytes for layer in layers)
-    needed = weights + _LEAST_IMAGES * (2 if config.schedule else 1) * largest
+    images = min(_LEAST_IMAGES, config.batch_size)
+    needed = weights + images * (2 if config.schedule else 1) * largest
     if needed > (limit := min(available_bytes(), process_headroom_bytes())):
         available = f"at least {_gib(needed)} are needed, and {_gib(limit)} available"
         raise InputError(_TOO_LARGE.format(subject, available))
@@ -232,10 +233,9 @@ def _too_large(config: PipelineConfig, needed: int, where: str, fitting_share: f
         remedy = f"--batch-size {fitting}"
     height, width = config.layers[0].inputs.shape[1:]
     if height * width > _LARGE_PIXELS:
-        remedy = (
-            f"smaller images (see vigmpi prepare --image-size), for --model study more --parts or "
-            f"--recompute, or {remedy}"
-        )
+        smaller = "smaller images (see vigmpi prepare --image-size)"
+        divided = ", more --parts or --recompute (study)" if config.schedule else ""
+        remedy = f"{smaller}{divided}, or {remedy}"
     return InputError(
         f"not enough memory for --batch-size {config.batch_size}: it needs {_gib(needed)} {where}, "
         f"where at most {fitting} images fit. Use {remedy}."

@@ -60,12 +60,8 @@ class Trainer:
         self.model = pipeline.model
         self.averages = Averages(self.model, config.ema) if config.ema else None
         self._buckets = gradient_buckets(self.model)
-        replicas, parts = self._topology.replicas, self._topology.parts
-        # MPI may add the terms in another order for each part, but parts must have equal weights.
-        ordered = parts.size > 1 and replicas.size > 2
-        gradient_sum = GRADIENT_SUMS["ordered" if ordered else config.gradient_sum]
         arrays = [bucket.numpy() for bucket in self._buckets]
-        self._gradient_sum = gradient_sum(replicas, arrays)
+        self._gradient_sum = GRADIENT_SUMS[config.gradient_sum](self._topology.replicas, arrays)
         self._statistics = RunningStatistics(self.model, pipeline.config.layout.chunks)
         self._optimizer = AdamW(
             dict(self.model.trainable_parameters()), config.lr, config.weight_decay
@@ -155,7 +151,7 @@ class Trainer:
         if len(tensors):
             first = tensors.argmin()
             replica, part = divmod(int(others[first]), self._topology.parts.size)
-            own = f"{[*state][tensors[first]]} of replica {replica}"
-            own += f", part {part}" if part else ""
-            own += " is not that of replica 0"
+            other = f"part {part} of replica {replica}" if part else f"replica {replica}"
+            own = f"{[*state][tensors[first]]} of {other} is not that of replica 0"
+            own = f"{own}, part 0" if part else own
         return next(filter(None, allgather_strings(self._topology.world, own)), "")

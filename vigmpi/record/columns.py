@@ -48,8 +48,16 @@ STEPS = (
 
 # Axes: mini-batch, replica, layer. Lost replicas are NaN.
 LAYERS = (
-    Column("forward_s", "s", "forward passes of the layer, without the loss"),
-    Column("backward_s", "s", "backward passes of the layer; 0 in a test"),
+    Column(
+        "forward_s",
+        "s",
+        "forward passes of the layer, without the loss, on the slowest part with its exchanges",
+    ),
+    Column(
+        "backward_s",
+        "s",
+        "backward passes of the layer, on the slowest part with its exchanges; 0 in a test",
+    ),
 )
 
 CLOCKS = (

@@ -31,7 +31,11 @@ class PreviousRecord(NamedTuple):
 
 
 def read_previous_record(
-    path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray]
+    path: Path,
+    run: str,
+    mini_batches: int,
+    axes: Mapping[str, np.ndarray],
+    places: Mapping[str, np.ndarray],
 ) -> PreviousRecord:
     """Read a record up to a checkpoint.
 
@@ -40,6 +44,7 @@ def read_previous_record(
         mini_batches: number of mini-batches completed at the checkpoint; later rows are dropped,
             because the resumed run repeats them.
         axes: axes of the resumed run, which the record must share.
+        places: stage and part of each rank of the resumed run, likewise.
 
     Raises:
         InputError: if the record cannot be read, or has another format, run or layout.
@@ -55,7 +60,10 @@ def read_previous_record(
                 )
             if read_string(file.attrs, "run") != run:
                 raise InputError(f"record belongs to another run: {path}. {remedy}")
-            if not all(np.array_equal(file[name][:], axis) for name, axis in axes.items()):
+            same = all(np.array_equal(file[name][:], axis) for name, axis in axes.items())
+            if not same or not all(
+                np.array_equal(_place(file, name), place) for name, place in places.items()
+            ):
                 raise InputError(f"record has another layout: {path}. {remedy}")
             started = read_string(file.attrs, "started") or ""
             resumed_at = [int(number) for number in file.attrs.get("resumed_at", ())]
@@ -67,6 +75,12 @@ def read_previous_record(
 
 # Columns that records of earlier versions do not have.
 _ADDED = {"steps/raw_loss", "steps/raw_accuracy", "timings/parts_s"}
+
+
+def _place(file: h5py.File, name: str) -> np.ndarray:
+    """Return a column of the ranks' places; records of earlier versions have no parts."""
+    stages: np.ndarray = file["ranks/stage"][:]
+    return file["ranks"][name][:] if name in file["ranks"] else np.zeros_like(stages)
 
 
 def _rows(file: h5py.File, mini_batches: int) -> dict[str, np.ndarray]:

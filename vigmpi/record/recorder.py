@@ -73,7 +73,8 @@ class Recorder:
         previous = None
         if resume_from and path.exists():
             run = attributes[""]["run"]
-            previous = _read_previous(path, run, resume_from, axes, overwrite=overwrite)
+            places = {name: ranks[name] for name in ("stage", "part")}
+            previous = _read_previous(path, run, resume_from, axes, places, overwrite=overwrite)
         new = path.with_name(f".{path.name}.new") if previous else path
         self._path = path
         self._layout = layout
@@ -293,10 +294,16 @@ class Recorder:
 
 
 def _read_previous(
-    path: Path, run: str, mini_batches: int, axes: Mapping[str, np.ndarray], *, overwrite: bool
+    path: Path,
+    run: str,
+    mini_batches: int,
+    axes: Mapping[str, np.ndarray],
+    places: Mapping[str, np.ndarray],
+    *,
+    overwrite: bool,
 ) -> PreviousRecord | None:
     try:
-        return read_previous_record(path, run, mini_batches, axes)
+        return read_previous_record(path, run, mini_batches, axes, places)
     except InputError:
         if overwrite:
             return None

@@ -7,9 +7,11 @@ import torch
 
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.dataset import Dataset, Images, Indices, Labels
+from vigmpi.datasets.held_out import HeldOut
 from vigmpi.datasets.order import fixed_permutation, micro_batches
 from vigmpi.datasets.soft_labels import SoftLabels
 from vigmpi.errors import InputError
+from vigmpi.layout.bands import strips
 from vigmpi.layout.layout import Layout
 from vigmpi.models.layer import Boundary
 from vigmpi.phase import Phase
@@ -167,3 +169,30 @@ def test_mixup_mixes_the_same_pairs_in_every_layout(layout: Layout) -> None:
 
 class Few(Numbered):
     class_names = tuple(map(str, range(25)))
+
+
+class Photographs(Numbered):
+    image_size = (7, 5)
+
+    def images(self, phase: Phase, samples: Indices) -> Images:  # noqa: ARG002
+        return np.random.default_rng(0).random((25, 3, 7, 5), dtype=np.float32)[samples]
+
+
+@pytest.mark.parametrize("crop", [0, 1])
+@pytest.mark.parametrize("held_out", [0, 5])
+def test_parts_are_the_rows_of_whole_images(crop: int, held_out: int) -> None:
+    augmentation = Augmentation(True, crop, np.full(3, 0.4), np.full(3, 0.3), seed=3)
+    config = LoaderConfig(
+        6, 0, {Phase.TRAIN: 0, Phase.TEST: 0}, augmentation, SoftLabels(mixup=0.5, seed=2)
+    )
+    dataset = HeldOut(Photographs(), held_out, 0) if held_out else Photographs()
+
+    def rows(phase: Phase, part: int, parts: int) -> torch.Tensor:
+        inputs = Boundary((3, len(strips(7, 5, parts)[part]), 5))
+        own = Loader(dataset, Layout(1, 1, 2, parts), part, inputs, config)
+        position = Position(epoch=1, phase=phase)
+        return torch.cat(list(own.load(position, np.array([4, 0, 2])).features))
+
+    for phase in Phase:
+        pieces = [rows(phase, part, 3) for part in range(3)]
+        assert torch.equal(torch.cat(pieces, dim=2), rows(phase, 0, 1))

@@ -68,3 +68,18 @@ def test_the_columns_of_every_rank_add_up_to_the_step() -> None:
         mean.add(each)
     for each in (*ledgers, mean.mean):
         np.testing.assert_allclose(each.shares.sum(axis=1), each.step_s)
+
+
+def test_exchanges_and_uneven_parts_have_columns_of_their_own() -> None:
+    """Two stages of two parts each: a rank that waits for the larger part exchanges longer."""
+    layout = Layout(stages=2, replicas=1, chunks=1, parts=2)
+    work = dependencies(make_programs(SCHEDULES["gpipe"], 2, 1))
+    seconds = timings(
+        forward_s=[2.0, 1.0, 3.0, 3.0], parts_s=[0.5, 1.5, 0.25, 0.25], step_s=[6.0] * 4
+    )
+    result = ledger(seconds, layout.shape, work)
+    columns = dict(zip(NAMES, result.shares.T, strict=True))
+    assert result.least_s == 5.0
+    assert columns["parts_s"].tolist() == [0.5, 1.5, 0.25, 0.25]
+    assert columns["imbalance_s"].tolist() == [1.0, 2.0, 0.0, 0.0]
+    np.testing.assert_allclose(result.shares.sum(axis=1), 6.0)

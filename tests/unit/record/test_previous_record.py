@@ -17,6 +17,7 @@ AXES = {
     "replica": np.array([0, 1]),
     "layer": np.array(LAYER_NAMES, dtype="S"),
 }
+PLACES = {name: RANK_VALUES[name] for name in ("stage", "part")}
 
 
 def make(path: Path, run: str = "7", *, resume_from: int = 0, overwrite: bool = False) -> Recorder:
@@ -71,7 +72,7 @@ def test_a_resumed_run_continues_its_record_after_the_checkpoint(record: Path) -
 
 def test_a_record_without_the_columns_of_later_versions_is_continued(record: Path) -> None:
     with h5py.File(record, "a") as file:
-        del file["steps/raw_loss"], file["steps/raw_accuracy"]
+        del file["steps/raw_loss"], file["steps/raw_accuracy"], file["timings/parts_s"]
     recorder = make(record, resume_from=270)
     add(recorder, 270)
     recorder.close()
@@ -96,7 +97,9 @@ def test_a_record_of_another_run_or_layout_is_refused_and_kept(record: Path) -> 
     with pytest.raises(InputError, match=r"another run: .*a\.h5\. Use --record FILE .*\.$"):
         make(record, run="8", resume_from=270)
     with pytest.raises(InputError, match=r"another layout: .*a\.h5\. Use --record FILE .*\.$"):
-        read_previous_record(record, "7", 270, AXES | {"rank": np.array([0])})
+        read_previous_record(record, "7", 270, AXES | {"rank": np.array([0])}, PLACES)
+    with pytest.raises(InputError, match="record has another layout"):
+        read_previous_record(record, "7", 270, AXES, PLACES | {"part": np.array([5, 6])})
     assert record.read_bytes() == before
 
 
@@ -141,7 +144,7 @@ def test_a_refused_format_is_named_beside_the_supported_one(
         if version is not None:
             file.attrs["format"] = version
     with pytest.raises(InputError) as error:
-        read_previous_record(record, "7", 270, AXES)
+        read_previous_record(record, "7", 270, AXES, PLACES)
     assert str(error.value) == (
         f'unsupported record format: {record} has "{shown}", this version reads '
         f'"vigmpi record 1". Use --record FILE to start a new record, or --overwrite to replace it.'
@@ -158,7 +161,7 @@ def test_a_damaged_record_is_refused_or_read_consistently(record: Path, seed: in
         content[at] ^= 1 << random.integers(8)
     record.write_bytes(content)
     try:
-        previous = read_previous_record(record, "7", 270, AXES)
+        previous = read_previous_record(record, "7", 270, AXES, PLACES)
     except InputError as error:
         assert "\n" not in str(error)  # noqa: PT017
     else:
