@@ -32,13 +32,15 @@ class CpuQuota(NamedTuple):
     group: str
 
 
-def memory_headroom(root: Path = Path("/")) -> list[int]:
-    """Return the bytes left under each limit, without cached file pages, which can be reclaimed.
+def memory_headroom(root: Path = Path("/")) -> dict[str, int]:
+    """Return the bytes left under each limit, by identifiers of the groups.
+
+    Cached file pages do not count, because they can be reclaimed.
 
     Args:
         root: folder that holds `proc` and the mount points.
     """
-    headroom = []
+    headroom = {}
     for kind, group in _groups("memory", root):
         files = _FILES[kind]
         with suppress(OSError, ValueError):  # "max", or no file in the root group
@@ -46,7 +48,7 @@ def memory_headroom(root: Path = Path("/")) -> list[int]:
             used = int((group / files.memory_used).read_text())
             lines = (group / "memory.stat").read_text().splitlines()
             stat = dict(line.split() for line in lines)
-            headroom.append(limit - used + int(stat.get(files.reclaimable, 0)))
+            headroom[_identifier(group)] = limit - used + int(stat.get(files.reclaimable, 0))
     return headroom
 
 
@@ -65,9 +67,13 @@ def cpu_quota(root: Path = Path("/")) -> CpuQuota:
                 names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
                 quota, period = (int((group / name).read_text()) for name in names)
             if quota > 0:
-                status = group.stat()  # containers see different groups under the same path
-                quotas.append(CpuQuota(quota / period, f"{status.st_dev}:{status.st_ino}"))
+                quotas.append(CpuQuota(quota / period, _identifier(group)))
     return min(quotas)
+
+
+def _identifier(group: Path) -> str:
+    status = group.stat()  # containers see different groups under the same path
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _groups(controller: str, root: Path) -> Iterator[tuple[str, Path]]:

@@ -15,6 +15,8 @@ from vigmpi.control_groups import CpuQuota, cpu_quota, memory_headroom
 _CPU_INFO = Path("/proc/cpuinfo")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 
+HOST = "host"
+
 
 def prepare_process() -> None:
     """Set the environment that torch reads at import, and the allocator's threshold.
@@ -152,7 +154,15 @@ def resident_bytes() -> int:
 
 def available_bytes() -> int:
     """Return the memory available to this process, given the limits of its control groups."""
-    return min([_proc_bytes("/proc/meminfo", "MemAvailable"), *memory_headroom()])
+    return min(memory_limits().values())
+
+
+def memory_limits() -> dict[str, int]:
+    """Return the bytes available on the host (`HOST`) and under each limit of control groups.
+
+    A control group is named by an identifier that its processes share.
+    """
+    return {HOST: _proc_bytes("/proc/meminfo", "MemAvailable"), **memory_headroom()}
 
 
 def free_shared_memory_bytes() -> int:

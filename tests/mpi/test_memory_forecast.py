@@ -7,7 +7,7 @@ from tests.mpi.small import CONFIG, on_first_ranks
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.transport import Receiver, Sender
 from vigmpi.errors import InputError
-from vigmpi.host import resident_bytes
+from vigmpi.host import HOST, resident_bytes
 from vigmpi.layout import split
 from vigmpi.layout.layout import Layout
 from vigmpi.models.model import Model
@@ -55,17 +55,43 @@ def train_and_evaluate_within(stages: int) -> None:
     config = configuration(layout, 100_000)
     training = forecast_memory(topology, config, _model(topology, config))
     evaluation = replace(config, schedule=None)
-    free = (training.host - topology.world.size * resident_bytes()) // 2
+    free = (training.shared - topology.world.size * resident_bytes()) // 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_forecast, "available_bytes", lambda: free)
+        patch.setattr(memory_forecast, "memory_limits", lambda: {HOST: free})
         forecast = forecast_memory(topology, evaluation, _model(topology, evaluation))
-        assert forecast.host <= forecast.available < training.host
+        assert forecast.shared <= forecast.available < training.shared
         model = _model(topology, config)
         with pytest.raises(InputError, match=r"images fit\. Use --batch-size") as info:
             forecast_memory(topology, config, model)
         fitting = fitting_in(info.value, config)
         fewer = replace(config, batch_size=fitting * 9 // 10)  # resident memory varies
         forecast_memory(topology, fewer, _model(topology, fewer))
+
+
+def train_in_groups_of_one(large: bool) -> None:
+    """Give each rank a control group of its own, which is too small for half of the host's need."""
+    layout = Layout(stages=1, replicas=2, chunks=2)
+    topology = on_first_ranks(layout)
+    assert topology
+    config = configuration(layout, 1000)
+    needed = forecast_memory(topology, config, _model(topology, config)).rank - resident_bytes()
+    own = int(needed * (1.2 if large else 0.8))
+    limits = {HOST: 10 * needed, f"group-{topology.world.rank}": own}
+    model = _model(topology, config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_forecast, "memory_limits", lambda: limits)
+        if large:
+            assert forecast_memory(topology, config, model).place == "control group"
+        else:
+            with pytest.raises(InputError, match="in a control group with"):
+                forecast_memory(topology, config, model)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_the_limit_of_a_control_group_counts_for_its_own_ranks(
+    on_ranks: OnRanks, large: bool
+) -> None:
+    on_ranks(2, train_in_groups_of_one, large=large)
 
 
 def fitting_in(error: InputError, config: PipelineConfig) -> int:

@@ -206,7 +206,8 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
     yield f"data: {run.dataset.description}"
     yield _layout_line(config, run)
     yield (
-        f"memory: forecast peak {gib(forecast.host)} on this host, {gib(forecast.available)} "
+        f"memory: forecast peak {gib(forecast.shared)} on this {forecast.place}, "
+        f"{gib(forecast.available)} "
         f"available; {gib(ranks['forecast_rss_bytes'].max())} on the largest rank"
     )
     if run.core_warning:

@@ -4,12 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from vigmpi.comm.collectives import allgather_rows
+from vigmpi.comm.collectives import allgather_rows, allgather_strings
 from vigmpi.comm.topology import Topology
 from vigmpi.comm.waiting import wait
 from vigmpi.errors import InputError
-from vigmpi.host import available_bytes, process_headroom_bytes, release_free_memory, resident_bytes
+from vigmpi.host import (
+    HOST,
+    available_bytes,
+    memory_limits,
+    process_headroom_bytes,
+    release_free_memory,
+    resident_bytes,
+)
 from vigmpi.models.activation_memory import ActivationMemory, activation_memory
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model
@@ -27,11 +35,19 @@ _LARGE_PIXELS = 2**16  # above which activations are measured on smaller images
 
 
 class Forecast(NamedTuple):
-    """Bytes at the peak of a step: for this rank, for all of its host, and available."""
+    """Bytes at the peak of a step.
+
+    Attributes:
+        rank: those of this rank.
+        shared: those of all ranks that share the closest limit: the host's, or a control group's.
+        available: what this limit leaves to them.
+        place: "host" or "control group".
+    """
 
     rank: int
-    host: int
+    shared: int
     available: int
+    place: str
 
 
 def forecast_memory(
@@ -135,7 +151,9 @@ def _forecast(
     *,
     check: bool,
 ) -> Forecast:
-    """Compare what this rank and its host will need with what there is. Collective over the host.
+    """Compare what the ranks of this host will need with what there is. Collective over the host.
+
+    A limit of a control group counts for the ranks that share it, a limit of the host for all.
 
     Args:
         weights: bytes of parameters and their copies that are still to be allocated.
@@ -146,15 +164,26 @@ def _forecast(
     fixed += tape.fixed * config.peak_in_flight(stage)
 
     rows = allgather_rows(topology.host, np.array([growing, fixed, resident]))
-    host_growing, host_fixed, host_resident = rows.sum(axis=0)
-    available = host_resident + available_bytes()
-    forecast = Forecast(int(growing + fixed + resident), int(rows.sum()), int(available))
+    limits = memory_limits()
+    groups = [text.split() for text in allgather_strings(topology.host, " ".join(limits))]
+
+    def shared(limit: str) -> NDArray[np.float64]:
+        """Return the growing, fixed and resident bytes of all ranks under a limit."""
+        sums: NDArray[np.float64] = rows[[limit in names for names in groups]].sum(axis=0)
+        return sums
+
+    closest = min(limits, key=lambda limit: limits[limit] - shared(limit)[:2].sum())
+    all_growing, all_fixed, all_resident = shared(closest)
+    available = all_resident + limits[closest]
+    place = "host" if closest == HOST else "control group"
+    needed = int(all_growing + all_fixed + all_resident)
+    forecast = Forecast(int(growing + fixed + resident), needed, int(available), place)
     if not check:
         return forecast
-    if forecast.host > available:
-        room = max(0.0, available - host_fixed - host_resident)
-        where = f"on a host with {_gib(available)} available"
-        raise _too_large(config, forecast.host, where, room / host_growing)
+    if needed > available:
+        room = max(0.0, limits[closest] - all_fixed)
+        where = f"{'on' if closest == HOST else 'in'} a {place} with {_gib(available)} available"
+        raise _too_large(config, needed, where, room / all_growing)
     if growing + fixed > (limit := process_headroom_bytes()):
         where = f"on a rank whose limits (ulimit -v and -d) leave {_gib(limit)}"
         raise _too_large(config, growing + fixed, where, max(0.0, limit - fixed) / growing)

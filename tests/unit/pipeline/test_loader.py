@@ -172,6 +172,8 @@ class Few(Numbered):
 
 
 class Photographs(Numbered):
+    name = "photographs"
+    details = "for a test"
     image_size = (7, 5)
 
     def images(self, phase: Phase, samples: Indices) -> Images:  # noqa: ARG002
