@@ -2,9 +2,9 @@
 
     mpiexec -n 2 python -m analysis.bench.parts
 
-Two ranks with one thread each train the study's model on images of different sizes: on one image
-(latency), whole on each rank and cut into two parts, and on eight images (throughput) in two parts,
-two stages and two replicas.
+Two ranks with one thread each train the study's model on images of different sizes: on one image,
+either whole on each rank or cut into two parts (latency), and on eight images with two parts, two
+stages or two replicas (throughput).
 
 The time of a step on one image is modelled by
 
@@ -12,8 +12,8 @@ The time of a step on one image is modelled by
 
 where a message takes latency + bytes / bandwidth, fitted to a ping-pong between the ranks, and a
 gathering from P parts takes log2(P) latencies. `fixed` and the time per node are fitted to the
-whole images. Messages are counted in a step on two parts. The model predicts more parts than there
-are cores.
+whole images. Messages are counted in a step on two parts. The model also predicts the times of more
+parts than there are cores.
 """
 
 import argparse
@@ -150,7 +150,7 @@ def seconds(step: Callable[[], object], rounds: int) -> float:
 
 def ping_pong(rounds: int = 200) -> Network:
     """Fit latency and bandwidth to messages of many sizes between the two ranks."""
-    fastest = []
+    medians = []
     for size_bytes in _SIZES:
         buffer, times = np.zeros(size_bytes, np.uint8), []
         for _ in range(rounds):
@@ -159,9 +159,9 @@ def ping_pong(rounds: int = 200) -> Network:
                 request = WORLD.Isend if WORLD.rank == sender else WORLD.Irecv
                 wait(request(buffer, 1 - WORLD.rank))
             times.append((time.perf_counter() - start) / 2)
-        fastest.append(float(np.median(times)))
-    slope, constant = np.polyfit(_SIZES, fastest, 1, w=1 / np.array(fastest))
-    return Network(float(max(constant, min(fastest))), float(1 / slope))
+        medians.append(float(np.median(times)))
+    slope, constant = np.polyfit(_SIZES, medians, 1, w=1 / np.array(medians))
+    return Network(float(max(constant, min(medians))), float(1 / slope))
 
 
 def predicted(
@@ -225,8 +225,10 @@ def report(
         f"latency {network.latency_s * 1e6:.0f} us, bandwidth {network.bandwidth / 1e9:.2f} GB/s; "
         f"{fixed_s * 1e3:.2f} ms and {node_s * 1e6:.2f} us a node\n"
     )
-    print("| side | whole, s | 2 parts, s | whole / cut | model | error | predicted for 4, 8, 16 |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| side | whole, s | 2 parts, s | speedup | modelled speedup | error of modelled time | "
+        "modelled speedup of 4, 8, 16 parts |\n|---|---|---|---|---|---|---|"
+    )
     models = []
     for side, one, two, each in zip(SIDES, whole, cut, messages, strict=True):
         model = [

@@ -219,7 +219,8 @@ class RunConfig:
     )
     parts: int = _layout(
         1,
-        "number of strips of rows into which each image is cut, each on a rank of its own (study)",
+        "number of parts (strips of rows) into which each image is cut, each with a rank of its "
+        "own in every stage and replica (only for --model study)",
         whole_number(1),
         metavar="P",
     )
@@ -452,8 +453,8 @@ class RunConfig:
         "allreduce",
         "sum of gradients over the replicas: allreduce (MPI's; with three or more replicas on "
         "several hosts, bits may depend on the placement of ranks) or ordered (in rank order: "
-        "the same bits for any placement and MPI library, but more messages; always so for three "
-        "or more replicas of several parts)",
+        "the same bits for any placement and MPI library, but more messages; always used "
+        "for three or more replicas with --parts)",
         str,
         _TRAIN,
         choices=GRADIENT_SUMS,

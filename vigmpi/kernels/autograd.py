@@ -109,7 +109,7 @@ def block(
 
     Args:
         x: node features, [images, channels, nodes].
-        graph: graph whose moments are taken.
+        graph: graph of each image, over whose nodes the moments are taken.
         recompute: whether to save x alone and to compute the others again in the backward pass,
             without messages between ranks.
 
@@ -124,7 +124,7 @@ def block(
 
 
 class _Tape:
-    """What the backward pass of a half-block needs beside planes, for one forward pass."""
+    """Whatever the backward pass of a half-block needs besides planes, from one forward pass."""
 
     def __init__(self, x: Tensor, half: HalfBlock, graph: Graph) -> None:
         self._norm, self._graph = half.norm, graph
@@ -157,7 +157,11 @@ class _Tape:
     def backward(
         self, dout: Tensor, x: Tensor, y: Tensor, *, input_gradient: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the gradients of x, unless it is not wanted, and of `HalfBlock.leaves`."""
+        """Return the gradients of x and of `HalfBlock.leaves`.
+
+        Args:
+            input_gradient: whether the gradient of x is wanted; otherwise it is left incomplete.
+        """
         graph, moments = self._graph, self._output_moments
         gamma, _, eps = self._norm
         dy = scratch("dy", *y.shape, dtype=y.dtype)

@@ -11,7 +11,7 @@ backward kernel recomputes the hidden layer.
 
 The kernels take scaled weights: a / SCALE, b / SCALE and v * SCALE / 2, with `hidden` a multiple
 of TILE. They process the bands [first, last), numbered as in planes.py, and several threads may run
-them on disjoint ranges. Sums over nodes go to one float64 row per band and piece of images, whose
+them on disjoint ranges. Sums over nodes go to one float64 row per band and group of images, whose
 sizes do not depend on the number of threads; neither do the bits of the result.
 
 GELU needs no division and no exponential. With Q(t) = erfc(t / sqrt(2)), the probability of both
@@ -145,17 +145,17 @@ def forward_kernel(features: int, outputs: int) -> Callable[..., Any]:
 def backward_kernel(features: int, sums: int, inputs: int, outputs: int) -> Callable[..., Any]:
     """Return the compiled function.
 
-    Its arguments are (first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, piece), and
-    its ranges those of the bands of pieces of `piece` images. It writes the gradient of the first
+    Its arguments are (first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, group), and
+    its ranges count the bands of groups of `group` images. It writes the gradient of the first
     `sums` features to dsums and of the next `inputs` features to dx, both [images, ..., nodes]. It
-    adds the gradients of a, b and v, in this order, to dw [pieces, bands, hidden, features + 1 +
+    adds the gradients of a, b and v, in this order, to dw [groups, bands, hidden, features + 1 +
     outputs], float64.
     """
     width, taken = features + 1, sums + inputs
 
     @kernel(reassoc=True)
     def backward(  # type: ignore[no-untyped-def]
-        first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, piece
+        first, last, bands, x, origin, shift, a, b, v, dy, dsums, dx, dw, group
     ):
         count, hidden = len(bands) - 1, len(b)
         xs = np.ones((width, _NODES), np.float32)  # the last plane, of ones, gives db
@@ -165,8 +165,8 @@ def backward_kernel(features: int, sums: int, inputs: int, outputs: int) -> Call
         es = np.empty((TILE, _NODES), np.float32)
         for number in range(first, last):
             row, band = dw[number // count, number % count], number % count
-            first_image = number // count * piece
-            for image in range(first_image, min(first_image + piece, len(x))):
+            first_image = number // count * group
+            for image in range(first_image, min(first_image + group, len(x))):
                 for start in range(bands[band], bands[band + 1], _NODES):
                     size, at = min(_NODES, bands[band + 1] - start), start - origin
                     for k in range(features):

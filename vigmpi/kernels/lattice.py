@@ -10,7 +10,7 @@ from vigmpi.kernels import planes
 from vigmpi.kernels.scratch import scratch
 from vigmpi.kernels.threads import over_bands
 
-Bands = NDArray[np.int64]  # first node of each band, and the number of nodes
+Bands = NDArray[np.int64]  # first node of each band, and the end of the last band
 
 
 class Halo(Protocol):
@@ -26,13 +26,14 @@ class Halo(Protocol):
 class Graph(Protocol):
     """Operators that combine the features of several nodes, with their adjoints.
 
-    All else that a layer computes concerns one node. Features are [images, channels, nodes]. The
-    nodes may be some of the graph's; the other ones are then those of other ranks.
+    Everything else that a layer computes works on one node at a time. Features are [images,
+    channels, nodes]. A rank may hold only some of the graph's nodes; other ranks then hold the
+    rest.
 
     Attributes:
         num_nodes: number of nodes of the whole graph.
         num_bands: number of bands of the whole graph.
-        bands: division of the nodes of this rank.
+        bands: bands of this rank's nodes.
     """
 
     @property

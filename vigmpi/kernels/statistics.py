@@ -1,7 +1,8 @@
 """Moments of planes [images, channels, nodes], batch normalisation, and their adjoints.
 
-Sums are float64 sums of deviations from a rounded mean. They are taken over each band of nodes;
-those of the bands are then gathered from all ranks and merged in a fixed order.
+Sums are accumulated in float64; products are those of deviations from a rounded mean. Sums are
+taken over each band of nodes; those of the bands are then gathered from all ranks and merged in a
+fixed order.
 """
 
 from typing import NamedTuple

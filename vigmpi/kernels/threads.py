@@ -52,8 +52,8 @@ def over_bands(
     The number of threads is that of `over_images`.
 
     Args:
-        num_images: number of images, or of pieces that consist of several images.
-        bands: first node of each band, and the number of nodes.
+        num_images: number of images, or of groups of images.
+        bands: first node of each band, and the end of the last band.
     """
     _over(kernel, num_images * (len(bands) - 1), bands, *arguments)
 

@@ -11,14 +11,15 @@ from vigmpi.layout.split import even_sizes
 
 BLOCK_NODES = 256  # nodes that the kernels of the study's model process at a time
 _BAND_ROWS = 8
-_FEW_BANDS = 64  # the bands of large images are higher, so that their sums stay few
+_FEW_BANDS = 64  # the bands of large images are taller, so that their sums stay few
 
 
 def bands(height: int, width: int) -> list[range]:
-    """Return the rows of each band of an image, of which the kernels pad the fewest nodes.
+    """Return the rows of each band of an image.
 
-    A band has about 8 rows, or as many as fill a block of the kernels, or more in images of over
-    512 rows; there are at most 128 bands.
+    A band has at most 8 rows; in narrow images, at most as many as fill a block of the kernels; in
+    images of over 512 rows, more, so that there are at most 128 bands. Of the numbers of bands that
+    this allows, the one for which the kernels pad the fewest nodes is taken.
     """
     rows = max(_BAND_ROWS, BLOCK_NODES // width, -(-height // _FEW_BANDS))
     fewest = -(-height // rows)

@@ -51,12 +51,14 @@ class LatticeStrip(PixelLattice):
 
 
 class ExchangedHalo:
-    """Exchange of the outer rows of strips with the neighbouring ones.
+    """Exchange of a strip's outer rows with the neighbouring strips.
 
-    Its adjoint is the exchange of the rows' gradients, because the graph is symmetric.
+    The adjoint of the neighbour sum exchanges the rows of the gradient in the same way, because the
+    graph is symmetric.
 
     Args:
-        x: features of this rank's strip, [images, channels, nodes].
+        x: features of this rank's strip, or gradients of its neighbour sums, [images, channels,
+            nodes].
         width: number of nodes in a row.
     """
 
@@ -64,7 +66,8 @@ class ExchangedHalo:
         self._waiting = waiting
         upper, lower = parts.rank - 1, parts.rank + 1
         has_upper, has_lower = upper >= 0, lower < parts.size
-        # The buffers of the sends live as long as their requests; x is the scratch of a later one.
+        # The rows are copied, because x may be scratch memory that is used again before the sends
+        # end.
         outer = x[:, :, :width], x[:, :, -width:]
         self._sent = [row.clone(memory_format=torch.contiguous_format) for row in outer]
         self._received = [

@@ -39,7 +39,7 @@ class Forecast(NamedTuple):
 
     Attributes:
         rank: those of this rank.
-        shared: those of all ranks that share the closest limit: the host's, or a control group's.
+        shared: those of all ranks that share the tightest limit: the host's, or a control group's.
         available: what this limit leaves to them.
         place: "host" or "control group".
     """
@@ -68,8 +68,8 @@ def forecast_memory(
         check: whether to raise an error if the memory does not suffice.
 
     Raises:
-        InputError: if the host has less memory or a rank's limits leave less, with the batch size
-            that fits (on this rank).
+        InputError: if the host, a control group or the limits of a rank leave less memory than the
+            step needs; the message names the batch size that fits (on this rank).
     """
     tape = _measured(topology, model)
     trainable = sum(p.nbytes for _, p in model.trainable_parameters())
@@ -172,17 +172,17 @@ def _forecast(
         sums: NDArray[np.float64] = rows[[limit in names for names in groups]].sum(axis=0)
         return sums
 
-    closest = min(limits, key=lambda limit: limits[limit] - shared(limit)[:2].sum())
-    all_growing, all_fixed, all_resident = shared(closest)
-    available = all_resident + limits[closest]
-    place = "host" if closest == HOST else "control group"
+    tightest = min(limits, key=lambda limit: limits[limit] - shared(limit)[:2].sum())
+    all_growing, all_fixed, all_resident = shared(tightest)
+    available = all_resident + limits[tightest]
+    place = "host" if tightest == HOST else "control group"
     needed = int(all_growing + all_fixed + all_resident)
     forecast = Forecast(int(growing + fixed + resident), needed, int(available), place)
     if not check:
         return forecast
     if needed > available:
-        room = max(0.0, limits[closest] - all_fixed)
-        where = f"{'on' if closest == HOST else 'in'} a {place} with {_gib(available)} available"
+        room = max(0.0, limits[tightest] - all_fixed)
+        where = f"{'on' if tightest == HOST else 'in'} a {place} with {_gib(available)} available"
         raise _too_large(config, needed, where, room / all_growing)
     if growing + fixed > (limit := process_headroom_bytes()):
         where = f"on a rank whose limits (ulimit -v and -d) leave {_gib(limit)}"
@@ -257,14 +257,15 @@ def message_bytes(config: PipelineConfig, stage: int, sizes: list[int]) -> int:
 
 def _too_large(config: PipelineConfig, needed: int, where: str, fitting_share: float) -> InputError:
     fitting = int(config.batch_size * fitting_share)
-    remedy = "more --stages, a smaller model, or more hosts"
+    remedies = ["more --stages", "a smaller model", "more hosts"]
     if fitting >= config.layout.chunks * max(layer.min_images for layer in config.layers):
-        remedy = f"--batch-size {fitting}"
+        remedies = [f"--batch-size {fitting}"]
     height, width = config.layers[0].inputs.shape[1:]
     if height * width > _LARGE_PIXELS:
-        smaller = "smaller images (see vigmpi prepare --image-size)"
-        divided = ", more --parts or --recompute (study)" if config.schedule else ""
-        remedy = f"{smaller}{divided}, or {remedy}"
+        divided = ["with --model study more --parts", "--recompute"] if config.schedule else []
+        remedies = ["smaller images (see vigmpi prepare --image-size)", *divided, *remedies]
+    *others, last = remedies
+    remedy = f"{', '.join(others)} or {last}" if others else last
     return InputError(
         f"not enough memory for --batch-size {config.batch_size}: it needs {_gib(needed)} {where}, "
         f"where at most {fitting} images fit. Use {remedy}."
