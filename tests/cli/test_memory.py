@@ -15,7 +15,7 @@ from tests.launching import finish, mpiexec, start
         ("vig_cifar", 320, 4, 2, "", 1),
         ("study", 512, 3, 3, "", 1),
         ("study", 512, 3, 1, "", 2),
-        ("study", 512, 2, 1, "--recompute --parts 2", 1),
+        ("study", 1024, 1, 1, "--recompute --parts 2", 1),
         ("vig_ti", 224, 16, 4, "", 1),
         ("vig_ti", 224, 16, 4, "--conv edge", 1),
         ("vig_ti", 224, 8, 2, "--conv sage", 1),

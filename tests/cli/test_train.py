@@ -14,7 +14,7 @@ from tests.launching import ROOT, finish, start, steps_done, vigmpi, wait_until
 from tests.weights import assert_equal_weights
 from vigmpi.checkpoint.search import folder_of
 
-TIMINGS = ["data_s", "forward_s", "backward_s", "receive_wait_s", "send_wait_s"]
+TIMINGS = ["data_s", "forward_s", "backward_s", "parts_s", "receive_wait_s", "send_wait_s"]
 TIMINGS += ["gradient_sum_s", "agreement_s", "statistics_s", "optimizer_s"]
 
 

@@ -43,8 +43,8 @@ numba.core.caching.CompileResultCacheImpl._locator_classes = []
 import numpy as np
 from vigmpi.kernels import planes
 assert planes.sums.stats.cache_path is None
-x, s = np.ones((2, 3, 5), "f4"), np.zeros((2, 3))
-planes.sums(0, 2, x, s)
+bands, x, s = np.array([0, 5]), np.ones((2, 3, 5), "f4"), np.zeros((2, 1, 3))
+planes.sums(0, 2, bands, x, s)
 assert (s == 5).all()
 """
     done = finish(start([sys.executable, "-c", program]), timeout=100)
