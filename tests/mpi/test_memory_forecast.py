@@ -81,7 +81,7 @@ def train_in_groups_of_one(large: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_forecast, "memory_limits", lambda: limits)
         if large:
-            assert forecast_memory(topology, config, model).place == "control group"
+            assert forecast_memory(topology, config, model).place == "in this control group"
         else:
             with pytest.raises(InputError, match="in a control group with"):
                 forecast_memory(topology, config, model)

@@ -206,7 +206,7 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
     yield f"data: {run.dataset.description}"
     yield _layout_line(config, run)
     yield (
-        f"memory: forecast peak {gib(forecast.shared)} on this {forecast.place}, "
+        f"memory: forecast peak {gib(forecast.shared)} {forecast.place}, "
         f"{gib(forecast.available)} "
         f"available; {gib(ranks['forecast_rss_bytes'].max())} on the largest rank"
     )

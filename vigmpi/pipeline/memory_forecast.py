@@ -41,7 +41,7 @@ class Forecast(NamedTuple):
         rank: those of this rank.
         shared: those of all ranks that share the tightest limit: the host's, or a control group's.
         available: what this limit leaves to them.
-        place: "host" or "control group".
+        place: "on this host" or "in this control group".
     """
 
     rank: int
@@ -175,14 +175,14 @@ def _forecast(
     tightest = min(limits, key=lambda limit: limits[limit] - shared(limit)[:2].sum())
     all_growing, all_fixed, all_resident = shared(tightest)
     available = all_resident + limits[tightest]
-    place = "host" if tightest == HOST else "control group"
+    place = "on this host" if tightest == HOST else "in this control group"
     needed = int(all_growing + all_fixed + all_resident)
     forecast = Forecast(int(growing + fixed + resident), needed, int(available), place)
     if not check:
         return forecast
     if needed > available:
         room = max(0.0, limits[tightest] - all_fixed)
-        where = f"{'on' if tightest == HOST else 'in'} a {place} with {_gib(available)} available"
+        where = f"{place.replace('this', 'a')} with {_gib(available)} available"
         raise _too_large(config, needed, where, room / all_growing)
     if growing + fixed > (limit := process_headroom_bytes()):
         where = f"on a rank whose limits (ulimit -v and -d) leave {_gib(limit)}"
