@@ -33,8 +33,7 @@ class PixelLattice:
         self._edges: dict[int, Tensor] = {}  # by number of images; the reference backend's
 
     def start_halo(self, x: Tensor) -> Halo:
-        empty = x.new_empty(*x.shape[:2], 0)
-        return ReceivedHalo(empty, empty)
+        return NoHalo(x)
 
     def neighbour_sum(self, x: Tensor, shift: Tensor, halo: Halo, bands: Bands) -> Tensor:
         degree = self._degree.to(x.dtype)
@@ -55,14 +54,14 @@ class PixelLattice:
         return self._edges[num_images]
 
 
-class ReceivedHalo:
-    """Rows that this rank has, [images, channels, width] each; of width 0 beyond the image."""
+class NoHalo:
+    """Halo of a whole image, beyond whose edges there are no rows."""
 
-    def __init__(self, above: Tensor, below: Tensor) -> None:
-        self._rows = above, below
+    def __init__(self, x: Tensor) -> None:
+        self._empty = x.new_empty(*x.shape[:2], 0)
 
     def wait(self) -> tuple[Tensor, Tensor]:
-        return self._rows
+        return self._empty, self._empty
 
 
 def _counts_in_reach(side: int) -> Tensor:
