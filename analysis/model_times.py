@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for the figure")
     arguments = parser.parse_args()
     with h5py.File(arguments.record, locking=False) as file:
-        for section in ("steps", "graphers"):
+        for section in ("steps", "compiled", "graphers"):
             if section in file:
                 print("\n".join(comparisons(file[section])), end="\n\n")
         if "growth" in file:

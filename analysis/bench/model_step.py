@@ -28,6 +28,7 @@ class Case:
         side: height and width of an image in pixels; 0 for the published size.
         images: number of images of a step.
         grapher: index of the block of whose Grapher alone a step consists, or None.
+        compiled: whether `torch.compile` compiles the model.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Case:
     k: int = 9
     width: int = 192
     grapher: int | None = None
+    compiled: bool = False
 
 
 class Step(NamedTuple):
@@ -114,7 +116,7 @@ def _make_step(case: Case, search_s: list[float]) -> Callable[[], None]:
     else:
         layers = make_layers(case.model, config, backend=case.backend)
     if case.grapher is None:
-        return _model_step(layers, config, case.images, search_s)
+        return _model_step(layers, config, case, search_s)
     [layer] = [each for each in layers if each.name == f"block {case.grapher}"]
     return _grapher_step(layer, case.images)
 
@@ -141,7 +143,7 @@ def _grapher_step(layer: "Layer", num_images: int) -> Callable[[], None]:
 
 
 def _model_step(
-    layers: "list[Layer]", config: "ModelConfig", num_images: int, search_s: list[float]
+    layers: "list[Layer]", config: "ModelConfig", case: Case, search_s: list[float]
 ) -> Callable[[], None]:
     import torch  # noqa: PLC0415
     from torch.nn import functional as F  # noqa: PLC0415
@@ -150,16 +152,20 @@ def _model_step(
     from vigmpi.models.vig.block import Grapher  # noqa: PLC0415
 
     model = Model(layers).train()
-    for module in model.modules():
-        if isinstance(module, Grapher):
-            module.find_neighbours = _timed(module.find_nearest, search_s)
+    if case.compiled:
+        forward = torch.compile(model)
+    else:
+        forward = model
+        for module in model.modules():
+            if isinstance(module, Grapher):
+                module.find_neighbours = _timed(module.find_nearest, search_s)
     random = torch.Generator().manual_seed(1)
-    images = torch.rand(num_images, 3, *config.image_size, generator=random)
-    labels = torch.arange(num_images) % config.num_classes
+    images = torch.rand(case.images, 3, *config.image_size, generator=random)
+    labels = torch.arange(case.images) % config.num_classes
 
     def step() -> None:
         model.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        F.cross_entropy(forward(images), labels).backward()
 
     return step
 

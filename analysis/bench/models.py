@@ -3,8 +3,9 @@
     python -m analysis.bench.models [SECTION ...] [--rounds N] [--output FILE]
 
 A step is a forward and a backward pass of 8 images. Both sides of a comparison take turns, each in
-a process of its own. The sections are `steps` (whole models), `graphers` (the first half of a block
-alone) and `growth` (over image side, neighbours and width, with the share of the search).
+a process of its own. The sections are `steps` (whole models), `compiled` (the reference backend
+compiled by `torch.compile`), `graphers` (the first half of a block alone) and `growth` (over image
+side, neighbours and width, with the share of the search).
 """
 
 import argparse
@@ -49,6 +50,21 @@ def steps() -> dict[str, Comparison]:
     return comparisons
 
 
+def compiled() -> dict[str, Comparison]:
+    sides = {**_BACKENDS, "compiled": {"backend": "reference", "compiled": True}}
+    return {
+        f"{name}, {threads} threads": Comparison(
+            {
+                side: Case(name, threads=threads, **sides[side])
+                for side in ("compiled", "reference", "fast")
+            },
+            warm_up=2,
+        )
+        for threads in (1, 2)
+        for name in _GRAPHERS
+    }
+
+
 def graphers() -> dict[str, Comparison]:
     return {
         f"{name} block {block}, {threads} threads": Comparison(
@@ -77,7 +93,7 @@ def growth() -> dict[str, Comparison]:
     return {name: Comparison({"fast": case}) for name, case in cases.items()}
 
 
-SECTIONS = {"steps": steps, "graphers": graphers, "growth": growth}
+SECTIONS = {"steps": steps, "compiled": compiled, "graphers": graphers, "growth": growth}
 
 
 def main() -> None:
@@ -85,7 +101,7 @@ def main() -> None:
         prog="python -m analysis.bench.models",
         description="Time training steps of the models.",
     )
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="steps, graphers or growth")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
     parser.add_argument("--models", nargs="+", help="names of the comparisons begin with these")
     parser.add_argument("--rounds", type=int, default=7, help="number of timed steps")
     parser.add_argument("--output", type=Path, default=Path("models.h5"), help="HDF5 file to write")

@@ -23,6 +23,7 @@ WHOLE: Shape = (1, 1, 4, 1, 10)
 # An image of 17 x 9 pixels is a single band.
 UNEVEN: list[Shape] = [(1, 1, 4, 2, 10), (2, 1, 4, 3, 10), (1, 1, 4, 8, 10), (2, 2, 2, 2, 5)]
 WIDE: list[Shape] = [(2, 2, 2, 3, 5), (1, 1, 4, 12, 10)]
+LARGE: list[Shape] = [(1, 1, 2, 1, 4), (1, 1, 2, 3, 4), (2, 1, 2, 4, 4), (1, 1, 2, 8, 4)]
 BANDS: list[Shape] = [(1, 1, 4, 2, 10), (1, 1, 4, 3, 10), (2, 1, 4, 4, 10)]
 
 
@@ -83,17 +84,23 @@ def results(folder: Path, shape: Shape) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "shapes"), [(8, UNEVEN), pytest.param(12, WIDE, marks=pytest.mark.slow)]
+    ("ranks", "size", "shapes"),
+    [
+        (8, (17, 9), [WHOLE, *UNEVEN]),
+        pytest.param(12, (17, 9), [WHOLE, *WIDE], marks=pytest.mark.slow),
+        pytest.param(8, (256, 256), LARGE, marks=pytest.mark.slow),
+    ],
 )
 def test_in_float64_losses_gradients_and_weights_are_those_of_whole_images(
-    on_ranks: OnRanks, tmp_path: Path, ranks: int, shapes: list[Shape]
+    on_ranks: OnRanks, tmp_path: Path, ranks: int, size: tuple[int, int], shapes: list[Shape]
 ) -> None:
     seed = int(np.random.default_rng().integers(2**31))
-    arguments = {"folder": str(tmp_path), "size": (17, 9), "seed": seed, "precision": "float64"}
-    on_ranks(ranks, train, timeout=120, shapes=[WHOLE, *shapes], **arguments)
-    exact = results(tmp_path, WHOLE)
+    arguments = {"folder": str(tmp_path), "size": size, "seed": seed, "precision": "float64"}
+    on_ranks(ranks, train, timeout=120, shapes=shapes, **arguments)
+    whole, *cut = shapes
+    exact = results(tmp_path, whole)
     scale = max(abs(v).max() for name, v in exact.items() if name.startswith("gradient"))
-    for shape in shapes:
+    for shape in cut:
         actual = results(tmp_path, shape)
         assert actual.keys() == exact.keys()
         for name, values in exact.items():
