@@ -153,6 +153,7 @@ def _model_step(
 
     model = Model(layers).train()
     if case.compiled:
+        torch._dynamo.config.recompile_limit = 64  # each block has its own constants
         forward = torch.compile(model)
     else:
         forward = model

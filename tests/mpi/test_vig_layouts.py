@@ -105,7 +105,7 @@ def load(folder: Path, index: int) -> dict[str, np.ndarray]:
         ("vig_cifar", 32, [(), ("block 1",)], 20, {}),
         ("vig_cifar", 32, [(), ("stem", "block 3")], 20, {"precision": "bf16"}),
         *(
-            pytest.param(model, side, splits, 6, options, marks=pytest.mark.slow)
+            pytest.param(model, side, splits, 4, options, marks=pytest.mark.slow)
             for model, side, splits, options in (
                 ("vig_cifar", 32, [(), ("stem", "block 3")], {"matmul": "onednn"}),
                 ("vig_ti", 128, [(), ("block 0", "block 10")], {}),
