@@ -154,7 +154,7 @@ def _model_step(
     model = Model(layers).train()
     if case.compiled:
         torch._dynamo.config.recompile_limit = 64  # each block has its own constants
-        forward = torch.compile(model)
+        forward = torch.compile(model, dynamic=False)
     else:
         forward = model
         for module in model.modules():
