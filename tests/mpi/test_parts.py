@@ -106,7 +106,8 @@ def test_in_float64_losses_gradients_and_weights_are_those_of_whole_images(
         actual = results(tmp_path, shape)
         assert actual.keys() == exact.keys()
         for name, values in exact.items():
-            tolerance = 1e-10 * (scale if name.startswith("gradient") else 1.0)
+            size = max(1.0, abs(values).max()) if name == "losses" else 1.0  # sums of many nodes
+            tolerance = 1e-10 * (scale if name.startswith("gradient") else size)
             error = abs(actual[name] - values).max()
             assert error <= tolerance, (seed, shape, name, error)
 
