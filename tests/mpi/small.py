@@ -88,6 +88,7 @@ def make_training(
     trainer: TrainerConfig = _TRAINER,
     dataset: Dataset | None = None,
     layers: list[Layer] | None = None,
+    readout: str = "sum",
     schedule: str = "gpipe",
     split_after: Sequence[str] | None = None,
     augmentation: Augmentation = Augmentation(),
@@ -99,8 +100,8 @@ def make_training(
     if layers is None:
         size, exchange = dataset.image_size, activity.exchange_with_parts
         graph = LatticeStrip(*size, topology.parts, exchange) if layout.parts > 1 else None
-        sizes = replace(CONFIG, image_size=size)
-        layers = study_layers(sizes, seed=seed, graph=graph, recompute=recompute)
+        config = replace(CONFIG, image_size=size, readout=readout)
+        layers = study_layers(config, seed=seed, graph=graph, recompute=recompute)
     stages = (
         split.split_layers(layers, layout.stages)
         if split_after is None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,6 @@ BANDS: list[Shape] = [(1, 1, 4, 2, 10), (1, 1, 4, 3, 10), (2, 1, 4, 4, 10)]
 def noise(height: int, width: int, seed: int) -> Noise:
     dataset = Noise(Path(), seed)
     dataset.image_size = height, width
-    if height * width > 2**15:
-        dataset.num_images = {Phase.TRAIN: 4, Phase.TEST: 3}
     return dataset
 
 
@@ -46,7 +45,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def train(
-    folder: str, shapes: list[Shape], size: tuple[int, int], seed: int, precision: str
+    folder: str,
+    shapes: list[Shape],
+    size: tuple[int, int],
+    seed: int,
+    precision: str,
+    readout: str = "sum",
+    num_images: int = 32,
 ) -> None:
     """Train in each layout; the first rank of each stage saves what the others must have, too."""
     for stages, replicas, chunks, parts, batch_size in shapes:
@@ -54,9 +59,16 @@ def train(
         with default_dtype(getattr(torch, precision)):
             if topology := on_first_ranks(layout):
                 dataset = noise(*size, seed)
+                dataset.num_images = {**dataset.num_images, Phase.TRAIN: num_images}
                 recompute = parts == 3  # changes no bit, either
                 training = make_training(
-                    topology, layout, batch_size, dataset=dataset, seed=seed, recompute=recompute
+                    topology,
+                    layout,
+                    batch_size,
+                    dataset=dataset,
+                    readout=readout,
+                    seed=seed,
+                    recompute=recompute,
                 )
                 losses = []
                 for phase in Phase:
@@ -86,19 +98,27 @@ def results(folder: Path, shape: Shape) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "size", "shapes"),
+    ("ranks", "size", "shapes", "options"),
     [
-        (8, (17, 9), [WHOLE, *UNEVEN]),
-        pytest.param(12, (17, 9), [WHOLE, *WIDE], marks=pytest.mark.slow),
-        pytest.param(8, (256, 256), LARGE, marks=pytest.mark.slow),
+        (8, (17, 9), [WHOLE, *UNEVEN], {}),
+        pytest.param(12, (17, 9), [WHOLE, *WIDE], {}, marks=pytest.mark.slow),
+        # A loss from the sum of so many nodes is large, and its own rounding exceeds the tolerance.
+        pytest.param(
+            8, (256, 256), LARGE, {"readout": "mean", "num_images": 4}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_in_float64_losses_gradients_and_weights_are_those_of_whole_images(
-    on_ranks: OnRanks, tmp_path: Path, ranks: int, size: tuple[int, int], shapes: list[Shape]
+    on_ranks: OnRanks,
+    tmp_path: Path,
+    ranks: int,
+    size: tuple[int, int],
+    shapes: list[Shape],
+    options: dict[str, Any],
 ) -> None:
     seed = int(np.random.default_rng().integers(2**31))
     arguments = {"folder": str(tmp_path), "size": size, "seed": seed, "precision": "float64"}
-    on_ranks(ranks, train, timeout=120, shapes=shapes, **arguments)
+    on_ranks(ranks, train, timeout=120, shapes=shapes, **arguments, **options)
     whole, *cut = shapes
     exact = results(tmp_path, whole)
     scale = max(abs(v).max() for name, v in exact.items() if name.startswith("gradient"))
@@ -106,8 +126,7 @@ def test_in_float64_losses_gradients_and_weights_are_those_of_whole_images(
         actual = results(tmp_path, shape)
         assert actual.keys() == exact.keys()
         for name, values in exact.items():
-            size = max(1.0, abs(values).max()) if name == "losses" else 1.0  # sums of many nodes
-            tolerance = 1e-10 * (scale if name.startswith("gradient") else size)
+            tolerance = 1e-10 * (scale if name.startswith("gradient") else 1.0)
             error = abs(actual[name] - values).max()
             assert error <= tolerance, (seed, shape, name, error)
 
