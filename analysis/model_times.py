@@ -23,6 +23,8 @@ def main() -> None:
         for section in ("steps", "compiled", "graphers"):
             if section in file:
                 print("\n".join(comparisons(file[section])), end="\n\n")
+        if "products" in file:
+            print("\n".join(products(file["products"])), end="\n\n")
         if "growth" in file:
             print("\n".join(growth(file["growth"])))
             if arguments.output:
@@ -45,6 +47,15 @@ def comparisons(section: h5py.Group) -> Iterator[str]:
         cells += [f"{np.median(times[sides[0]] / times[side]):.2f}" for side in sides[1:]]
         cells += [f"{group[side].attrs['added_bytes'] / 2**30:.2f}" for side in sides]
         yield "| " + " | ".join([name, *cells]) + " |"
+
+
+def products(section: h5py.Group) -> Iterator[str]:
+    """Yield the rows of a table of the seconds of a step's products and convolutions."""
+    yield "| | fast, s | products and convolutions, s |"
+    yield "|---|---|---|"
+    for name, group in section.items():
+        seconds, products_s = np.median(group["fast"]), group["profiled"].attrs["products_s"]
+        yield f"| {name} | {seconds:.3f} | {products_s:.3f} |"
 
 
 def growth(section: h5py.Group) -> Iterator[str]:

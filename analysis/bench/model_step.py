@@ -12,11 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vigmpi.host import peak_rss_bytes, prepare_process
+from vigmpi.host import matmul_library, peak_rss_bytes, prepare_process
 
 if TYPE_CHECKING:
     from vigmpi.models.config import ModelConfig
     from vigmpi.models.layer import Layer
+
+_PRODUCTS = {
+    "aten::addmm",
+    "aten::convolution_backward",
+    "aten::mkldnn_convolution",
+    "aten::mm",
+    "mkldnn::_convolution_pointwise_",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Case:
         images: number of images of a step.
         grapher: index of the block of whose Grapher alone a step consists, or None.
         compiled: whether `torch.compile` compiles the model.
+        profiled: whether torch's profiler measures the products, for which it needs some seconds.
     """
 
     model: str
@@ -41,18 +50,21 @@ class Case:
     width: int = 192
     grapher: int | None = None
     compiled: bool = False
+    profiled: bool = False
 
 
 class Step(NamedTuple):
-    """Seconds of a step (forward and backward) and of its search for neighbours, and memory.
+    """Seconds of a step (forward and backward) and of parts of it, and memory.
 
     Attributes:
-        search_s: 0 for a Grapher alone.
+        search_s: the search for neighbours; 0 for a Grapher alone.
+        products_s: the libraries' products and convolutions; 0 unless profiled.
         added_bytes: growth of the peak resident size since the imports.
     """
 
     seconds: float
     search_s: float
+    products_s: float
     added_bytes: int
 
 
@@ -89,14 +101,17 @@ def main(case: Case) -> None:
     torch.set_num_threads(case.threads)
     import vigmpi.models.vig.zoo  # noqa: F401, PLC0415
 
-    search_s, before = [0.0], peak_rss_bytes()
+    search_s, products_s, before = [0.0], [0.0], peak_rss_bytes()
     step = _make_step(case, search_s)
+    if case.profiled:
+        step = _profiled(step, products_s)
     for _ in sys.stdin:
-        search_s[0] = 0.0
+        search_s[0] = products_s[0] = 0.0
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-        print(json.dumps([seconds, search_s[0], peak_rss_bytes() - before]), flush=True)
+        parts = search_s[0], products_s[0]
+        print(json.dumps([seconds, *parts, peak_rss_bytes() - before]), flush=True)
 
 
 def _make_step(case: Case, search_s: list[float]) -> Callable[[], None]:
@@ -107,9 +122,10 @@ def _make_step(case: Case, search_s: list[float]) -> Callable[[], None]:
     from vigmpi.models.vig.layers import vig_layers  # noqa: PLC0415
     from vigmpi.models.vig.variant import isotropic  # noqa: PLC0415
 
+    library = matmul_library()
     published = MODELS["vig_ti" if case.model == "isotropic" else case.model]
     size = (case.side, case.side) if case.side else published.image_size
-    config = ModelConfig(published.num_classes, size, precision=case.precision)
+    config = ModelConfig(published.num_classes, size, precision=case.precision, matmul=library)
     if case.model == "isotropic":
         variant = replace(isotropic(case.width, 12), k=(case.k, case.k))
         layers = vig_layers(variant, config, backend=case.backend)
@@ -169,6 +185,19 @@ def _model_step(
         F.cross_entropy(forward(images), labels).backward()
 
     return step
+
+
+def _profiled(step: Callable[[], None], seconds: list[float]) -> Callable[[], None]:
+    """Return the step, made to add the seconds of its products to the only item of a list."""
+    from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
+
+    def profiled() -> None:
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            step()
+        products = (each for each in found.key_averages() if each.key in _PRODUCTS)
+        seconds[0] += 1e-6 * sum(each.self_cpu_time_total for each in products)
+
+    return profiled
 
 
 def _timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:

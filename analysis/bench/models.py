@@ -4,8 +4,9 @@
 
 A step is a forward and a backward pass of 8 images. Both sides of a comparison take turns, each in
 a process of its own. The sections are `steps` (whole models), `compiled` (the reference backend
-compiled by `torch.compile`), `graphers` (the first half of a block alone) and `growth` (over image
-side, neighbours and width, with the share of the search).
+compiled by `torch.compile`), `products` (steps under torch's profiler, with the time in products
+and convolutions), `graphers` (the first half of a block alone) and `growth` (over image side,
+neighbours and width, with the share of the search).
 """
 
 import argparse
@@ -65,6 +66,20 @@ def compiled() -> dict[str, Comparison]:
     }
 
 
+def products() -> dict[str, Comparison]:
+    return {
+        f"{name}, {threads} threads": Comparison(
+            {
+                "fast": Case(name, threads=threads),
+                "profiled": Case(name, threads=threads, profiled=True),
+            },
+            warm_up=2,
+        )
+        for threads in (1, 2)
+        for name in _GRAPHERS
+    }
+
+
 def graphers() -> dict[str, Comparison]:
     return {
         f"{name} block {block}, {threads} threads": Comparison(
@@ -93,7 +108,13 @@ def growth() -> dict[str, Comparison]:
     return {name: Comparison({"fast": case}) for name, case in cases.items()}
 
 
-SECTIONS = {"steps": steps, "compiled": compiled, "graphers": graphers, "growth": growth}
+SECTIONS = {
+    "steps": steps,
+    "compiled": compiled,
+    "products": products,
+    "graphers": graphers,
+    "growth": growth,
+}
 
 
 def main() -> None:
@@ -139,10 +160,11 @@ def measure(comparison: Comparison, rounds: int) -> dict[str, list[Step]]:
 def write(group: h5py.Group, comparison: Comparison, found: dict[str, list[Step]]) -> None:
     for side, values in found.items():
         dataset = group.create_dataset(side, data=[step.seconds for step in values])
-        search_s = float(np.median([step.search_s for step in values]))
         case = comparison.sides[side]
-        dataset.attrs.update(unit="s", search_s=search_s, added_bytes=values[-1].added_bytes)
+        dataset.attrs.update(unit="s", added_bytes=values[-1].added_bytes)
         dataset.attrs.update(images=case.images, threads=case.threads)
+        for part in ("search_s", "products_s"):
+            dataset.attrs[part] = float(np.median([getattr(step, part) for step in values]))
 
 
 def line(name: str, group: h5py.Group) -> str:
@@ -153,8 +175,8 @@ def line(name: str, group: h5py.Group) -> str:
     for side in sides:
         seconds, gib = np.median(side), side.attrs["added_bytes"] / 2**30
         images = side.attrs["images"]
-        search_s = side.attrs["search_s"]
-        share = f", search {search_s / seconds:.0%}" if search_s else ""
+        parts = {part: side.attrs[f"{part}_s"] for part in ("search", "products")}
+        share = "".join(f", {part} {value:.3f} s" for part, value in parts.items() if value)
         cells.append(
             f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB{share}, "
             f"x{first / seconds:.2f}"

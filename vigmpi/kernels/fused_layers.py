@@ -148,8 +148,10 @@ class _AddToResidual(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         [z] = ctx.saved_tensors
         norm, factor = ctx.fixed
-        dz, dgamma, dbeta = norm_adjoint(rows(z), norm, rows(gradient), factor)
-        return gradient, as_map(dz, z), dgamma, dbeta, None, None
+        # The gradient of the head is not channels-last; those of all residuals would follow it.
+        dout = rows(gradient)
+        dz, dgamma, dbeta = norm_adjoint(rows(z), norm, dout, factor)
+        return as_map(dout, z), as_map(dz, z), dgamma, dbeta, None, None
 
 
 def _like(name: str, values: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ def product(x: Tensor, weight: Tensor, groups: int, matmul: str) -> Tensor:
         weight: [outputs, channels / groups].
         matmul: "blas" or "onednn".
     """
+    out = reused(*x.shape[:2], len(weight), dtype=x.dtype)
     if matmul == "onednn" and x.dtype is torch.float32:
-        return onednn_product(x, weight, groups)
-    parts = (part.T for part in weight.chunk(groups))
-    return _products(x, parts, groups, None, len(weight))
+        return onednn_product(x, weight, groups, out)
+    return _products(x, (part.T for part in weight.chunk(groups)), groups, out)
 
 
 def product_adjoint(
@@ -33,19 +33,17 @@ def product_adjoint(
     """Return the gradient of x, given that of the product; see there.
 
     Args:
-        out: memory that "blas" uses for the result.
+        out: memory for the result.
     """
-    if matmul == "onednn" and gradient.dtype is torch.float32:
-        adjoint = weight.unflatten(0, (groups, -1)).mT.flatten(0, 1)
-        return onednn_product(gradient, adjoint, groups)
-    return _products(gradient, weight.chunk(groups), groups, out, groups * weight.shape[1])
-
-
-def _products(
-    x: Tensor, parts: Iterable[Tensor], groups: int, out: Tensor | None, outputs: int
-) -> Tensor:
     if out is None:
-        out = reused(*x.shape[:2], outputs, dtype=x.dtype)
+        out = reused(*gradient.shape[:2], groups * weight.shape[1], dtype=gradient.dtype)
+    if matmul == "onednn" and gradient.dtype is torch.float32:
+        adjoint = weight.unflatten(0, (groups, -1)).mT.flatten(0, 1).contiguous()
+        return onednn_product(gradient, adjoint, groups, out)
+    return _products(gradient, weight.chunk(groups), groups, out)
+
+
+def _products(x: Tensor, parts: Iterable[Tensor], groups: int, out: Tensor) -> Tensor:
     columns = out.flatten(0, 1).chunk(groups, dim=1)
     values = x.flatten(0, 1).chunk(groups, dim=1)
     for target, left, right in zip(columns, values, parts, strict=True):
@@ -53,12 +51,15 @@ def _products(
     return out
 
 
-def onednn_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    image = x[:, :, None].permute(0, 3, 1, 2)  # channels-last
+def onednn_product(x: Tensor, weight: Tensor, groups: int, out: Tensor) -> Tensor:
+    # Of torch's convolutions of oneDNN, only the one that adds to its result writes to given
+    # memory. Page faults of fresh memory would take longer than the zeros.
+    image, result = (rows[:, :, None].permute(0, 3, 1, 2) for rows in (x, out.zero_()))
     kernel, padding, ones = weight[:, :, None, None], [0, 0], [1, 1]
-    convolve = torch.ops.aten.mkldnn_convolution
-    out: Tensor = convolve(image, kernel, None, padding, ones, ones, groups)
-    return out.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    add_convolution = torch.ops.mkldnn._convolution_pointwise_.binary
+    fixed = None, padding, ones, ones, groups
+    add_convolution(result, image, kernel, *fixed, "add", None, None, [], None)
+    return out
 
 
 def weight_adjoint(gradient: Tensor, x: Tensor, groups: int) -> Tensor:

@@ -20,6 +20,8 @@ from vigmpi.kernels.fused_layers import (
     pointwise_of_norm,
 )
 from vigmpi.kernels.norm_activation import Norm, Statistics, make_norm, measure
+from vigmpi.kernels.pointwise import product, product_adjoint
+from vigmpi.models.config import MATMULS
 
 EPS = 1e-5
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -167,6 +169,37 @@ def test_products_and_their_gradients_equal_those_of_a_convolution(groups: int) 
     fused, plain = (results(case, each, "product", "gelu", True) for each in (True, False))
     for actual, wanted in zip(fused, plain, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("matmul", MATMULS)
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 35)])
+def test_products_replace_what_their_memory_held(
+    shape: tuple[int, int], groups: int, matmul: str
+) -> None:
+    x, gradient = torch.randn(*shape, 12), torch.randn(*shape, 8)
+    weight = torch.randn(8, 12 // groups)
+    exact = x.double().permute(0, 2, 1).requires_grad_()
+    wanted = F.conv1d(exact, weight.double()[:, :, None], groups=groups)
+    wanted.backward(gradient.double().permute(0, 2, 1))
+    assert exact.grad is not None
+    out = torch.full_like(x, torch.nan)
+    # The results of the first of two products are the memory of the second.
+    product(torch.full_like(x, torch.nan), weight, groups, matmul)
+    found = product(x, weight, groups, matmul)
+    assert product_adjoint(gradient, weight, groups, matmul, out).data_ptr() == out.data_ptr()
+    for actual, expected in ((found, wanted), (out, exact.grad)):
+        torch.testing.assert_close(actual.mT.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_of_a_residual_is_channels_last() -> None:
+    case = make(torch.float32, 0.0)
+    out = outputs(case, True, "residual", "none", True)
+    planes = torch.randn(out.shape)  # the mean of the head gives such a gradient
+    dresidual, dz = torch.autograd.grad(out, (case.residual, case.z), planes)
+    torch.testing.assert_close(dresidual, planes, rtol=0, atol=0)
+    for gradient in (dresidual, dz):
+        assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(("images", "nodes"), [(1, (1, 2)), (2, (1, 1)), (1, (9, 5))])
