@@ -124,6 +124,21 @@ def test_a_batch_size_that_exceeds_the_memory() -> None:
     assert "images fit. Use --batch-size " in message
     fitting = int(message.split()[-1].removesuffix("."))
     assert 100 <= fitting < 1_000_000
+    measured = ["--split", "measured", "--batch-size", "1000000000"]
+    message = refused(vigmpi("--stages", "2", *measured, ranks=2))
+    assert message.startswith("not enough memory for --split measured and micro-batches of ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--checkpoint", "x" * 300], "x (File name too long). Use"),
+        (["prepare", "photos", "--output", "."], "not '.'. See vigmpi prepare --help."),
+        (["models", "study", "--image-size", "1000000"], "Use a smaller --image-size."),
+    ],
+)
+def test_names_and_sizes_that_cannot_be(arguments: list[str], message: str) -> None:
+    assert message in refused(vigmpi(*arguments))
 
 
 @pytest.mark.slow
@@ -134,3 +149,8 @@ def test_micro_batches_of_single_images_cause_one_warning(tmp_path: Path) -> Non
     done = finish(start(command), timeout=150)
     assert done.returncode == 0
     assert done.stderr.count("hold a single image: --batch-size 2, --chunks 2. Use fewer") == 1
+    checkpoint = f"{tmp_path / 'run.h5'}.checkpoints"
+    command = vigmpi("evaluate", "--checkpoint", checkpoint, "--batch-size", "1")
+    done = finish(start([*command, "--test-steps", "1"]), timeout=150)
+    assert done.returncode == 0
+    assert "single image" not in done.stderr

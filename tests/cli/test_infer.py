@@ -1,8 +1,10 @@
 """`vigmpi infer` and `vigmpi load-test`."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.launching import finish, start, vigmpi
+from tests.weights import flip_a_bit
+from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.search import folder_of
 
 SIZE = 8
@@ -191,6 +195,23 @@ def test_unusable_input_is_one_line(
     done = run("infer", *source, "--stages", 2, *filled, ranks=2, status=2)
     [line] = [line for line in done.stderr.splitlines() if "vigmpi: error" in line]
     assert line.startswith(f"vigmpi: error: {message.format(**names)}") or message in line
+
+
+def test_an_older_checkpoint_is_used_with_a_warning(
+    folder: Path, logits: np.ndarray, tmp_path: Path
+) -> None:
+    [checkpoint] = folder_of(folder / "a.h5").iterdir()
+    for name in ("old", "new"):
+        shutil.copytree(checkpoint, tmp_path / name)
+    content = manifest.read(checkpoint)
+    newer = replace(content, created=content.created + 1)
+    (tmp_path / "new" / manifest.NAME).write_bytes(newer.encode())
+    flip_a_bit(tmp_path / "new" / "0.safetensors")
+    source = ["--checkpoint", tmp_path, "--images", folder / "x.npy"]
+    done = run("infer", *source, "--threads", 1, "--output", tmp_path / "y.npy", "--batch-size", 4)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), logits)
+    skipped = f"warning: checkpoint skipped: damaged checkpoint: {tmp_path / 'new'}"
+    assert done.stderr.count(skipped) == 1
 
 
 def test_images_are_needed(folder: Path) -> None:

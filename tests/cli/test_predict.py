@@ -83,7 +83,7 @@ def test_files_of_weights_with_the_names_of_the_studys_code_are_accepted(
     tmp_path: Path, pictures: tuple[list[str], np.ndarray], suffix: str
 ) -> None:
     paths, images = pictures
-    model = build(seed=3).eval()
+    model = build(seed=3, readout="sum").eval()
     file = tmp_path / f"study{suffix}"
     if suffix == ".pt":
         torch.save(model.state_dict(), file)
@@ -234,6 +234,7 @@ def test_unusable_images_and_weights_are_reported_in_one_line(
         ([*predict], "IMAGE. See vigmpi predict --help."),
         (["predict", picture], "--checkpoint. See vigmpi predict --help."),
         (["predict", "--checkpoint", str(tmp_path / "b.pt"), picture], "cannot read the weights: "),
+        (["predict", "--checkpoint", "x" * 300, picture], "x (File name too long). Use"),
     ):
         error = run(*flags, status=2)
         assert message in error

@@ -185,5 +185,8 @@ def test_a_loss_that_is_not_finite_is_reported_and_recorded(tmp_path: Path, acti
         assert finite == [1, 0]
         [checkpoint] = folder_of(path).iterdir()
         assert checkpoint.name == "mini-batch-00000001"
+        assert f"Use --resume {folder_of(path)} with --on-nonfinite skip, or" in output
+        output = run(*flags, "--keep", "0", "--overwrite", status=1)
+        assert "step 2. Start again with --on-nonfinite skip, or with a lower --lr." in output
     else:
         assert output.count("not finite") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vigmpi.checkpoint.manifest import NAME, Manifest, damage, read, reason_of, refusal
 from vigmpi.checkpoint.tensor_names import is_average
-from vigmpi.errors import InputError
+from vigmpi.errors import InputError, error_reason
 from vigmpi.position import Position
 
 BEST = "best"  # subfolder for the best checkpoint of a run with held-out images
@@ -69,7 +69,9 @@ class Checkpoint:
         beside = [folder.with_suffix(""), folder.with_suffix(".h5")]  # the latter in earlier runs
         named = folder.suffix == SUFFIX
         written = Path(str(self.continued.settings.get("record", "")))
-        existing = [path for path in (*(beside if named else []), written) if path.is_file()]
+        candidates = *(beside if named else ()), written
+        # Unlike the method of Path, the function takes a file that it may not see for none.
+        existing = [path for path in candidates if os.path.isfile(path)]  # noqa: PTH113
         if existing:
             return existing[0]
         return beside[0] if named else None
@@ -104,6 +106,13 @@ def find(name: str, folders: Sequence[Path] | None = None) -> Checkpoint | None:
     Raises:
         InputError: if there is no such checkpoint, or if it is damaged.
     """
+    try:
+        return _find(name, folders)
+    except OSError as error:
+        raise refusal(f"cannot read the checkpoint: {name} ({error_reason(error)})") from error
+
+
+def _find(name: str, folders: Sequence[Path] | None) -> Checkpoint | None:
     path = Path(os.path.expanduser(name))  # noqa: PTH111 (the method fails without such a user)
     if path.is_file():
         return Checkpoint(path)

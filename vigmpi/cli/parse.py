@@ -23,7 +23,7 @@ from vigmpi.cli.parsers import flag
 from vigmpi.errors import InputError, error_reason
 from vigmpi.launch import restarted
 from vigmpi.models import MODELS
-from vigmpi.models.config import OPTIONS
+from vigmpi.models.config import OPTIONS, STUDY_READOUT
 from vigmpi.start_limit import DEFAULT_S
 
 # Options of a single invocation, which a resumed run never inherits from its checkpoint.
@@ -93,6 +93,8 @@ def read_config(flags: RunFlags) -> RunConfig:
         settings = _inheritable(start.manifest, command, given)
         settings = {name: value for name, value in settings.items() if name in known}
         inherited = parsers.parse(parser, _as_flags(settings, str(start.path), known), known)
+    elif start and command != "train" and given.get("model", "study") == "study":
+        inherited = {"readout": STUDY_READOUT}  # a file of weights does not tell
     config = CONFIGS[command](**{**inherited, **given}, start=start)
     config.check()
     if start and start.continued:

@@ -43,10 +43,11 @@ COMMANDS = {
     "models": "list the models, or the layers of one",
     "prepare": "convert an archive or a folder of images to a data file",
 }
-_USAGE = "[mpirun -n RANKS] vigmpi {} [options]   (RANKS = S x R)"
+_USAGE = "[mpirun -n RANKS] vigmpi {} [options]   (RANKS = {})"
 _DESCRIPTIONS = {
     "train": (
-        "Train a Vision GNN on MPI ranks: R replicas of a pipeline of S stages.\n"
+        "Train a Vision GNN on MPI ranks: R replicas of a pipeline of S stages, which cut images "
+        "into P parts.\n"
         "python -m vigmpi is the same program as vigmpi.\n\n"
         "commands (vigmpi COMMAND --help describes each):\n"
         + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
@@ -163,7 +164,7 @@ def run_parser(command: str, options: Mapping[str, Field]) -> argparse.ArgumentP
     """Return the parser of a command on ranks, whose result holds only the options given."""
     parser = _Parser(
         command,
-        usage=_USAGE.format(command),
+        usage=_USAGE.format(command, "S x R" if command == "infer" else "S x R x P"),
         description=_DESCRIPTIONS[command],
         argument_default=argparse.SUPPRESS,
     )
@@ -364,7 +365,7 @@ def prepare_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output",
-        type=path,
+        type=file_path,
         metavar="FILE",
         help="file to write (default: data/cifar10.h5 for CIFAR-10, data/NAME.h5 for NAME.zip)",
     )

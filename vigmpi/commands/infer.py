@@ -105,6 +105,11 @@ def _open_model(group: RankGroup, topology: Topology, activity: Activity) -> Mod
     if checkpoint:
         # Another readout changes no tensor, but is another function.
         check_configuration(checkpoint, config.model, model_config)
+        if topology.world.rank == 0:
+            for reason in checkpoint.skipped:
+                show(f"vigmpi: warning: checkpoint skipped: {reason}.\n")
+            for note in checkpoint.notes:
+                show(f"note: {note}.\n")
     group.config = replace(group.config, start=checkpoint)
     return model
 

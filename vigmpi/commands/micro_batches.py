@@ -71,11 +71,13 @@ def _remedies(
 
     if helps(replace(config, drop_last=True)):
         yield "--drop-last"
-    for chunks in range(config.chunks - 1, 0, -1):
+    for chunks in range(min(config.chunks - 1, num_images // needed), 0, -1):
         if helps(replace(config, chunks=chunks)):
             yield f"--chunks {chunks}"
             break
-    for batch_size in range(config.batch_size + 1, 2 * (config.batch_size + config.chunks)):
+    largest = -(-num_images // config.replicas)  # it holds all images; larger ones do not differ
+    limit = min(2 * (config.batch_size + config.chunks), largest + 1)
+    for batch_size in range(config.batch_size + 1, limit):
         if helps(replace(config, batch_size=batch_size)):
             yield f"--batch-size {batch_size}"
             break

@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vigmpi.cli.config import ModelsConfig
 from vigmpi.models import MODELS
+from vigmpi.models.allocation import refusing_what_cannot_be_allocated
 from vigmpi.models.config import ModelConfig
-from vigmpi.models.layer import Boundary, MicroBatch
+from vigmpi.models.layer import Boundary, Layer, MicroBatch
 from vigmpi.models.model import make_layers
 from vigmpi.standard_streams import print_result
 
@@ -51,7 +52,13 @@ def _layers(name: str, config: ModelsConfig) -> list[Sequence[str]]:
     entry = MODELS[name]
     image_size = config.image_size or entry.image_size
     model_config = ModelConfig(entry.num_classes, image_size, conv=config.conv)
-    layers = make_layers(name, model_config, backend="reference")
+    with refusing_what_cannot_be_allocated(
+        f"--image-size {_by(image_size)} on one rank", "a smaller --image-size"
+    ):
+        return _rows(make_layers(name, model_config, backend="reference"))
+
+
+def _rows(layers: list[Layer]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [
         ("layer", "input", "output", "parameters", "multiply-adds", "cut behind")
     ]

@@ -220,13 +220,14 @@ def _first_lines(group: RankGroup, run: Run, start: Position) -> Iterator[str]:
         yield f"start: {_start_line(config, config.start, start)}"
     elif config.resume:
         yield "start: no checkpoint yet, training from the beginning"
+    num_images = run.dataset.num_images[Phase.TRAIN]
     if config.command == "train" and not config.steps:
-        num_images, batch_size = run.dataset.num_images[Phase.TRAIN], config.global_batch_size
+        batch_size = config.global_batch_size
         left = images_left(num_images, 0, batch_size, drop_last=config.drop_last)
         steps = config.epochs * num_mini_batches(left, batch_size, 0, 0)
         if steps < FEW_STEPS:
             yield _LAGGING.format(steps)
-    if smallest_micro_batch(config, run.dataset.num_images[Phase.TRAIN]) == 1:
+    if config.command == "train" and smallest_micro_batch(config, num_images) == 1:
         yield _SINGLE_IMAGE.format(config.batch_size, config.chunks)
 
 

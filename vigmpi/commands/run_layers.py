@@ -15,6 +15,7 @@ from vigmpi.errors import InputError
 from vigmpi.host import matmul_library
 from vigmpi.layout.split import check_number_of_stages, split_after, split_by_time, split_layers
 from vigmpi.models import MODELS
+from vigmpi.models.allocation import refusing_what_cannot_be_allocated
 from vigmpi.models.config import ModelConfig
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model, make_layers
@@ -27,7 +28,6 @@ from vigmpi.pipeline.memory_forecast import (
     forecast_large_images,
     forecast_memory,
     measured_size,
-    refusing_what_cannot_be_allocated,
 )
 from vigmpi.pipeline.pipeline import PipelineConfig
 
@@ -143,7 +143,9 @@ def build_stage(
             return model, forecast_memory(topology, config, model, averages=averages, check=check)
     with raise_collectively(topology.world):
         forecast = forecast_large_images(topology, config, measured, averages=averages, check=check)
-    return Model(layers), forecast
+    with raise_collectively(topology.world), refusing_what_cannot_be_allocated(subject):
+        model = Model(layers)
+    return model, forecast
 
 
 def _known_times(group: RankGroup, num_layers: int) -> np.ndarray | None:
@@ -161,7 +163,13 @@ def _measured_times(
 ) -> np.ndarray:
     """Return the times of the layers, which rank 0 measures while the others wait. Collective."""
     seconds = np.zeros((len(layers), 2))
-    if topology.world.rank == 0:
-        num_images = max(config.layout.micro_batch_sizes(config.global_batch_size))
-        seconds = layer_times(layers, num_images, training=training)
+    num_images = max(config.layout.micro_batch_sizes(config.global_batch_size))
+    subject = f"--split measured and micro-batches of {num_images} images"
+    remedy = "a smaller --batch-size, more --chunks, or --split with numbers"
+    with (
+        raise_collectively(topology.world),
+        refusing_what_cannot_be_allocated(subject, remedy),
+    ):
+        if topology.world.rank == 0:
+            seconds = layer_times(layers, num_images, training=training)
     return allgather_rows(topology.world, seconds)[0]

@@ -108,11 +108,15 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     done = position.mini_batches
     if difference:
         raise RunError(
-            f"replicas differ after mini-batch {done}: {difference}. Check the hosts, then use "
-            f"--resume {quote(str(policy.folder))}."
+            f"replicas differ after mini-batch {done}: {difference}. Check the hosts, then "
+            f"{_another_start(group, policy)}."
         )
-    if failure or policy.failure:
-        raise RunError(failure or policy.failure)
+    if failure:
+        start = _another_start(group, policy)
+        remedy = f"{start[0].upper()}{start[1:]} with --on-nonfinite skip, or with a lower --lr"
+        raise RunError(f"{failure}. {remedy}.")
+    if policy.failure:
+        raise RunError(policy.failure)
     if position.epoch >= config.epochs:
         return 0
     if not policy.latest:
@@ -120,6 +124,14 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     newest = quote(str(policy.latest))
     log.note(f"stopped by a signal: mini-batch {done}. Use --resume {newest} to continue.")
     return REQUEUE
+
+
+def _another_start(group: RankGroup, policy: CheckpointPolicy) -> str:
+    """Return what a user does to start from the newest checkpoint that there is."""
+    start = group.config.start
+    if newest := policy.folder if policy.latest else start and start.path:
+        return f"use --resume {quote(str(newest))}"
+    return "start again"
 
 
 def _train(
@@ -144,11 +156,7 @@ def _train(
             if not record.finite:
                 failure = _NOT_FINITE.format(record.epoch + 1, record.step + 1)
                 if config.on_nonfinite == "stop":
-                    return position, (
-                        f"{failure}. Use --resume {quote(str(policy.folder))} with "
-                        f"--on-nonfinite skip, or "
-                        f"with a lower --lr."
-                    )
+                    return position, failure
                 log.warn_once(f"{failure}. Continuing with --on-nonfinite {config.on_nonfinite}.")
             best.add(record)
             after = position.after(record.num_images)

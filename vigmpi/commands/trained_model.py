@@ -12,6 +12,7 @@ from vigmpi.checkpoint.state import state_by_layer
 from vigmpi.datasets.augmentation import Augmentation
 from vigmpi.datasets.cifar10 import Cifar10
 from vigmpi.models import build
+from vigmpi.models.config import STUDY_READOUT
 from vigmpi.models.model import Model, make_model
 from vigmpi.standard_streams import show
 
@@ -49,7 +50,7 @@ def load_trained_model(start: Checkpoint, backend: str = "fast") -> tuple[Model,
             config = replace(config, precision="fp32")
         model = make_model(manifest.model, config, backend=backend)
     else:
-        model = build(backend=backend)
+        model = build(backend=backend, readout=STUDY_READOUT)
     model.eval()
     state = state_by_layer(model)
     found = newer(start) or start

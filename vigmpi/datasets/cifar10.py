@@ -1,6 +1,7 @@
 import pickle
 import tarfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,19 @@ def cifar10(data_dir: Path, seed: int) -> Dataset:
 
 def has_cifar10(data_dir: Path) -> bool:
     """Return whether a folder holds CIFAR-10, or raise InputError if it cannot be read."""
-    try:
+    with _readable(data_dir):
         return (
             (data_dir / _PREPARED).is_file()
             or (data_dir / _FOLDER).is_dir()
             or (data_dir / _ARCHIVE).is_file()
         )
+
+
+@contextmanager
+def _readable(data_dir: Path) -> Iterator[None]:
+    """Raise InputError if a folder cannot be read."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"cannot read the data folder: {data_dir} ({error_reason(error)}). Use --data-dir with "
@@ -58,9 +66,11 @@ class Cifar10(InMemory):
 
     def prepare(self, *, download: bool, progress: Progress) -> None:  # noqa: ARG002
         archive = self._data_dir / _ARCHIVE
-        if (self._data_dir / _FOLDER).is_dir() and not download:
+        with _readable(self._data_dir):
+            unpacked, packed = (self._data_dir / _FOLDER).is_dir(), archive.is_file()
+        if unpacked and not download:
             return  # `load` verifies the digests
-        if not (archive.is_file() or download):
+        if not (packed or download):
             raise InputError(
                 f"CIFAR-10 not found: no {_PREPARED}, {_ARCHIVE} or {_FOLDER}/ in "
                 f"{self._data_dir}/. Use --download, --data-dir FOLDER or --dataset digits."

@@ -13,6 +13,8 @@ CONVOLUTIONS = ("mr", "edge", "sage", "gin")
 PRECISIONS = ("fp32", "bf16")
 MATMULS = ("blas", "onednn")
 
+STUDY_READOUT = "sum"  # of the study's own code
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -1,5 +1,4 @@
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from vigmpi.host import (
     resident_bytes,
 )
 from vigmpi.models.activation_memory import ActivationMemory, activation_memory
+from vigmpi.models.allocation import not_enough_memory
 from vigmpi.models.layer import Layer
 from vigmpi.models.model import Model
 from vigmpi.pipeline.pipeline import PipelineConfig
@@ -29,7 +29,6 @@ _FRAGMENTATION = 1.05  # of the heap by tapes: the runs of the tests are then wi
 _FIRST_STEP_BYTES = 40 * 2**20  # allocated by libraries and MPI on first use (measured)
 
 
-_TOO_LARGE = "not enough memory for {}: {}. Use smaller images, a smaller model, or more --stages."
 _LEAST_IMAGES = 2  # of `activation_memory`, and most models train on no fewer
 _LARGE_PIXELS = 2**16  # above which activations are measured on smaller images
 
@@ -207,22 +206,7 @@ def check_least_memory(config: PipelineConfig, stage: int, subject: str) -> None
     needed = weights + images * (2 if config.schedule else 1) * largest
     if needed > (limit := min(available_bytes(), process_headroom_bytes())):
         available = f"at least {_gib(needed)} are needed, and {_gib(limit)} available"
-        raise InputError(_TOO_LARGE.format(subject, available))
-
-
-@contextmanager
-def refusing_what_cannot_be_allocated(subject: str) -> Iterator[None]:
-    """Raise InputError if a tensor or an array of a model cannot be allocated.
-
-    Args:
-        subject: as in `check_least_memory`.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # of numpy, of torch
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
-            raise
-        raise InputError(_TOO_LARGE.format(subject, "it cannot be allocated")) from error
+        raise not_enough_memory(subject, available)
 
 
 def _growing_bytes(

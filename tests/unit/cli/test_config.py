@@ -146,6 +146,18 @@ def test_split_and_split_after_exclude_each_other() -> None:
         parse_config(["--stages", "2", "--split", "4,4", "--split-after", "block 3"])
 
 
+def test_a_file_of_the_studys_weights_is_evaluated_with_the_studys_readout(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_bytes(b"")
+    source = [f"--checkpoint={tmp_path / 'weights.pt'}"]
+    for command, more, readout in (
+        ("evaluate", [], "sum"),
+        ("evaluate", ["--readout", "mean"], "mean"),
+        ("evaluate", ["--model", "vig_ti"], "mean"),
+        ("infer", ["--images", "x.npy"], "sum"),
+    ):
+        assert parse_config([*source, *more], command=command).readout == readout
+
+
 @pytest.mark.parametrize("arguments", [["evaluate"], ["predict", "cat.png"]])
 def test_latest_without_any_checkpoint_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]

@@ -49,6 +49,7 @@ def test_the_smallest_micro_batch_is_that_of_the_whole_epoch(steps: int, drop_la
         (RunConfig(batch_size=8, chunks=4), 17, ["--drop-last", "--batch-size 9"]),
         (RunConfig(batch_size=7, chunks=4), 28, ["--chunks 3", "--batch-size 10"]),
         (RunConfig(batch_size=6, chunks=3, drop_last=True), 30, []),
+        (RunConfig(batch_size=10**6, chunks=1000), 1500, ["--chunks 750"]),
         (RunConfig(batch_size=6, chunks=2, replicas=2), 25, ["--drop-last", "--batch-size 7"]),
     ],
 )

@@ -18,6 +18,12 @@ def test_smoothed_labels_give_torchs_loss() -> None:
     assert loss.correct == cross_entropy(logits, torch.from_numpy(LABELS), 20).correct
 
 
+def test_memory_does_not_grow_with_the_square_of_the_number_of_classes() -> None:
+    probabilities = SoftLabels(smoothing=0.1).probabilities(LABELS, LABELS, 1.0, 200_000)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-4)
+    assert (probabilities.argmax(axis=1) == LABELS).all()
+
+
 def test_mixed_labels_give_the_weighted_losses_of_both() -> None:
     soft = SoftLabels(smoothing=0.1, mixup=0.4)
     probabilities = torch.from_numpy(soft.probabilities(LABELS, PARTNERS, 0.7, 7))
