@@ -108,13 +108,12 @@ def _finish(group: RankGroup, run: Run, trainer: Trainer, log: RunLog, stop: Sto
     done = position.mini_batches
     if difference:
         raise RunError(
-            f"replicas differ after mini-batch {done}: {difference}. Check the hosts, then "
-            f"{_another_start(group, policy)}."
+            f"replicas differ after mini-batch {done}: {difference}. "
+            f"{_another_start(group, policy)} after a check of the hosts."
         )
     if failure:
         start = _another_start(group, policy)
-        remedy = f"{start[0].upper()}{start[1:]} with --on-nonfinite skip, or with a lower --lr"
-        raise RunError(f"{failure}. {remedy}.")
+        raise RunError(f"{failure}. {start} with --on-nonfinite skip, or with a lower --lr.")
     if policy.failure:
         raise RunError(policy.failure)
     if position.epoch >= config.epochs:
@@ -130,8 +129,8 @@ def _another_start(group: RankGroup, policy: CheckpointPolicy) -> str:
     """Return what a user does to start from the newest checkpoint that there is."""
     start = group.config.start
     if newest := policy.folder if policy.latest else start and start.path:
-        return f"use --resume {quote(str(newest))}"
-    return "start again"
+        return f"Use --resume {quote(str(newest))}"
+    return "Start again"
 
 
 def _train(
