@@ -81,8 +81,8 @@ def release_free_memory() -> None:
 def matmul_library() -> str:
     """Return the library whose fp32 products are fastest on this processor: "blas" or "onednn".
 
-    MKL, torch's BLAS on x86, runs slower code on processors of AMD. `analysis/README.md` has the
-    measurements.
+    On the AMD processor that was measured, oneDNN is faster than MKL, torch's BLAS on x86, for most
+    models. `analysis/README.md` has the measurements.
     """
     return "onednn" if _processor("vendor_id") == "AuthenticAMD" else "blas"
 
