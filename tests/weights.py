@@ -1,3 +1,5 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,18 @@ def flip_a_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def copy_with_a_damaged_newer_one(checkpoint: Path, folder: Path) -> Path:
+    """Copy a checkpoint to a folder twice; the newer copy is damaged. Return its damaged shard."""
+    for name in ("old", "new"):
+        shutil.copytree(checkpoint, folder / name)
+    content = manifest.read(checkpoint)
+    newer = replace(content, created=content.created + 1)
+    (folder / "new" / manifest.NAME).write_bytes(newer.encode())
+    shard = folder / "new" / "0.safetensors"
+    flip_a_bit(shard)
+    return shard
 
 
 def assert_equal_weights(checkpoint: Path, reference: Path) -> None:

@@ -1,10 +1,8 @@
 """`vigmpi infer` and `vigmpi load-test`."""
 
 import json
-import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,8 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.launching import finish, start, vigmpi
-from tests.weights import flip_a_bit
-from vigmpi.checkpoint import manifest
+from tests.weights import copy_with_a_damaged_newer_one
 from vigmpi.checkpoint.search import folder_of
 
 SIZE = 8
@@ -201,17 +198,11 @@ def test_an_older_checkpoint_is_used_with_a_warning(
     folder: Path, logits: np.ndarray, tmp_path: Path
 ) -> None:
     [checkpoint] = folder_of(folder / "a.h5").iterdir()
-    for name in ("old", "new"):
-        shutil.copytree(checkpoint, tmp_path / name)
-    content = manifest.read(checkpoint)
-    newer = replace(content, created=content.created + 1)
-    (tmp_path / "new" / manifest.NAME).write_bytes(newer.encode())
-    flip_a_bit(tmp_path / "new" / "0.safetensors")
+    damaged = copy_with_a_damaged_newer_one(checkpoint, tmp_path)
     source = ["--checkpoint", tmp_path, "--images", folder / "x.npy"]
     done = run("infer", *source, "--threads", 1, "--output", tmp_path / "y.npy", "--batch-size", 4)
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), logits)
-    skipped = f"warning: checkpoint skipped: damaged checkpoint: {tmp_path / 'new'}"
-    assert done.stderr.count(skipped) == 1
+    assert done.stderr.count(f"warning: checkpoint skipped: damaged checkpoint: {damaged} (") == 1
 
 
 def test_images_are_needed(folder: Path) -> None:

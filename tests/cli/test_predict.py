@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tests.launching import finish, start, vigmpi
-from tests.weights import flip_a_bit, verified_weights
+from tests.weights import copy_with_a_damaged_newer_one, verified_weights
 from vigmpi.checkpoint import manifest
 from vigmpi.checkpoint.search import find, folder_of
 from vigmpi.datasets.digits import Digits
@@ -116,12 +116,7 @@ def test_an_older_checkpoint_is_used_with_a_warning_if_a_shard_is_damaged(
     checkpoint: Path, pictures: tuple[list[str], np.ndarray], tmp_path: Path
 ) -> None:
     paths, _ = pictures
-    for name in ("old", "new"):
-        shutil.copytree(checkpoint, tmp_path / name)
-    content = manifest.read(checkpoint)
-    newer = replace(content, created=content.created + 1)
-    (tmp_path / "new" / manifest.NAME).write_bytes(newer.encode())
-    flip_a_bit(tmp_path / "new" / "0.safetensors")
+    damaged = copy_with_a_damaged_newer_one(checkpoint, tmp_path)
     done = finish(
         start(vigmpi("predict", "--checkpoint", str(tmp_path), "--format", "json", *paths)), 150
     )
@@ -129,8 +124,8 @@ def test_an_older_checkpoint_is_used_with_a_warning_if_a_shard_is_damaged(
         "predict", "--checkpoint", str(checkpoint), "--format", "json", *paths
     )
     assert done.stderr == (
-        f"vigmpi: warning: checkpoint skipped: damaged checkpoint: "
-        f"{tmp_path / 'new' / '0.safetensors'} (truncated or modified).\n"
+        f"vigmpi: warning: checkpoint skipped: damaged checkpoint: {damaged} "
+        f"(truncated or modified).\n"
     )
 
 
