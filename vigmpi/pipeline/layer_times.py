@@ -24,8 +24,8 @@ def layer_times(layers: Sequence[Layer], num_images: int, *, training: bool) -> 
         num_images: size of the micro-batch.
         training: false to time the forward pass of an evaluation only.
     """
+    features = torch.rand(num_images, *layers[0].inputs.shape)  # refused first if too large
     micro_batch = MicroBatch(np.arange(num_images), 0)
-    features = torch.rand(num_images, *layers[0].inputs.shape)
     seconds = np.zeros((len(layers), 2))
     for index, layer in enumerate(layers):
         features = layer.inputs.conform(features)
