@@ -176,9 +176,9 @@ def line(name: str, group: h5py.Group) -> str:
         seconds, gib = np.median(side), side.attrs["added_bytes"] / 2**30
         images = side.attrs["images"]
         parts = {part: side.attrs[f"{part}_s"] for part in ("search", "products")}
-        share = "".join(f", {part} {value:.3f} s" for part, value in parts.items() if value)
+        shown = "".join(f", {part} {value:.3f} s" for part, value in parts.items() if value)
         cells.append(
-            f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB{share}, "
+            f"{seconds:.3f} s, {seconds / images * 1e3:.1f} ms/image, {gib:.2f} GiB{shown}, "
             f"x{first / seconds:.2f}"
         )
     return "| " + " | ".join(cells) + " |"

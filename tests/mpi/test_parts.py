@@ -102,7 +102,7 @@ def results(folder: Path, shape: Shape) -> dict[str, np.ndarray]:
     [
         (8, (17, 9), [WHOLE, *UNEVEN], {}),
         pytest.param(12, (17, 9), [WHOLE, *WIDE], {}, marks=pytest.mark.slow),
-        # A loss from the sum of so many nodes is large, and its own rounding exceeds the tolerance.
+        # The loss would be large with the readout sum, and its rounding would exceed the tolerance.
         pytest.param(
             8, (256, 256), LARGE, {"readout": "mean", "num_images": 4}, marks=pytest.mark.slow
         ),
