@@ -1,10 +1,12 @@
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from vigmpi.standard_streams import show
+
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
@@ -31,7 +33,7 @@ class StopSignal:
             speaks: whether this rank answers the first Ctrl-C.
         """
         self._speaks = speaks
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _NUMBERS:
             signal.signal(number, self._set_received)
 
     def _set_received(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
@@ -55,10 +57,27 @@ def ignore_late_signal() -> None:
 @contextmanager
 def exiting_on_signals() -> Iterator[None]:
     """Turn SIGTERM and Ctrl-C into SystemExit, so that unfinished files are removed."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(each, lambda number, _: sys.exit(128 + number)) for each in numbers]
+    with _handling(lambda number, _: sys.exit(128 + number)):
+        yield
+
+
+@contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C take effect at the end, in code that their exception would break."""
+    received: list[int] = []
+    try:
+        with _handling(lambda number, _: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous = {number: signal.signal(number, handler) for number in _NUMBERS}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
-            signal.signal(number, handler)
+        for number, other in previous.items():
+            signal.signal(number, other)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vigmpi.errors import error_reason
 from vigmpi.standard_streams import show
+from vigmpi.stop_signal import signals_deferred
 
 _PR_SET_PDEATHSIG = 1  # from prctl.h
 
@@ -20,16 +21,18 @@ def worker_pool(workers: int, work: str) -> Iterator[Executor]:
         workers: number of processes.
         work: what they do, for the warning that one process does it.
     """
-    with _executor(workers, work) as pool:
-        try:
-            yield pool
-        finally:
+    with signals_deferred():
+        pool = _executor(workers, work)
+    try:
+        yield pool
+    finally:
+        with signals_deferred():
             pool.shutdown(cancel_futures=True)
 
 
 def _executor(workers: int, work: str) -> Executor:
     try:
-        return ProcessPoolExecutor(
+        return _Processes(
             workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent
         )
     except OSError as error:  # semaphores are files in /dev/shm
@@ -38,6 +41,12 @@ def _executor(workers: int, work: str) -> Executor:
             f"({error_reason(error)}).\n"
         )
         return _ThisProcess()
+
+
+class _Processes(ProcessPoolExecutor):
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        with signals_deferred():  # the first call starts a thread and the processes
+            return super().submit(fn, *args, **kwargs)
 
 
 class _ThisProcess(Executor):
