@@ -4,13 +4,13 @@
 
 For every shape of a model's pointwise layers, both libraries compute the product and the gradient
 of its input in turns, for 8 images. `host.matmul_library` is the rule that follows from the last
-line on several processors.
+line on several processors. A loop of fused multiply-adds shows how much faster a product could be.
 """
 
 import argparse
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +19,11 @@ from vigmpi.host import prepare_process
 prepare_process()  # before torch is imported
 
 import h5py  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from analysis.bench import limits  # noqa: E402
+from analysis.bench.rounds import Sample, interleaved  # noqa: E402
 from vigmpi.host import processor_name  # noqa: E402
 from vigmpi.kernels.pointwise import product, product_adjoint  # noqa: E402
 from vigmpi.models import MODELS  # noqa: E402
@@ -30,6 +31,7 @@ from vigmpi.models.config import MATMULS, ModelConfig  # noqa: E402
 from vigmpi.models.model import make_layers  # noqa: E402
 
 _IMAGES = 8
+_LIMIT = "fused multiply-adds"
 
 
 class Shape(NamedTuple):
@@ -53,26 +55,27 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("products.h5"), help="HDF5 file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    totals = dict.fromkeys(MATMULS, 0.0)
+    totals = dict.fromkeys((*MATMULS, _LIMIT), 0.0)
     with h5py.File(arguments.output, "a") as file:
-        name = f"{arguments.model}, {arguments.threads} threads"
-        if name in file:
-            del file[name]
-        group = file.create_group(name, track_order=True)
+        case = f"{arguments.model}, {arguments.threads} threads"
+        if case in file:
+            del file[case]
+        group = file.create_group(case, track_order=True)
         group.attrs.update(processor=processor_name(), threads=arguments.threads, images=_IMAGES)
         for shape, count in shapes(arguments.model).items():
-            seconds = measure(shape, arguments.rounds)
-            dataset = group.create_dataset("x".join(map(str, shape)), data=[*seconds.values()])
-            dataset.attrs.update(unit="s", libraries=list(seconds), layers=count)
-            medians = {library: float(np.median(values)) for library, values in seconds.items()}
-            for library, median in medians.items():
-                totals[library] += count * median
-            rate = 4e-9 * _IMAGES * shape.nodes * shape.channels * shape.outputs / shape.groups
-            rates = ", ".join(f"{library} {rate / s:.0f}" for library, s in medians.items())
-            print(f"{count} x {shape}: {rates} GFLOP/s")
+            samples = measure(shape, arguments.rounds)
+            data = [sample.seconds for sample in samples.values()]
+            dataset = group.create_dataset("x".join(map(str, shape)), data=data)
+            flops = [sample.work for sample in samples.values()]
+            dataset.attrs.update(unit="s", rows=list(samples), flops=flops, layers=count)
+            for name, sample in samples.items():
+                totals[name] += count * samples[MATMULS[0]].work * sample.per_unit
+            rates = [f"{name} {1e-9 / sample.per_unit:.0f}" for name, sample in samples.items()]
+            print(f"{count} x {shape}: {', '.join(rates)} GFLOP/s")
     first, second = MATMULS
     print(
-        f"all layers: {second} takes {totals[second] / totals[first]:.2f} times as long as {first}"
+        f"all layers: {second} takes {totals[second] / totals[first]:.2f} times as long as "
+        f"{first}, and {totals[second] / totals[_LIMIT]:.2f} times as long as multiply-adds alone"
     )
 
 
@@ -93,27 +96,28 @@ def _shapes(model: str, config: ModelConfig) -> Iterator[Shape]:
                     yield Shape(height * width, channels, outputs, module.groups)
 
 
-def measure(shape: Shape, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of a product and of its input's gradient with each library."""
+def measure(shape: Shape, rounds: int) -> dict[str, Sample]:
+    """Return the seconds and FLOPs of a product and of its input's gradient with each library.
+
+    The last sample is the same for multiply-adds without loads and stores.
+    """
     x = torch.randn(_IMAGES, shape.nodes, shape.channels)
     gradient = torch.randn(_IMAGES, shape.nodes, shape.outputs)
     weight = torch.randn(shape.outputs, shape.channels // shape.groups)
+    flops = 4 * x.numel() * shape.outputs / shape.groups
 
     def both(library: str) -> None:
         product(x, weight, shape.groups, library)
         product_adjoint(gradient, weight, shape.groups, library)
 
-    seconds: dict[str, list[float]] = {library: [] for library in MATMULS}
-    for _ in range(2 + rounds):
-        for library, values in seconds.items():
-            values.append(_seconds(both, library))
-    return {library: values[2:] for library, values in seconds.items()}
-
-
-def _seconds(function: Callable[[str], None], library: str) -> float:
-    start = time.perf_counter()
-    function(library)
-    return time.perf_counter() - start
+    operations = limits.OPERATIONS * torch.get_num_threads()
+    return interleaved(
+        {
+            **{library: (partial(both, library), flops) for library in MATMULS},
+            _LIMIT: (limits.multiply_adds_on_all_threads, 2 * operations),
+        },
+        rounds,
+    )
 
 
 if __name__ == "__main__":
