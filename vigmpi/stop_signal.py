@@ -1,5 +1,7 @@
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -7,6 +9,7 @@ from types import FrameType
 from vigmpi.standard_streams import show
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
+_SOON_S = 0.01
 
 
 class StopSignal:
@@ -57,8 +60,22 @@ def ignore_late_signal() -> None:
 @contextmanager
 def exiting_on_signals() -> Iterator[None]:
     """Turn SIGTERM and Ctrl-C into SystemExit, so that unfinished files are removed."""
-    with _handling(lambda number, _: sys.exit(128 + number)):
-        yield
+    before = sys.unraisablehook
+
+    def repeat(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Python ignores exceptions in destructors and in callbacks of weak references.
+        if isinstance(unraisable.exc_value, SystemExit):
+            number = int(str(unraisable.exc_value)) - 128
+            threading.Timer(_SOON_S, os.kill, [os.getpid(), number]).start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = repeat
+    try:
+        with _handling(lambda number, _: sys.exit(128 + number)):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
