@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,29 @@ from tests.launching import ROOT
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """Checkout with another cosine schedule.
+
+    It takes all other modules from this checkout, whose kernels are compiled already.
+    """
+    package = tmp_path / "vigmpi/pipeline"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        original = ROOT / folder.relative_to(tmp_path)
+        (folder / "__init__.py").write_text(f"__path__.append({str(original)!r})\n")
+    schedules = (ROOT / "vigmpi/pipeline/learning_rate.py").read_text()
+    (package / "learning_rate.py").write_text(schedules.replace("math.pi * done", "3.1 * done"))
+    return tmp_path
+
+
 def test_only_the_runs_that_a_change_affects_differ(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    changed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     names = ("2 stages", "learning rate", "evaluation")
     cases = {name: compare_bits.CASES[name] for name in names}
     monkeypatch.setattr(compare_bits, "CASES", cases)
-    shutil.copytree(ROOT / "vigmpi", tmp_path / "vigmpi")
-    schedules = tmp_path / "vigmpi/pipeline/learning_rate.py"
-    schedules.write_text(schedules.read_text().replace("math.pi * done", "3.1 * done"))
-    assert not compare_bits.compare(ROOT, tmp_path)
+    assert not compare_bits.compare(ROOT, changed)
     differing = [line for line in capfd.readouterr().out.splitlines() if "DIFFERENT" in line]
     assert [line.partition("  ")[0] for line in differing] == ["learning rate"]
     assert differing[0].count("DIFFERENT") == 3
