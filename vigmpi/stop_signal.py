@@ -64,9 +64,9 @@ def exiting_on_signals() -> Iterator[None]:
 
     def repeat(unraisable: "sys.UnraisableHookArgs") -> None:
         # Python ignores exceptions in destructors and in callbacks of weak references.
-        if isinstance(unraisable.exc_value, SystemExit):
-            number = int(str(unraisable.exc_value)) - 128
-            threading.Timer(_SOON_S, os.kill, [os.getpid(), number]).start()
+        error = unraisable.exc_value
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            threading.Timer(_SOON_S, os.kill, [os.getpid(), error.code - 128]).start()
         else:
             before(unraisable)
 
