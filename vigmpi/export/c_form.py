@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from vigmpi.export.manifest import ExportedLayer
-from vigmpi.kernels.hidden_layer import scaled_weights
 from vigmpi.models.model import Model
 from vigmpi.models.study.collapsed import Block
 from vigmpi.models.study.head import Head
@@ -38,7 +37,7 @@ def exported_layers(model: Model) -> list[ExportedLayer]:
 def _block(block: Block) -> tuple[list[np.ndarray], dict[str, object]]:
     arrays, hidden = [], []
     for layer in block.folded_layers():
-        a, b, v = scaled_weights(layer)
+        a, b, v = layer.scaled
         arrays += [a, b, v, layer.c]
         hidden.append(len(b))
     return [array.numpy() for array in arrays], {"hidden": hidden}

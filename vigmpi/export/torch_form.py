@@ -111,8 +111,8 @@ class _StudyBlock(nn.Module):
     def __init__(self, block: collapsed.Block, height: int, width: int) -> None:
         super().__init__()
         for name, layer in zip(("grapher", "ffn"), block.folded_layers(), strict=True):
-            for key, tensor in zip("abvc", layer[1:5], strict=True):
-                self.register_buffer(f"{name}_{key}", tensor.detach())
+            for key in "abvc":
+                self.register_buffer(f"{name}_{key}", getattr(layer, key).detach())
         ones = torch.ones(1, 1, height, width, dtype=torch.float64)
         self.register_buffer("degrees", _window_sum(ones))
 

@@ -21,18 +21,18 @@ from vigmpi.kernels.threads import one_torch_thread
 AffineMap = tuple[Tensor, Tensor]
 
 
-def apply_hidden_layer(x: Tensor, weights: HiddenLayer, graph: Graph) -> Tensor:
+def apply_hidden_layer(x: Tensor, layer: HiddenLayer, graph: Graph) -> Tensor:
     """Map [images, channels, nodes] to [images, outputs, nodes]; of the planes, save x alone."""
-    y: Tensor = _HiddenLayerFunction.apply(x, graph, *weights)
+    tensors = layer.shift, layer.a, layer.b, layer.v, layer.c
+    y: Tensor = _HiddenLayerFunction.apply(layer, graph, x, *tensors)
     return y
 
 
 class _HiddenLayerFunction(torch.autograd.Function):
     @staticmethod
     @one_torch_thread()
-    def forward(ctx: Any, x: Tensor, graph: Graph, *weights: Any) -> Tensor:
-        layer = HiddenLayer(*weights)
-        ctx.save_for_backward(x, *layer[:5])
+    def forward(ctx: Any, layer: HiddenLayer, graph: Graph, x: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *tensors)
         ctx.convolution, ctx.graph = layer.convolution, graph
         ctx.halo = graph.start_halo(x) if layer.convolution else None
         return hidden_layer.forward(x, layer, graph, ctx.halo)
@@ -44,9 +44,9 @@ class _HiddenLayerFunction(torch.autograd.Function):
         x, shift, a, b, v, c = ctx.saved_tensors
         dy, layer = dy.contiguous(), HiddenLayer(shift, a, b, v, c, ctx.convolution)
         dx, da, db, dv = hidden_layer.backward(x, layer, dy, ctx.graph, ctx.halo)
-        wanted = ctx.needs_input_grad[6]
+        wanted = ctx.needs_input_grad[-1]
         dc = statistics.node_sums(dy, ctx.graph).sum(dim=0) if wanted else None
-        return dx, None, None, da, db, dv, dc, None
+        return None, None, dx, None, da, db, dv, dc
 
 
 def node_sum(x: Tensor, graph: Graph) -> Tensor:

@@ -4,8 +4,9 @@ float64, used for checks, evaluates the same formulas with torch operations.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +24,8 @@ _GROUP_NODES = 8192  # nodes that the backward pass sums into one float64 row
 _FEATURE_NODES = 2**18  # nodes whose neighbour sums are in memory at the same time
 
 
-class HiddenLayer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class HiddenLayer:
     """Weights of linear(gelu(affine(features))).
 
     Attributes:
@@ -40,6 +42,17 @@ class HiddenLayer(NamedTuple):
     c: Tensor
     convolution: bool = False
 
+    @cached_property
+    def scaled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """a, b and v scaled for the kernels, and padded with zeros to full tiles."""
+        tensors = self.a / SCALE, self.b / SCALE, self.v * (SCALE / 2)
+        if padding := -len(self.b) % TILE:
+            a, b, v = tensors
+            rows = (0, 0, 0, padding)
+            tensors = F.pad(a, rows), F.pad(b, (0, padding)), F.pad(v, rows)
+        a, b, v = (tensor.contiguous() for tensor in tensors)
+        return a, b, v
+
 
 def forward(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None = None) -> Tensor:
     """Map [images, channels, nodes] to [images, outputs, nodes].
@@ -49,12 +62,11 @@ def forward(x: Tensor, layer: HiddenLayer, graph: Graph, halo: Halo | None = Non
     """
     num_images, _, num_nodes = x.shape
     y = x.new_empty(num_images, len(layer.c), num_nodes)
-    scaled = scaled_weights(layer) if x.dtype is torch.float32 else ()
     for piece in _pieces(x, layer, graph, halo):
-        if scaled:
+        if x.dtype is torch.float32:
             features, origin, shift = piece.features, piece.origin, piece.shift
             kernel = forward_kernel(features.shape[1], len(layer.c))
-            weights = [t.numpy() for t in (shift, *scaled, layer.c, y)]
+            weights = [t.numpy() for t in (shift, *layer.scaled, layer.c, y)]
             over_bands(kernel, num_images, piece.bands, features.numpy(), origin, *weights)
         else:
             hidden = F.gelu(_pre_activation(piece, layer))
@@ -77,7 +89,7 @@ def backward(
     gradients = _exact_gradients
     if x.dtype is torch.float32:
         group = max(1, _GROUP_NODES * graph.num_bands // graph.num_nodes)
-        gradients = partial(_fp32_gradients, scaled=scaled_weights(layer), group=group)
+        gradients = partial(_fp32_gradients, group=group)
     for piece in _pieces(x, layer, graph, halo):
         rows[piece.numbers] = gradients(piece, layer, dy, dsums, dx)
     sent = graph.start_halo(dsums) if layer.convolution else None
@@ -140,13 +152,11 @@ def _fp32_gradients(
     dsums: Tensor,
     dx: Tensor,
     *,
-    scaled: Sequence[Tensor],
     group: int,
 ) -> np.ndarray:
     """Write the gradients of the neighbour sums and of x to dsums and dx.
 
     Args:
-        scaled: result of `scaled_weights`.
         group: number of consecutive images whose bands are summed together.
 
     Returns:
@@ -155,9 +165,9 @@ def _fp32_gradients(
     """
     width, outputs = piece.features.shape[1], len(layer.c)
     groups = -(-len(dx) // group)
-    dw = np.zeros((groups, len(piece.bands) - 1, len(scaled[1]), width + 1 + outputs))
+    dw = np.zeros((groups, len(piece.bands) - 1, len(layer.scaled[1]), width + 1 + outputs))
     kernel = backward_kernel(width, dsums.shape[1], dx.shape[1], outputs)
-    arrays = [t.numpy() for t in (piece.shift, *scaled, dy, dsums, dx)]
+    arrays = [t.numpy() for t in (piece.shift, *layer.scaled, dy, dsums, dx)]
     features = piece.features.numpy()
     over_bands(kernel, groups, piece.bands, features, piece.origin, *arrays, dw, group)
     factors = np.repeat([1 / SCALE, SCALE / 2], [width + 1, outputs])
@@ -187,13 +197,3 @@ def _exact_gradients(
 
 def _pre_activation(piece: _Piece, layer: HiddenLayer) -> Tensor:
     return layer.a @ piece.centred + layer.b[:, None]
-
-
-def scaled_weights(layer: HiddenLayer) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a, b and v scaled for the kernels, and padded with zeros to full tiles."""
-    padding = -len(layer.b) % TILE
-    return (
-        F.pad(layer.a / SCALE, (0, 0, 0, padding)).contiguous(),
-        F.pad(layer.b / SCALE, (0, padding)),
-        F.pad(layer.v * (SCALE / 2), (0, 0, 0, padding)).contiguous(),
-    )
