@@ -38,6 +38,17 @@ class Moments(NamedTuple):
     def variance(self) -> Tensor:
         return self.covariance.diagonal()
 
+    @property
+    def rounding(self) -> Array:
+        """The mean less the shift, [channels]."""
+        rounding: Array = self.mean.numpy() - self.shift.numpy()
+        return rounding
+
+    def inverse_deviation(self, eps: float) -> Array:
+        """Return 1 / sqrt(variance + eps), [channels]."""
+        inverse: Array = 1 / np.sqrt(self.variance.numpy() + eps)
+        return inverse
+
 
 def moments(x: Tensor, graph: Graph) -> Moments:
     """Return the moments of features over all of a graph's nodes. Collective over its ranks.
@@ -123,11 +134,11 @@ def add_normalised(
     x: Tensor, y: Tensor, moments: Moments, gamma: Tensor, beta: Tensor, eps: float, bands: Bands
 ) -> Tensor:
     """Return x plus the batch norm of y with y's moments, gamma and beta [channels]."""
-    scale = gamma * (moments.variance + eps).rsqrt()
-    constant = beta - scale * (moments.mean - moments.shift)
-    out, weights = torch.empty_like(x), (scale.to(x.dtype), constant.to(x.dtype))
-    arrays = x, y, moments.shift, torch.ones_like(gamma), *weights, out
-    over_bands(planes.blend, len(y), bands, *(t.numpy() for t in arrays))
+    scale = gamma.detach().numpy() * moments.inverse_deviation(eps)
+    constant = beta.detach().numpy() - scale * moments.rounding
+    out, shift = torch.empty_like(x), moments.shift.numpy()
+    weights = (weight.astype(shift.dtype) for weight in (np.ones_like(scale), scale, constant))
+    over_bands(planes.blend, len(y), bands, x.numpy(), y.numpy(), shift, *weights, out.numpy())
     return out
 
 
@@ -149,14 +160,14 @@ def normalised_adjoint(
     Returns:
         The gradients of gamma and beta.
     """
-    dbeta, dots = sums
-    rounding = moments.mean - moments.shift
-    inverse = (moments.variance + eps).rsqrt()
+    dbeta, dots = (tensor.numpy() for tensor in sums)
+    rounding, inverse = moments.rounding, moments.inverse_deviation(eps)
     dgamma = inverse * (dots - rounding * dbeta)
-    scale = gamma * inverse
+    scale = gamma.detach().numpy() * inverse
     slope = -scale * inverse * dgamma / moments.num_nodes  # multiplies the deviations of y
     constant = -scale * dbeta / moments.num_nodes - slope * rounding
-    weights = (weight.to(y.dtype) for weight in (scale, slope, constant))
-    arrays = dout, y, moments.shift, *weights, dy
-    over_bands(planes.blend, len(y), bands, *(t.numpy() for t in arrays))
-    return dgamma.to(gamma.dtype), dbeta.to(gamma.dtype)
+    shift = moments.shift.numpy()
+    weights = (weight.astype(shift.dtype) for weight in (scale, slope, constant))
+    arrays = dout.numpy(), y.numpy(), shift, *weights, dy.numpy()
+    over_bands(planes.blend, len(y), bands, *arrays)
+    return torch.from_numpy(dgamma).to(gamma.dtype), torch.from_numpy(dbeta).to(gamma.dtype)
