@@ -1,8 +1,6 @@
 """Threads of the kernels and of torch."""
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vigmpi.kernels.thread_team import ThreadTeam
 from vigmpi.layout.split import even_sizes
 
 _RANGES_PER_THREAD = 4  # a core that is slower for a while takes fewer of them
@@ -69,22 +68,9 @@ def _over(kernel: Callable[..., Any], number: int, *arguments: Any) -> None:
         kernel(0, number, *arguments)
         return
     ends = accumulate(even_sizes(number, min(number, _RANGES_PER_THREAD * threads)), initial=0)
-    ranges = deque(pairwise(ends))
-
-    def work() -> None:
-        while True:
-            try:
-                first, last = ranges.popleft()
-            except IndexError:
-                return
-            kernel(first, last, *arguments)
-
-    futures = [_pool(threads).submit(work) for _ in range(threads - 1)]
-    work()
-    for future in futures:
-        future.result()
+    _team(threads).run(kernel, pairwise(ends), *arguments)
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, "kernel")
+def _team(size: int) -> ThreadTeam:
+    return ThreadTeam(size)
