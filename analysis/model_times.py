@@ -25,6 +25,8 @@ def main() -> None:
                 print("\n".join(comparisons(file[section])), end="\n\n")
         if "products" in file:
             print("\n".join(products(file["products"])), end="\n\n")
+        if "memory" in file:
+            print("\n".join(memory(file["memory"])), end="\n\n")
         if "growth" in file:
             print("\n".join(growth(file["growth"])))
             if arguments.output:
@@ -56,6 +58,23 @@ def products(section: h5py.Group) -> Iterator[str]:
     for name, group in section.items():
         seconds, products_s = np.median(group["fast"]), group["profiled"].attrs["products_s"]
         yield f"| {name} | {seconds:.3f} | {products_s:.3f} |"
+
+
+def memory(section: h5py.Group) -> Iterator[str]:
+    """Yield the rows of a table of the memory for one image and for each further one."""
+    sides = ("reference", "fast")
+    columns = [f"{side}, {part}" for part in ("MiB", "MiB per image") for side in sides]
+    yield "| " + " | ".join(["", *columns]) + " |"
+    yield "|---" * (1 + len(columns)) + "|"
+    for name, group in section.items():
+        one, further = [], []
+        for side in sides:
+            few, many = (case for key, case in group.items() if key.startswith(side))
+            added = many.attrs["added_bytes"] - few.attrs["added_bytes"]
+            further.append(added / (many.attrs["images"] - few.attrs["images"]) / 2**20)
+            one.append(few.attrs["added_bytes"] / 2**20)
+        cells = [f"{value:.0f}" for value in one] + [f"{value:.1f}" for value in further]
+        yield "| " + " | ".join([name, *cells]) + " |"
 
 
 def growth(section: h5py.Group) -> Iterator[str]:

@@ -5,8 +5,8 @@
 A step is a forward and a backward pass of 8 images. Both sides of a comparison take turns, each in
 a process of its own. The sections are `steps` (whole models), `compiled` (the reference backend
 compiled by `torch.compile`), `products` (steps under torch's profiler, with the time in products
-and convolutions), `graphers` (the first half of a block alone) and `growth` (over image side,
-neighbours and width, with the share of the search).
+and convolutions), `graphers` (the first half of a block alone), `memory` (the same with 1 image
+and with 32) and `growth` (over image side, neighbours and width, with the share of the search).
 """
 
 import argparse
@@ -95,6 +95,22 @@ def graphers() -> dict[str, Comparison]:
     }
 
 
+def memory() -> dict[str, Comparison]:
+    return {
+        f"{name} block {block}": Comparison(
+            {
+                f"{side}, {images} images": Case(
+                    name, images=images, grapher=block, **_BACKENDS[side]
+                )
+                for side in ("reference", "fast")
+                for images in (1, 32)
+            }
+        )
+        for name, blocks in _GRAPHERS.items()
+        for block in blocks
+    }
+
+
 def growth() -> dict[str, Comparison]:
     cases = {
         **{
@@ -113,6 +129,7 @@ SECTIONS = {
     "compiled": compiled,
     "products": products,
     "graphers": graphers,
+    "memory": memory,
     "growth": growth,
 }
 

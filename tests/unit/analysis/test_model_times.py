@@ -30,6 +30,17 @@ def test_tables_and_the_figure_show_what_the_benchmark_wrote(
         both = Comparison({"fast": Case("vig_ti"), "profiled": Case("vig_ti", profiled=True)})
         profiled = file.create_group("products").create_group("vig_ti, 1 threads")
         write(profiled, both, {side: steps[side] for side in both.sides})
+        memory = file.create_group("memory").create_group("vig_ti block 0", track_order=True)
+        cases = {
+            f"{side}, {images} images": Case("vig_ti", images=images, grapher=0)
+            for side in ("reference", "fast")
+            for images in (1, 5)
+        }
+        added = {
+            side: [Step(1.0, 0.0, 0.0, mib * 2**20)]
+            for side, mib in zip(cases, (60, 100, 120, 130), strict=True)
+        }
+        write(memory, Comparison(cases), added)
         growth = file.create_group("growth")
         for side in (64, 128):
             one = Comparison({"fast": Case("vig_ti", side=side, images=4)})
@@ -40,6 +51,7 @@ def test_tables_and_the_figure_show_what_the_benchmark_wrote(
     out = capfd.readouterr().out
     assert "| vig_ti, 1 threads | 2.000 | 0.500 | 4.00 | 1.00 | 1.00 |" in out
     assert "| vig_ti, 1 threads | 0.500 | 0.300 |" in out
+    assert "| vig_ti block 0 | 60 | 120 | 10.0 | 2.5 |" in out
     assert "| vig_ti, side 64 | 4 | 125.0 | 256 | 10.0% |" in out
     assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".svg", ".png"}
 
